@@ -1,0 +1,120 @@
+"""Law: a sum is folded as its terms arrive and divided once, at the top; its memory is one model, whatever the fleet.
+
+    Δ = (Σ w_k·Δ_k) / (Σ w_k)          FedAvg, McMahan et al. 2017, algorithm 1
+
+A term is already weighted (`w·Δ`), so devices and gateways add alike, and any tree gives the flat result.
+Sums are kept in float64: the order of arrival then cannot be seen in a float32 model.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from headwater.schemas.base import Split
+from headwater.schemas.manifest import Manifest
+from headwater.schemas.messages import Metric
+from headwater.schemas.tensors import Array
+from numpy.typing import NDArray
+
+Sums = tuple[NDArray[np.float64], ...]
+Parameters = tuple[NDArray[np.float32], ...]
+
+
+class WeightedSum:
+    """A running sum of weighted terms with the sum of their weights, and of their metrics.
+
+    The only mutable value of this room: adding in place is what keeps the memory at one model.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        self._shapes = tuple(shapes)
+        self._totals: Sums | None = None
+        self._metrics: dict[tuple[Split, str], tuple[float, float]] = {}
+        self.weight = 0.0
+
+    def add(self, terms: Sequence[Array], weight: float, metrics: Iterable[Metric] = ()) -> None:
+        """Fold one contribution: `terms` are w·Δ in the shapes given at the start.
+
+        Raises:
+            ValueError: terms of other shapes, or a weight that is negative or not finite. Nothing is added then.
+        """
+        if tuple(term.shape for term in terms) != self._shapes:
+            raise ValueError(f"terms: shapes {[term.shape for term in terms]} where {list(self._shapes)} belong")
+        if not (np.isfinite(weight) and weight >= 0):
+            raise ValueError(f"weight: {weight} is not a finite number of at least 0")
+        if self._totals is None:
+            self._totals = tuple(np.zeros(shape, dtype=np.float64) for shape in self._shapes)
+        for total, term in zip(self._totals, terms, strict=True):
+            total += term
+        self.weight += weight
+        for metric in metrics:
+            before, divisor = self._metrics.get((metric.split, metric.name), (0.0, 0.0))
+            self._metrics[metric.split, metric.name] = (before + metric.total, divisor + metric.weight)
+
+    @property
+    def totals(self) -> Sums:
+        """Σ w·Δ in float64, or nothing where nothing was added."""
+        return self._totals or ()
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return tuple(
+            Metric(split=split, name=name, total=total, weight=weight)
+            for (split, name), (total, weight) in sorted(self._metrics.items())
+        )
+
+    def mean(self) -> Sums:
+        """Σ w·Δ / Σ w in float64.
+
+        Raises:
+            ValueError: nothing was added, or nothing that weighs.
+        """
+        if self._totals is None or not self.weight > 0:
+            raise ValueError("weight: nothing was added, so there is no mean")
+        return tuple(total / self.weight for total in self._totals)
+
+
+def weighted(delta: Sequence[Array], weight: float) -> Parameters:
+    """w·Δ of one device, in float32 as it travels."""
+    return tuple((np.asarray(tensor, dtype=np.float64) * weight).astype(np.float32) for tensor in delta)
+
+
+def difference(new: Sequence[Array], old: Sequence[Array]) -> Sums:
+    """new − old in float64."""
+    return tuple(np.asarray(a, dtype=np.float64) - b for a, b in zip(new, old, strict=True))
+
+
+def moved(parameters: Sequence[Array], step: Sequence[Array]) -> Parameters:
+    """parameters + step, rounded once to float32."""
+    return tuple(
+        (p + np.asarray(s, dtype=np.float64)).astype(np.float32) for p, s in zip(parameters, step, strict=True)
+    )
+
+
+def trainable(manifest: Manifest, parameters: Sequence[Array]) -> tuple[Array, ...]:
+    """Those of a model's parameters that its delta is about."""
+    return tuple(value for parameter, value in zip(manifest.parameters, parameters, strict=True) if parameter.trainable)
+
+
+def stepped(manifest: Manifest, parameters: Sequence[Array], step: Sequence[Array]) -> Parameters:
+    """The model after a step of its trainable parameters; the others stay."""
+    moving = iter(moved(trainable(manifest, parameters), step))
+    return tuple(
+        next(moving) if parameter.trainable else value
+        for parameter, value in zip(manifest.parameters, parameters, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A metric's mean over examples."""
+
+    split: str
+    name: str
+    value: float
+    weight: float
+
+
+def means(metrics: Iterable[Metric]) -> tuple[Mean, ...]:
+    """Each metric divided by its own weight; those without weight are left out."""
+    return tuple(Mean(m.split, m.name, m.total / m.weight, m.weight) for m in metrics if m.weight > 0)

@@ -1,0 +1,239 @@
+"""Law: a round is a value. `(round, event, now) -> (round, effects)`, at every tier, with nothing else inside.
+
+    open ──── everyone expected is in ───────────────► closed
+      │  └─── deadline, quorum in ───────────────────► closed
+      └────── deadline, no quorum / nobody left ─────► failed
+
+The engine decides on headers alone (who, which round, what weight), so a round of any model size is a small value;
+whoever holds it folds the tensors when told to `Fold`. An event that is illegal in a state changes nothing and comes
+back as a `Refuse` with its reason. A round that failed is tried again as a new round with the next `attempt`.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from headwater.schemas.messages import Delta, Reason, RoundKey
+
+State = Literal["open", "closed", "failed"]
+
+
+# ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A delta whose tensors were already checked against the manifest."""
+
+    key: RoundKey
+    sender: str
+    weight: float
+    examples: int
+    devices: int
+
+    @classmethod
+    def of(cls, delta: Delta) -> "Arrived":
+        return cls(delta.key, delta.sender, delta.weight, delta.examples, delta.devices)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A child appeared, or came back."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A child's last will arrived."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """A child said that it cannot follow this plan."""
+
+    key: RoundKey
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+
+Event = Arrived | Joined | Left | Declined | Tick
+
+
+# ── effects ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Add the delta of this event to the round's sum."""
+
+    sender: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """Tell the sender that its delta is in."""
+
+    sender: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell the sender that its delta is not taken, and why."""
+
+    sender: str
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The round ended, in the state that the new value carries."""
+
+
+Effect = Fold | Acknowledge | Refuse | Close
+
+
+# ── the round ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round at one parent.
+
+    `cohort` may contribute; of those, `away` (left or declined) are not waited for. `received` maps each contributor
+    to its weight. `quorum` is the number of contributors without which the round fails at its deadline. `open_to_all`
+    admits children that appear while the round is open. Times are seconds of the caller's monotonic clock.
+    """
+
+    key: RoundKey
+    cohort: frozenset[str]
+    quorum: int
+    opened_at: float
+    deadline_at: float
+    open_to_all: bool = True
+    state: State = "open"
+    away: frozenset[str] = frozenset()
+    received: dict[str, float] = field(default_factory=dict)
+    devices: int = 0
+    examples: int = 0
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Whom the round still waits for."""
+        return self.cohort - self.received.keys() - self.away
+
+    @property
+    def weight(self) -> float:
+        return math.fsum(self.received.values())
+
+
+def open_round(
+    key: RoundKey,
+    cohort: Iterable[str],
+    *,
+    quorum: float,
+    deadline_s: float,
+    now: float,
+    open_to_all: bool = True,
+) -> Round:
+    """A new round. `quorum` is a fraction of the cohort in (0, 1]; at least one contribution is always needed.
+
+    Raises:
+        ValueError: a quorum outside (0, 1] or a deadline that is not positive.
+    """
+    members = frozenset(cohort)
+    if not 0 < quorum <= 1:
+        raise ValueError(f"quorum: {quorum} is no fraction of the cohort; give a number above 0 and up to 1")
+    if not deadline_s > 0:
+        raise ValueError(f"deadline_s: {deadline_s} leaves no time; give a positive number of seconds")
+    needed = max(1, math.ceil(quorum * len(members) - 1e-9))
+    return Round(key, members, needed, now, now + deadline_s, open_to_all)
+
+
+def step(round_: Round, event: Event, now: float) -> tuple[Round, tuple[Effect, ...]]:
+    """What the round becomes, and what is to be done. Time is looked at with every event, so a late one is late."""
+    if round_.state == "open" and now >= round_.deadline_at:
+        expired = _expire(round_)
+        _, effects = _apply(expired, event)
+        return expired, (Close(), *effects)
+    after, effects = _apply(round_, event)
+    if after.state == "open" and not after.waiting and after.cohort:
+        after, effects = _settle(after, effects)
+    return after, effects
+
+
+def _expire(round_: Round) -> Round:
+    return replace(round_, state="closed" if len(round_.received) >= round_.quorum else "failed")
+
+
+def _settle(round_: Round, effects: tuple[Effect, ...]) -> tuple[Round, tuple[Effect, ...]]:
+    """Nobody is left to wait for. Those who went may still come back until the deadline if the quorum needs them."""
+    if len(round_.received) >= round_.quorum:
+        return replace(round_, state="closed"), (*effects, Close())
+    return round_, effects
+
+
+def _apply(round_: Round, event: Event) -> tuple[Round, tuple[Effect, ...]]:
+    match event:
+        case Arrived():
+            return _arrived(round_, event)
+        case Joined(node) if round_.state == "open":
+            return _joined(round_, node), ()
+        case Left(node) if round_.state == "open":
+            return replace(round_, away=round_.away | ({node} & round_.cohort)), ()
+        case Declined(key, node) if round_.state == "open" and key == round_.key:
+            return replace(round_, away=round_.away | ({node} & round_.cohort)), ()
+    return round_, ()
+
+
+def _joined(round_: Round, node: str) -> Round:
+    cohort = round_.cohort | {node} if round_.open_to_all else round_.cohort
+    return replace(round_, cohort=cohort, away=round_.away - {node})
+
+
+def _arrived(round_: Round, delta: Arrived) -> tuple[Round, tuple[Effect, ...]]:
+    if delta.key == round_.key and delta.sender in round_.received:
+        # The sender did not hear the first receipt: the effect of arriving twice is that of arriving once.
+        return round_, (Acknowledge(delta.sender),)
+    reason = _objection(round_, delta)
+    if reason:
+        return round_, (Refuse(delta.sender, *reason),)
+    after = replace(
+        round_,
+        received={**round_.received, delta.sender: delta.weight},
+        away=round_.away - {delta.sender},
+        devices=round_.devices + delta.devices,
+        examples=round_.examples + delta.examples,
+    )
+    return after, (Fold(delta.sender), Acknowledge(delta.sender))
+
+
+def _objection(round_: Round, delta: Arrived) -> tuple[Reason, str] | None:
+    here, there = round_.key, delta.key
+    if there.run != here.run:
+        return "unknown_round", f"run: {there.run} where {here.run} is under way"
+    if _order(there) < _order(here):
+        return "stale", f"round {_label(there)} is over; round {_label(here)} is open"
+    if _order(there) > _order(here):
+        return "unknown_round", f"round {_label(there)} has not begun; round {_label(here)} is open"
+    if delta.sender not in round_.cohort:
+        return "not_in_cohort", f"{delta.sender} was not chosen for round {_label(here)}"
+    if round_.state != "open":
+        return "closed", f"round {_label(here)} has closed"
+    return None
+
+
+def _order(key: RoundKey) -> tuple[int, int, int]:
+    return key.round, key.step, key.attempt
+
+
+def _label(key: RoundKey) -> str:
+    return f"{key.round}.{key.step}.{key.attempt}"

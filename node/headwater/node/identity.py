@@ -1,0 +1,36 @@
+"""Law: a node says who it is in one place: its birth and its last will differ in the state alone."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from headwater.schemas.base import Role
+from headwater.schemas.statuses import DataStatus, NodeState, NodeStatus
+from headwater.schemas.topics import Topics
+from headwater.schemas.wire import encode_status
+from headwater.transport.session import Publication
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which node this is, below which parent. `boot` tells one start of the process from the next."""
+
+    fleet: str
+    node: str
+    role: Role
+    parent: str | None
+    boot: str = field(default_factory=lambda: secrets.token_hex(4))
+
+    def status(self, state: NodeState, data: Mapping[str, DataStatus]) -> Publication:
+        """The retained word on this node."""
+        status = NodeStatus(
+            node=self.node,
+            role=self.role,
+            parent=self.parent,
+            state=state,
+            boot=self.boot,
+            software=version("headwater"),
+            data=dict(data),
+        )
+        return Publication(Topics(self.fleet).status(self.node), encode_status(status), retain=True)

@@ -1,0 +1,31 @@
+"""Law: inside Headwater data are typed and frozen; what does not fit is refused with its name."""
+
+from typing import Annotated, Literal
+
+from headwater.schemas import limits
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+
+class Frozen(BaseModel):
+    """Immutable, closed to unknown fields, strict about types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+NodeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""One level of a topic: no slash, no wildcard, no space."""
+
+RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Name = Annotated[str, Field(min_length=1, max_length=limits.MAX_NAME_LENGTH)]
+Text = Annotated[str, Field(max_length=limits.MAX_TEXT_LENGTH)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Weight = Annotated[FiniteFloat, Field(ge=0)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+Fraction = Annotated[FiniteFloat, Field(gt=0, le=1)]
+Sha256 = Annotated[bytes, Field(min_length=32, max_length=32)]
+Task = Literal["train", "evaluate", "statistics"]
+Split = Literal["train", "test"]
+Role = Literal["cloud", "gateway", "device"]
+Dtype = Literal["float32", "float64", "int32", "int64"]
+Dimension = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Shape = Annotated[tuple[Dimension, ...], Field(max_length=limits.MAX_RANK)]

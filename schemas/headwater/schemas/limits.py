@@ -1,0 +1,28 @@
+"""Law: nothing on the wire is unbounded; every bound of the protocol has its one name here."""
+
+from typing import Final
+
+PROTOCOL_VERSION: Final = 1
+
+CHUNK_SIZE_BYTES: Final = 256 * 1024
+"""Payload of one chunk: keeps a control message under 140 ms behind a 20 MB object."""
+
+MAX_MESSAGE_SIZE_BYTES: Final = CHUNK_SIZE_BYTES + 16 * 1024
+"""One MQTT payload. A broker's own packet limit must be at least this."""
+
+MAX_OBJECT_SIZE_BYTES: Final = 64 * 1024 * 1024
+"""One chunked object: a model, a bundle of graphs or a delta."""
+
+MAX_CHUNKS: Final = MAX_OBJECT_SIZE_BYTES // CHUNK_SIZE_BYTES
+MAX_TENSORS: Final = 4096
+MAX_RANK: Final = 8
+MAX_METRICS: Final = 64
+MAX_NAME_LENGTH: Final = 128
+MAX_TEXT_LENGTH: Final = 1024
+MAX_MAP_ENTRIES: Final = 256
+MAX_ARRAY_ENTRIES: Final = MAX_TENSORS
+MAX_STATUS_SIZE_BYTES: Final = 256 * 1024
+"""One JSON message for people; the largest lists a cluster's members."""
+
+MAX_CHILDREN: Final = 10_000
+"""Children of one parent. A larger fleet takes another level of the tree."""

@@ -1,0 +1,216 @@
+"""Law: one message type serves every tier; whatever may arrive twice names (run, round, step, attempt, sender).
+
+A `Delta` is a weighted sum with its weight, so a device's is the sum of one, a gateway's the sum of its
+cluster, and the division happens once, at the top.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from headwater.schemas import limits
+from headwater.schemas.base import (
+    Count,
+    Dtype,
+    Fraction,
+    Frozen,
+    Name,
+    NodeId,
+    Positive,
+    RunId,
+    Sha256,
+    Shape,
+    Split,
+    Task,
+    Text,
+    Weight,
+)
+from headwater.schemas.manifest import GraphName, Manifest
+from pydantic import Field, FiniteFloat, model_validator
+
+Reason = Literal[
+    "duplicate",
+    "stale",
+    "unknown_round",
+    "not_in_cohort",
+    "closed",
+    "oversized",
+    "malformed",
+    "wrong_shape",
+    "not_finite",
+    "unauthorised",
+    "no_data",
+    "wrong_data",
+    "unsupported_graph",
+    "training_failed",
+]
+
+
+class RoundKey(Frozen):
+    """Which round of which run. `step` counts a parent's own edge rounds within `round`; `attempt` its retries."""
+
+    run: RunId
+    round: Count
+    step: Count = 0
+    attempt: Count = 0
+
+
+class ObjectRef(Frozen):
+    """An object by its content: the SHA-256 of its bytes, and their number."""
+
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(gt=0, le=limits.MAX_OBJECT_SIZE_BYTES)]
+
+
+class Tensor(Frozen):
+    """A tensor as little-endian row-major bytes; `codec` says how `data` becomes those bytes."""
+
+    dtype: Dtype
+    shape: Shape
+    codec: Literal["raw"] = "raw"
+    data: bytes
+
+
+class Metric(Frozen):
+    """A sum over examples and the number that it was summed over, so that metrics add up exactly."""
+
+    split: Split
+    name: Name
+    total: FiniteFloat
+    weight: Weight
+
+
+Tensors = Annotated[tuple[Tensor, ...], Field(max_length=limits.MAX_TENSORS)]
+Metrics = Annotated[tuple[Metric, ...], Field(max_length=limits.MAX_METRICS)]
+
+
+class Bundle(Frozen):
+    """A model's graphs, shipped once: ONNX bytes by graph name, and the manifest that orders their inputs."""
+
+    kind: ClassVar = "bundle"
+    manifest: Manifest
+    graphs: Annotated[dict[GraphName, bytes], Field(min_length=1)]
+
+
+class Model(Frozen):
+    """The parameters of one model version, in the manifest's order."""
+
+    kind: ClassVar = "model"
+    run: RunId
+    version: Count
+    tensors: Tensors
+
+
+class Plan(Frozen):
+    """What a parent asks of its cohort in one round. Durations count from arrival: no clock is shared.
+
+    `evaluate` asks for metrics of the received model on the node's own test part, beside the task.
+    """
+
+    key: RoundKey
+    task: Task
+    data: Name
+    model: ObjectRef
+    bundle: ObjectRef
+    local_epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
+    edge_rounds: Annotated[int, Field(ge=1, le=1_000)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
+    learning_rate: Positive = 0.1
+    seed: Count = 0
+    evaluate: bool = False
+    deadline_s: Positive = 60.0
+    quorum: Fraction = 0.5
+    cohort: Fraction = 1.0
+
+
+class Announcement(Frozen):
+    """A parent's retained word on where things stand: the open round, or none; and the last that closed."""
+
+    kind: ClassVar = "announcement"
+    parent: NodeId
+    plan: Plan | None = None
+    cohort: Annotated[tuple[NodeId, ...], Field(max_length=limits.MAX_CHILDREN)] | None = None
+    closed: RoundKey | None = None
+
+
+class Delta(Frozen):
+    """A weighted sum with its weight, going up.
+
+    `tensors` hold the sum of w·Δ over `devices` devices and `examples` examples with the sum of w in `weight`: a tensor
+    for each trainable parameter (task train), none (evaluate), or the sums of x and of x² (statistics).
+    `applied` lists what was done to it on the way (clip, noise, codec), in order.
+    """
+
+    kind: ClassVar = "delta"
+    key: RoundKey
+    sender: NodeId
+    task: Task
+    weight: Weight
+    examples: Count
+    devices: Count
+    tensors: Tensors = ()
+    metrics: Metrics = ()
+    applied: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
+
+    @model_validator(mode="after")
+    def _weight_and_tensors_agree(self) -> "Delta":
+        if self.task == "evaluate" and self.tensors:
+            raise ValueError("tensors: an evaluation carries none")
+        if self.task != "evaluate" and bool(self.tensors) != (self.weight > 0):
+            raise ValueError("weight: must be 0 exactly when there are no tensors")
+        return self
+
+
+class Chunk(Frozen):
+    """A piece of an object; pieces may come in any order, twice, or from another sender."""
+
+    kind: ClassVar = "chunk"
+    object: ObjectRef
+    offset: Count
+    data: Annotated[bytes, Field(min_length=1, max_length=limits.CHUNK_SIZE_BYTES)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Chunk":
+        if self.offset % limits.CHUNK_SIZE_BYTES:
+            raise ValueError(f"offset: {self.offset} is no multiple of {limits.CHUNK_SIZE_BYTES}")
+        expected = min(limits.CHUNK_SIZE_BYTES, self.object.size_bytes - self.offset)
+        if len(self.data) != expected:
+            raise ValueError(f"data: {len(self.data)} bytes where {expected} belong")
+        return self
+
+
+class Want(Frozen):
+    """A request for the chunks of an object that a node misses, by index."""
+
+    kind: ClassVar = "want"
+    object: ObjectRef
+    missing: Annotated[tuple[Count, ...], Field(min_length=1, max_length=limits.MAX_CHUNKS)]
+
+
+class Receipt(Frozen):
+    """The parent's word, not merely the broker's, that a delta is in its round."""
+
+    kind: ClassVar = "receipt"
+    key: RoundKey
+    sender: NodeId
+
+
+class Refusal(Frozen):
+    """Why a delta was not taken (parent to child), or why a plan cannot be followed (child to parent)."""
+
+    kind: ClassVar = "refusal"
+    key: RoundKey | None
+    sender: NodeId
+    reason: Reason
+    detail: Text = ""
+
+
+Message = Bundle | Model | Announcement | Delta | Chunk | Want | Receipt | Refusal
+MESSAGES: tuple[type[Message], ...] = (
+    Bundle,
+    Model,
+    Announcement,
+    Delta,
+    Chunk,
+    Want,
+    Receipt,
+    Refusal,
+)

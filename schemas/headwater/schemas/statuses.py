@@ -1,0 +1,89 @@
+"""Law: what people and dashboards read is retained JSON, small, stable, and never decides anything but membership.
+
+`NodeStatus` is a node's birth and its last will; the others follow a run, its round and each cluster.
+Fields are only ever added, so a reader ignores those it does not know.
+"""
+
+from typing import Annotated, Literal
+
+from headwater.schemas import limits
+from headwater.schemas.base import Count, Frozen, Name, NodeId, Role, RunId, Task, Text
+from pydantic import Field, FiniteFloat
+
+NodeState = Literal["online", "offline"]
+RoundState = Literal["open", "closed", "failed"]
+RunState = Literal["queued", "running", "finished", "stopped", "failed"]
+
+
+class DataStatus(Frozen):
+    """How many examples a node (or the cluster below it) has under a data key."""
+
+    train_examples: Count
+    test_examples: Count
+
+
+class NodeStatus(Frozen):
+    """Birth (`online`) and last will (`offline`) of a node. `boot` differs at each start of the process."""
+
+    node: NodeId
+    role: Role
+    parent: NodeId | None
+    state: NodeState
+    boot: Annotated[str, Field(max_length=64)] = ""
+    software: Annotated[str, Field(max_length=64)] = ""
+    data: Annotated[dict[Name, DataStatus], Field(max_length=64, default_factory=dict)]
+
+
+class RunStatus(Frozen):
+    """The run that a fleet works on, or the last one."""
+
+    run: RunId
+    name: Name
+    state: RunState
+    round: Count
+    rounds: Count
+    accuracy: FiniteFloat | None = None
+    loss: FiniteFloat | None = None
+    elapsed_s: FiniteFloat = 0.0
+    remaining_s: FiniteFloat | None = None
+    detail: Text = ""
+
+
+class MemberStatus(Frozen):
+    """One child in a round, as its parent sees it."""
+
+    node: NodeId
+    state: Literal["waiting", "received", "left", "refused", "idle"]
+    examples: Count = 0
+    devices: Count = 0
+
+
+Members = Annotated[tuple[MemberStatus, ...], Field(max_length=limits.MAX_CHILDREN)]
+
+
+class RoundStatus(Frozen):
+    """A round at the parent that runs it: the cloud's, or (as a cluster's) a gateway's.
+
+    `metrics` are means over examples, named `split/name`; test metrics are of the model that the round began with.
+    Bytes are payload bytes on the parent's links since the round opened.
+    """
+
+    parent: NodeId
+    run: RunId
+    round: Count
+    step: Count
+    attempt: Count
+    task: Task
+    state: RoundState
+    cohort: Count
+    received: Count
+    refused: Count
+    devices: Count = 0
+    examples: Count = 0
+    elapsed_s: FiniteFloat = 0.0
+    deadline_s: FiniteFloat = 0.0
+    bytes_down: Count = 0
+    bytes_up: Count = 0
+    metrics: Annotated[dict[Name, FiniteFloat], Field(max_length=limits.MAX_METRICS, default_factory=dict)]
+    epsilon_spent: FiniteFloat | None = None
+    members: Members = ()

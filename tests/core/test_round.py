@@ -1,0 +1,193 @@
+"""The round engine: its table of cases, and a property test against an independent model of what must hold."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headwater.core.round import (
+    Acknowledge,
+    Arrived,
+    Close,
+    Declined,
+    Fold,
+    Joined,
+    Left,
+    Refuse,
+    Round,
+    Tick,
+    open_round,
+    step,
+)
+from headwater.schemas.messages import RoundKey
+
+KEY = RoundKey(run="r", round=3, step=0, attempt=1)
+
+
+def opened(*cohort: str, quorum: float = 0.5, deadline_s: float = 10.0, open_to_all: bool = True) -> Round:
+    return open_round(KEY, cohort, quorum=quorum, deadline_s=deadline_s, now=100.0, open_to_all=open_to_all)
+
+
+def arrived(sender: str, key: RoundKey = KEY, weight: float = 2.0) -> Arrived:
+    return Arrived(key, sender, weight, examples=2, devices=1)
+
+
+def play(round_: Round, *events: tuple[object, float]) -> tuple[Round, list[object]]:
+    told: list[object] = []
+    for event, now in events:
+        round_, effects = step(round_, event, now)
+        told.extend(effects)
+    return round_, told
+
+
+def test_a_full_house_closes_before_the_deadline() -> None:
+    round_, told = play(opened("a", "b"), (arrived("a"), 101.0), (arrived("b"), 102.0))
+    assert round_.state == "closed"
+    assert told == [Fold("a"), Acknowledge("a"), Fold("b"), Acknowledge("b"), Close()]
+    assert (round_.weight, round_.devices, round_.examples) == (4.0, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("cohort", "contributors", "quorum", "state"),
+    [
+        pytest.param("abcd", "ab", 0.5, "closed", id="just the quorum"),
+        pytest.param("abcd", "a", 0.5, "failed", id="one short of the quorum"),
+        pytest.param("abc", "ab", 0.67, "failed", id="a fraction rounds up"),
+        pytest.param("abcd", "", 0.01, "failed", id="an empty round always fails"),
+        pytest.param("", "", 0.5, "failed", id="nobody was there"),
+    ],
+)
+def test_the_deadline_closes_with_a_quorum_and_fails_without(
+    cohort: str, contributors: str, quorum: float, state: str
+) -> None:
+    round_, _ = play(opened(*cohort, quorum=quorum), *((arrived(node), 101.0) for node in contributors))
+    assert round_.state == "open"
+    round_, told = play(round_, (Tick(), 110.0))
+    assert round_.state == state
+    assert told == [Close()]
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        pytest.param(arrived("a", RoundKey(run="r", round=2, attempt=1)), "stale", id="an earlier round"),
+        pytest.param(arrived("a", RoundKey(run="r", round=3, attempt=0)), "stale", id="an earlier attempt"),
+        pytest.param(arrived("a", RoundKey(run="r", round=4)), "unknown_round", id="a later round"),
+        pytest.param(arrived("a", RoundKey(run="x", round=3, attempt=1)), "unknown_round", id="another run"),
+        pytest.param(arrived("z"), "not_in_cohort", id="not chosen"),
+    ],
+)
+def test_a_delta_that_does_not_belong_is_refused_and_changes_nothing(event: Arrived, reason: str) -> None:
+    before = opened("a", "b", open_to_all=False)
+    after, effects = step(before, event, 101.0)
+    assert after == before
+    assert [effect.reason for effect in effects if isinstance(effect, Refuse)] == [reason]
+
+
+def test_arriving_twice_has_the_effect_of_arriving_once() -> None:
+    once, _ = play(opened("a", "b"), (arrived("a"), 101.0))
+    twice, told = play(once, (arrived("a", weight=99.0), 102.0))
+    assert twice == once
+    assert told == [Acknowledge("a")]
+
+
+def test_what_comes_after_the_close_is_refused_as_closed() -> None:
+    round_, _ = play(opened("a", "b"), (arrived("a"), 101.0), (Tick(), 110.0))
+    assert round_.state == "closed"
+    after, told = play(round_, (arrived("b"), 110.5))
+    assert after == round_
+    assert [effect.reason for effect in told if isinstance(effect, Refuse)] == ["closed"]
+
+
+def test_a_late_delta_is_late_even_when_no_tick_came_first() -> None:
+    round_, told = play(opened("a", "b", quorum=1.0), (arrived("a"), 101.0), (arrived("b"), 110.0))
+    assert round_.state == "failed"
+    assert Fold("b") not in told
+
+
+def test_whoever_leaves_is_not_waited_for_and_may_come_back() -> None:
+    round_, _ = play(opened("a", "b", "c"), (arrived("a"), 101.0), (Left("b"), 102.0), (Joined("b"), 103.0))
+    assert round_.waiting == {"b", "c"}
+    round_, _ = play(round_, (arrived("b"), 104.0), (Left("c"), 105.0))
+    assert round_.state == "closed"
+
+
+def test_a_round_without_its_quorum_waits_for_the_deadline_when_everyone_left() -> None:
+    round_, _ = play(opened("a", "b", "c", "d"), (arrived("a"), 101.0), (Left("b"), 101.0), (Left("c"), 101.0))
+    round_, _ = play(round_, (Left("d"), 102.0))
+    assert round_.state == "open"
+    round_, _ = play(round_, (Joined("d"), 103.0), (arrived("d"), 104.0))
+    assert round_.state == "closed"
+
+
+def test_a_child_that_appears_mid_round_joins_the_cohort_only_when_the_round_is_open_to_all() -> None:
+    round_, _ = play(opened("a"), (Joined("b"), 101.0), (arrived("b"), 102.0))
+    assert round_.waiting == {"a"}
+    chosen, told = play(opened("a", open_to_all=False), (Joined("b"), 101.0), (arrived("b"), 102.0))
+    assert chosen.cohort == {"a"}
+    assert [effect.reason for effect in told if isinstance(effect, Refuse)] == ["not_in_cohort"]
+
+
+def test_a_round_with_nobody_in_it_waits_for_the_first_who_joins() -> None:
+    round_, _ = play(opened(), (Tick(), 101.0), (Joined("a"), 102.0), (arrived("a"), 103.0))
+    assert round_.state == "closed"
+
+
+def test_a_child_that_declines_is_not_waited_for() -> None:
+    round_, _ = play(opened("a", "b"), (arrived("a"), 101.0), (Declined(KEY, "b"), 102.0))
+    assert round_.state == "closed"
+    round_, _ = play(opened("a", "b"), (Declined(RoundKey(run="r", round=2), "b"), 102.0))
+    assert round_.waiting == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("quorum", "deadline_s", "field"), [(0.0, 1.0, "quorum"), (1.5, 1.0, "quorum"), (0.5, 0.0, "deadline_s")]
+)
+def test_a_round_that_could_not_end_is_not_opened(quorum: float, deadline_s: float, field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        open_round(KEY, ["a"], quorum=quorum, deadline_s=deadline_s, now=0.0)
+
+
+# ── property ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+NODES = "abcd"
+keys = st.sampled_from([KEY, RoundKey(run="r", round=2), RoundKey(run="r", round=4), RoundKey(run="x", round=3)])
+events = st.one_of(
+    st.builds(arrived, st.sampled_from(NODES + "z"), keys, st.sampled_from([1.0, 2.0, 4.0])),
+    st.builds(Joined, st.sampled_from(NODES + "z")),
+    st.builds(Left, st.sampled_from(NODES)),
+    st.builds(Declined, keys, st.sampled_from(NODES)),
+    st.just(Tick()),
+)
+histories = st.lists(st.tuples(events, st.floats(0.0, 0.9)), max_size=40)
+
+
+@given(st.sets(st.sampled_from(NODES)), st.sampled_from([0.1, 0.5, 1.0]), st.booleans(), histories)
+def test_whatever_happens_each_is_counted_once_and_the_round_ends(
+    cohort: set[str], quorum: float, open_to_all: bool, history: list[tuple[object, float]]
+) -> None:
+    round_ = opened(*cohort, quorum=quorum, open_to_all=open_to_all)
+    now, folded, closes, ever_in = 100.0, [], 0, set(cohort)
+    for event, passed in history:
+        now += passed
+        was_open = round_.state == "open" and now < round_.deadline_at
+        before = round_
+        round_, effects = step(round_, event, now)
+        new = [effect.sender for effect in effects if isinstance(effect, Fold)]
+        assert len(new) <= 1
+        if new:
+            assert was_open
+            assert isinstance(event, Arrived)
+            assert event.key == KEY
+            assert new[0] not in folded
+        if isinstance(event, Joined) and open_to_all and was_open:
+            ever_in.add(event.node)
+        folded += new
+        closes += sum(isinstance(effect, Close) for effect in effects)
+        if before.state != "open":
+            assert round_ == before
+    assert set(folded) == round_.received.keys()
+    assert set(folded) <= ever_in
+    round_, effects = step(round_, Tick(), 200.0)
+    closes += sum(isinstance(effect, Close) for effect in effects)
+    assert closes == 1
+    assert (round_.state == "closed") == (len(folded) >= round_.quorum)

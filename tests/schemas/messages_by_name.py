@@ -1,0 +1,58 @@
+"""One example of every message, used by the wire's tests and frozen as bytes in `wire/`."""
+
+import numpy as np
+
+from headwater.schemas.manifest import Example, Manifest, Parameter
+from headwater.schemas.messages import (
+    Announcement,
+    Bundle,
+    Chunk,
+    Delta,
+    Message,
+    Metric,
+    Model,
+    ObjectRef,
+    Plan,
+    Receipt,
+    Refusal,
+    RoundKey,
+    Want,
+)
+from headwater.schemas.tensors import encode_tensors
+
+KEY = RoundKey(run="run-1", round=3, step=0, attempt=1)
+REF = ObjectRef(sha256=bytes(range(32)), size_bytes=5)
+PLAN = Plan(key=KEY, task="train", data="watch", model=REF, bundle=REF, evaluate=True)
+TENSORS = encode_tensors([np.array([[1.0, -2.0]], np.float32), np.array([0.5], np.float32)])
+
+MESSAGES: dict[str, Message] = {
+    "bundle": Bundle(
+        manifest=Manifest(
+            model="mlp",
+            objective="cross_entropy",
+            parameters=(Parameter(name="w", shape=(1, 2)), Parameter(name="scale", shape=(1,), trainable=False)),
+            x=Example(shape=(1,), dtype="float32"),
+            y=Example(shape=(), dtype="int64", classes=2),
+            metrics=("loss", "correct"),
+        ),
+        graphs={"train": b"\x08\x08", "evaluate": b"\x08\x0a"},
+    ),
+    "model": Model(run="run-1", version=3, tensors=TENSORS),
+    "announcement": Announcement(parent="gw1", plan=PLAN, cohort=("d1", "d2"), closed=RoundKey(run="run-1", round=2)),
+    "announcement_idle": Announcement(parent="gw1"),
+    "delta": Delta(
+        key=KEY,
+        sender="d1",
+        task="train",
+        weight=140.0,
+        examples=140,
+        devices=1,
+        tensors=TENSORS,
+        metrics=(Metric(split="train", name="loss", total=12.5, weight=140.0),),
+        applied=("clip",),
+    ),
+    "chunk": Chunk(object=REF, offset=0, data=b"hello"),
+    "want": Want(object=REF, missing=(0, 2)),
+    "receipt": Receipt(key=KEY, sender="gw1"),
+    "refusal": Refusal(key=None, sender="gw1", reason="stale", detail="round 2.0.0 is over"),
+}

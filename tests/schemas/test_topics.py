@@ -1,0 +1,103 @@
+"""Topics are built and parsed once; the broker's rules follow from them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headwater.schemas.acl import fleet_acl
+from headwater.schemas.topics import DOWN, INBOX, UP, NodeTopic, Topics
+
+TOPICS = Topics("plant")
+
+
+@pytest.mark.parametrize(
+    ("topic", "expected"),
+    [
+        (TOPICS.status("d1"), NodeTopic(fleet="plant", node="d1", branch="status")),
+        (TOPICS.echo("d1"), NodeTopic(fleet="plant", node="d1", branch="echo")),
+        *(
+            (TOPICS.up("d1", "gw", leaf), NodeTopic(fleet="plant", node="d1", branch="up", leaf=leaf, parent="gw"))
+            for leaf in UP
+        ),
+        *((TOPICS.inbox("d1", leaf), NodeTopic(fleet="plant", node="d1", branch="inbox", leaf=leaf)) for leaf in INBOX),
+        *((TOPICS.down("gw", leaf), NodeTopic(fleet="plant", node="gw", branch="down", leaf=leaf)) for leaf in DOWN),
+    ],
+)
+def test_what_is_built_is_parsed(topic: str, expected: NodeTopic) -> None:
+    assert topic.startswith("hw/1/plant/node/")
+    assert TOPICS.parse(topic) == expected
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "hw/1/other/node/d1/status",
+        "hw/2/plant/node/d1/status",
+        "hw/1/plant/node//status",
+        "hw/1/plant/node/d1/up/delta",
+        "hw/1/plant/node/d1/up/gw/bomb",
+        "hw/1/plant/node/d1/status/more",
+        "hw/1/plant/node/+/status",
+        "hw/1/plant/rounds/run",
+        "",
+    ],
+)
+def test_other_topics_are_none_of_ours(topic: str) -> None:
+    assert TOPICS.parse(topic) is None
+
+
+@given(st.text(max_size=80))
+def test_no_topic_breaks_the_parser(text: str) -> None:
+    TOPICS.parse(text)
+    parsed = TOPICS.parse(f"hw/1/plant/node/{text}")
+    assert parsed is None or parsed.fleet == "plant"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "+", "#", "a b", "-a", "x" * 65, "é"])
+def test_a_name_that_is_no_topic_level_is_refused_with_its_mend(name: str) -> None:
+    with pytest.raises(ValueError, match="use 1 to 64 letters"):
+        Topics(name)
+    if name != "+":
+        with pytest.raises(ValueError, match="use 1 to 64 letters"):
+            TOPICS.status(name)
+
+
+def allowed(acl_user: str, access: str, topic: str, *, parents: tuple[str, ...] = ("cloud", "gw")) -> bool:
+    """An independent reading of the rules, as a broker would apply them."""
+    for rule in fleet_acl("plant", parents=parents, viewers=("eve",)).rules:
+        if rule.access == access and rule.user in (None, acl_user):
+            pattern = rule.filter.replace("%u", acl_user).split("/")
+            levels = topic.split("/")
+            if pattern[-1] == "#" and levels[: len(pattern) - 1] == pattern[:-1]:
+                return True
+            if len(pattern) == len(levels) and all(p in ("+", level) for p, level in zip(pattern, levels, strict=True)):
+                return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("user", "access", "topic", "expected"),
+    [
+        pytest.param("d1", "write", TOPICS.up("d1", "gw", "delta"), True, id="a device sends its own delta"),
+        pytest.param("d1", "write", TOPICS.up("d2", "gw", "delta"), False, id="but not another's"),
+        pytest.param("d1", "write", TOPICS.status("d1"), True, id="it is born"),
+        pytest.param("d1", "write", TOPICS.status("d2"), False, id="and does not declare others dead"),
+        pytest.param("d1", "read", TOPICS.down("gw", "announcement"), True, id="it reads its parent's plans"),
+        pytest.param("d1", "write", TOPICS.down("gw", "announcement"), False, id="and makes none"),
+        pytest.param("d1", "read", TOPICS.up("d2", "gw", "delta"), False, id="it reads no sibling's delta"),
+        pytest.param("d1", "read", TOPICS.inbox("d1", "receipt"), True, id="it reads its inbox"),
+        pytest.param("d1", "read", TOPICS.inbox("d2", "receipt"), False, id="and no other"),
+        pytest.param("d1", "write", TOPICS.inbox("d2", "refusal"), False, id="it refuses nobody"),
+        pytest.param("d1", "write", TOPICS.round, False, id="it writes no round topics"),
+        pytest.param("gw", "read", TOPICS.up("d1", "gw", "delta"), True, id="a gateway reads its children"),
+        pytest.param("gw", "read", TOPICS.up("d1", "cloud", "delta"), False, id="and nobody else's"),
+        pytest.param("gw", "write", TOPICS.inbox("d1", "receipt"), True, id="it answers them"),
+        pytest.param("gw", "write", TOPICS.cluster("gw"), True, id="and tells people of its cluster"),
+        pytest.param("gw", "write", TOPICS.cluster("gw2"), False, id="not of another's"),
+        pytest.param("cloud", "write", TOPICS.round, True, id="the cloud tells people of the round"),
+        pytest.param("eve", "read", TOPICS.round, True, id="a viewer watches"),
+        pytest.param("eve", "read", TOPICS.up("d1", "gw", "delta"), False, id="and sees no delta"),
+    ],
+)
+def test_who_may_do_what(user: str, access: str, topic: str, expected: bool) -> None:
+    assert allowed(user, access, topic) is expected
