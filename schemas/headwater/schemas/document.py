@@ -11,13 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
-
 from headwater.schemas import limits
 from headwater.schemas.messages import MESSAGES, Announcement, Chunk, Receipt, Refusal, Want
 from headwater.schemas.statuses import NodeStatus, RoundStatus, RunStatus
 from headwater.schemas.topics import ROOT
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 _STATUSES: Final[tuple[type[BaseModel], ...]] = (NodeStatus, RunStatus, RoundStatus)
 _NODE: Final = ROOT + "/{fleet}/node/{node}"
@@ -72,10 +71,10 @@ def asyncapi() -> dict[str, Any]:
 
 def _description() -> str:
     return (
-        "msgpack maps that begin with `v` (the protocol version) and `kind`, then the fields in the order of the schema; "
-        f"one encoding for each message. A message has at most {limits.MAX_MESSAGE_SIZE_BYTES} bytes; larger objects "
-        f"travel in chunks of {limits.CHUNK_SIZE_BYTES} bytes, up to {limits.MAX_OBJECT_SIZE_BYTES} bytes, named by their "
-        "SHA-256. Statuses for people are JSON. QoS 1 throughout."
+        "msgpack maps that begin with `v` (the protocol version) and `kind`, then the fields in the order of the "
+        f"schema; one encoding for each message. A message has at most {limits.MAX_MESSAGE_SIZE_BYTES} bytes; larger "
+        f"objects travel in chunks of {limits.CHUNK_SIZE_BYTES} bytes, up to {limits.MAX_OBJECT_SIZE_BYTES} bytes, "
+        "named by their SHA-256. Statuses for people are JSON. QoS 1 throughout."
     )
 
 
