@@ -24,6 +24,8 @@ import psutil
 from headwater.transport.broker import BrokerConfig, spawn
 
 _TIMEOUT_S = 300.0
+_IN_FLIGHT = 10
+"""Unacknowledged publishes of one client; aiomqtt warns beyond."""
 
 
 class Case(NamedTuple):
@@ -65,7 +67,7 @@ def stock() -> Iterator[tuple[int, int]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, __file__, "--serve-stock", str(port)])
+    process = subprocess.Popen([sys.executable, __file__, "--serve-stock", str(port)], stderr=subprocess.DEVNULL)
     try:
         _wait_for(port)
         yield port, process.pid
@@ -94,9 +96,7 @@ async def run_case(case: Case, port: int, pid: int) -> Figures:
     broker = psutil.Process(pid)
     subscribed = asyncio.Barrier(case.subscribers + 1)
     async with asyncio.timeout(_TIMEOUT_S), asyncio.TaskGroup() as group:
-        subscribers = [
-            group.create_task(_subscribe(port, subscribed, expected)) for _ in range(case.subscribers)
-        ]
+        subscribers = [group.create_task(_subscribe(port, subscribed, expected)) for _ in range(case.subscribers)]
         await subscribed.wait()
         cpu_s, start_s = sum(broker.cpu_times()[:2]), time.perf_counter()
         for index in range(case.publishers):
@@ -121,7 +121,7 @@ async def _subscribe(port: int, subscribed: asyncio.Barrier, expected: int) -> N
 async def _publish(port: int, index: int, case: Case) -> None:
     payload = bytes(case.payload_size_bytes)
     async with aiomqtt.Client("127.0.0.1", port) as client:
-        window = asyncio.Semaphore(20)
+        window = asyncio.Semaphore(_IN_FLIGHT)
 
         async def one() -> None:
             async with window:
@@ -144,7 +144,7 @@ def _wait_for(port: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Mended broker against stock amqtt.")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--messages", type=int, default=400)
+    parser.add_argument("--messages", type=int, default=2000)
     parser.add_argument("--serve-stock", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve_stock:
@@ -160,7 +160,9 @@ def main() -> None:
     if options.json:
         print(json.dumps([_as_json(*row) for row in rows], indent=2))
         return
-    print(f"{'deliveries a second':18} {'stock':>8} {'mended':>8} {'ratio':>6}   CPU: {'stock':>8} {'mended':>8} {'ratio':>6}")
+    print(
+        f"{'deliveries a second':18} {'stock':>8} {'mended':>8} {'ratio':>6}   CPU: {'stock':>8} {'mended':>8} {'ratio':>6}"
+    )
     for name, old, new in rows:
         print(
             f"{name:18} {old.per_s:8.0f} {new.per_s:8.0f} {new.per_s / old.per_s:6.1f}"

@@ -5,15 +5,14 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import BaseModel
-
 from headwater.schemas import limits
 from headwater.schemas.messages import MESSAGES as KINDS
 from headwater.schemas.messages import Announcement, Chunk, Delta, Message, Metric, ObjectRef, RoundKey, Want
 from headwater.schemas.statuses import NodeStatus, RoundStatus, RunStatus
 from headwater.schemas.wire import WireError, decode, decode_status, encode, encode_status, reference
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -157,9 +156,7 @@ messages = st.one_of(
     ),
     st.builds(Announcement, parent=names, closed=st.none() | keys),
     st.binary(min_size=1, max_size=300).map(lambda data: Chunk(object=reference(data), offset=0, data=data)),
-    st.builds(
-        Want, object=st.just(REF), missing=st.lists(st.integers(0, 255), min_size=1, max_size=9).map(tuple)
-    ),
+    st.builds(Want, object=st.just(REF), missing=st.lists(st.integers(0, 255), min_size=1, max_size=9).map(tuple)),
 )
 
 
@@ -199,4 +196,4 @@ def test_a_status_over_its_limit_is_refused_unread() -> None:
 def test_an_object_is_named_by_its_content() -> None:
     assert reference(b"hello") == ObjectRef(sha256=reference(b"hello").sha256, size_bytes=5)
     assert reference(b"hello") != reference(b"hallo")
-    assert KEY == RoundKey(run="run-1", round=3, step=0, attempt=1)
+    assert RoundKey(run="run-1", round=3, step=0, attempt=1) == KEY

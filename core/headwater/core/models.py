@@ -1,8 +1,8 @@
 """Law: a model is made of plain ONNX nodes, from a description and a seeded generator, and nothing else."""
 
 import math
-from itertools import pairwise
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np

@@ -47,7 +47,7 @@ class Agent:
         }
 
     async def work(self, assignment: Assignment) -> Delta | Decline:
-        """The delta of one plan, or why there is none. The computing happens in a thread, so that the link stays alive."""
+        """The delta of one plan, or why there is none. It is computed in a thread, so that the link stays alive."""
         plan = assignment.plan
         dataset = self._datasets.get(plan.data)
         if dataset is None:

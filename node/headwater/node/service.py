@@ -23,19 +23,24 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     """Run an async service until it ends; returns the process's exit code and prints an error's sentence to stderr."""
     try:
         return asyncio.run(_until_signal(main))
-    except* HeadwaterError as group:
-        error = _first(group)
+    except HeadwaterError as error:
         print(f"headwater: {error}", file=sys.stderr)
         return error.exit_code
-    except* KeyboardInterrupt:
+    except KeyboardInterrupt:
         return INTERRUPTED
 
 
 async def together(*services: Awaitable[None]) -> None:
     """Run services side by side; when one fails, the others are stopped and its error is raised."""
-    async with asyncio.TaskGroup() as group:
-        for service in services:
-            group.create_task(_awaited(service))
+    tasks = [asyncio.ensure_future(service) for service in services]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def set_up_logging(settings: LogSettings, node: str) -> None:
@@ -81,18 +86,6 @@ async def _until_signal(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
         for which in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(which)
     return INTERRUPTED if received and received[0] == signal.SIGINT else 0
-
-
-async def _awaited(service: Awaitable[None]) -> None:
-    await service
-
-
-def _first(group: BaseExceptionGroup[HeadwaterError]) -> HeadwaterError:
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    assert isinstance(first, HeadwaterError)
-    return first
 
 
 def _text(node: str) -> logging.Formatter:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from headwater.schemas.base import Dtype, Task
 from headwater.schemas.manifest import Manifest, Parameter
-from headwater.schemas.messages import Tensor
+from headwater.schemas.messages import Reason, Tensor
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -23,7 +23,7 @@ _NAMES: Final[dict[np.dtype[np.generic], Dtype]] = {dtype: name for name, dtype 
 class TensorError(ValueError):
     """A tensor that is not what it says, or not what was asked for. `reason` is one of `messages.Reason`."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
 

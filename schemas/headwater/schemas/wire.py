@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, cast
 
 import msgpack
 from headwater.schemas import limits
-from headwater.schemas.messages import MESSAGES, Message, ObjectRef
+from headwater.schemas.messages import MESSAGES, Message, ObjectRef, Reason
 from pydantic import BaseModel, ValidationError
 
 M = TypeVar("M", bound=Message)
@@ -22,7 +22,7 @@ _BY_KIND: Final = {message.kind: message for message in MESSAGES}
 class WireError(ValueError):
     """Bytes that are no message of this protocol. `reason` is one of `messages.Reason`."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
 

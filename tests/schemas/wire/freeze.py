@@ -13,9 +13,8 @@ import msgpack
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from messages_by_name import MESSAGES  # noqa: E402
-
-from headwater.schemas.wire import encode  # noqa: E402
+from headwater.schemas.wire import encode
+from messages_by_name import MESSAGES
 
 
 def commented(payload: bytes) -> str:

@@ -304,7 +304,7 @@ def _protocols(choice: str) -> tuple[aiomqtt.ProtocolVersion, ...]:
 
 
 def _connect_properties() -> Properties:
-    properties = Properties(PacketTypes.CONNECT)
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.ReceiveMaximum = MAX_INFLIGHT
     properties.MaximumPacketSize = MAX_MESSAGE_SIZE_BYTES + _PACKET_OVERHEAD_BYTES
     return properties

@@ -126,7 +126,7 @@ def _shapes(model: onnx.ModelProto, x: str) -> dict[str, Shape]:
     for name, shape in shapes.items():
         if None in shape[1:] or (name == x and (not shape or shape[0] is not None)):
             raise UnsupportedModel(
-                f"value {name!r}: shape {list(shape)}; the first dimension must be the (dynamic) batch, all others fixed"
+                f"value {name!r}: shape {list(shape)}; the first must be the (dynamic) batch, all others fixed"
             )
     missing = sorted({name for node in model.graph.node for name in node.output} - shapes.keys())
     if missing:

@@ -39,6 +39,9 @@ class _Stored(NamedTuple):
         if scheme != "scrypt" or len(numbers) != 3:
             raise ValueError("the hash is not 'scrypt$N$r$p$salt$hash'")
         cost, block, parallel = map(int, numbers)
+        memory_bytes = 128 * cost * block
+        if cost < 2 or cost & (cost - 1) or block < 1 or parallel < 1 or memory_bytes > _MAX_MEMORY_BYTES // 2:
+            raise ValueError(f"N={cost}, r={block}, p={parallel} are no parameters of scrypt, or cost too much")
         return cls(
             cost, block, parallel, base64.b64decode(salt, validate=True), base64.b64decode(digest, validate=True)
         )

@@ -28,6 +28,10 @@ class FlowProtocol(asyncio.StreamReaderProtocol):
         super().resume_writing()
         self.paused_at_s = None
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.paused_at_s = None
+
 
 class Connection(StreamWriterAdapter):  # type: ignore[misc]
     """The stream of one client. asyncio sets TCP_NODELAY on every socket that it accepts."""
@@ -57,16 +61,21 @@ class Connection(StreamWriterAdapter):  # type: ignore[misc]
 
     def write(self, data: bytes) -> None:
         """Hands over `data`. Only what nobody waits for (wills) can exceed the bound: at its double, the end."""
-        if self.fault or self.is_closed:
+        if self.is_closing:
             return
         self._stream.write(data)
         if self._stream.transport.get_write_buffer_size() > self._most_queued_bytes:
             self.drop("reads too slowly: its queue is full")
 
     @property
+    def is_closing(self) -> bool:
+        """Whether nothing more will reach the client."""
+        return self._stream.transport.is_closing()
+
+    @property
     def is_congested(self) -> bool:
         """Whether publishers should wait for this client."""
-        return self._flow.paused_at_s is not None
+        return self._flow.paused_at_s is not None and not self.is_closing
 
     def congested_s(self, now_s: float) -> float:
         """For how long this client has been behind, in seconds."""
@@ -78,9 +87,10 @@ class Connection(StreamWriterAdapter):  # type: ignore[misc]
             await self._stream.drain()
 
     def drop(self, fault: str) -> None:
-        """Ends the connection now, without sending what waits."""
+        """Ends the connection now, without sending what waits, unless it is being closed already."""
         self.fault = self.fault or fault
-        self._stream.transport.abort()
+        if not self.is_closed:
+            self._stream.transport.abort()
 
     async def close(self) -> None:
         """Sends the little that waits and ends the connection. Does not wait for the client."""

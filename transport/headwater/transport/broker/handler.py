@@ -58,7 +58,7 @@ class ClientHandler(BrokerProtocolHandler):  # type: ignore[misc]
 
     def deliver(self, message: Message, qos: int, retain: bool = False) -> None:
         """Writes `message` at the lower of its own QoS and `qos`, unless the client is on its way out."""
-        if self.connection.fault:
+        if self.connection.is_closing:
             return
         qos = min(qos, message.qos)
         head = encode_publish_head(message.topic, len(message.payload), qos, retain)

@@ -143,8 +143,7 @@ class MendedBroker(Broker):  # type: ignore[misc]
         except (ProtocolViolation, OSError) as error:
             connection.drop(f"{type(error).__name__}: {error}")
         finally:
-            if not connection.is_closed:
-                connection.drop("")
+            connection.drop("")
             if client:
                 self.leave(client)
             if connection.fault:
@@ -218,6 +217,8 @@ class MendedBroker(Broker):  # type: ignore[misc]
         if earlier:
             earlier.connection.drop("taken over by a second connection")
             self.leave(earlier)
+        if not session.clean_session:
+            _log.info("client %r asked for a kept session and gets a clean one", session.client_id)
         self._sessions[session.client_id] = (session, client)
         await client.mqtt_connack_authorize(True)
         return client

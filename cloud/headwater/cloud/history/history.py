@@ -1,0 +1,322 @@
+"""Law: one method, one transaction, one name; the clock comes in as an argument.
+
+Methods block; the coordinator calls them in a thread, one at a time. Several processes may share a database.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from headwater.cloud.history import tables
+from headwater.cloud.history.faults import named
+from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord
+from headwater.schemas.errors import HistoryError, RunFailed
+from headwater.schemas.run import RunDescription
+from headwater.schemas.statuses import NodeStatus, RunState
+from headwater.schemas.wire import reference
+from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+
+class History:
+    """The named transactions of one database. Every method raises HistoryError when the database fails."""
+
+    def __init__(self, engine: Engine, shown: str) -> None:
+        self._engine = engine
+        self.shown = shown
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def enqueue_run(
+        self, run: str, fleet: str, description: RunDescription, forward: bytes | None, now: datetime
+    ) -> RunRecord:
+        """Ask for a run; it begins when those before it in its fleet have ended.
+
+        Raises:
+            RunFailed: there is a run of this name.
+        """
+        with self._transaction("enqueue run") as session:
+            if session.get(tables.Run, run):
+                raise RunFailed(f"run {run!r}: there is one of this name; give another with --id, or leave it out")
+            row = tables.Run(
+                id=run,
+                fleet=fleet,
+                name=description.name,
+                state="queued",
+                description=description.model_dump_json(),
+                forward=forward,
+                stop_requested=False,
+                failure="",
+                queued_at=now,
+            )
+            session.add(row)
+            session.flush()
+            return _run(row, 0)
+
+    def claim_next_run(self, fleet: str, now: datetime) -> RunRecord | None:
+        """The fleet's running run, or else its oldest queued one, which becomes running."""
+        with self._transaction("claim next run") as session:
+            row = session.scalars(_runs(fleet, "running")).first()
+            if row is None:
+                row = session.scalars(_runs(fleet, "queued")).first()
+                if row is None:
+                    return None
+                row.state, row.started_at = "running", now
+                try:
+                    session.flush()
+                except IntegrityError:
+                    raise HistoryError(
+                        f"fleet {fleet!r}: another coordinator has just begun a run; a fleet has one coordinator"
+                    ) from None
+            return _run(row, _last_round(session, row.id))
+
+    def request_stop(self, run: str, now: datetime) -> RunRecord:
+        """Ask a run to stop: a queued one ends at once, a running one after its round.
+
+        Raises:
+            RunFailed: there is no such run, or it has ended.
+        """
+        with self._transaction("request stop") as session:
+            row = _existing(session, run)
+            if row.state not in ("queued", "running"):
+                raise RunFailed(f"run {run!r}: is {row.state} already")
+            row.stop_requested = True
+            if row.state == "queued":
+                row.state, row.ended_at = "stopped", now
+            return _run(row, _last_round(session, run))
+
+    def stop_requested(self, run: str) -> bool:
+        with self._transaction("read stop request") as session:
+            return _existing(session, run).stop_requested
+
+    def finish_run(self, run: str, state: RunState, failure: str, now: datetime) -> None:
+        with self._transaction("finish run") as session:
+            session.execute(
+                update(tables.Run).where(tables.Run.id == run).values(state=state, failure=failure, ended_at=now)
+            )
+
+    def list_runs(self, fleet: str | None = None) -> tuple[RunRecord, ...]:
+        """Newest first."""
+        with self._transaction("list runs") as session:
+            query = select(tables.Run).order_by(tables.Run.queued_at.desc(), tables.Run.id.desc())
+            rows = session.scalars(query.where(tables.Run.fleet == fleet) if fleet else query).all()
+            return tuple(_run(row, _last_round(session, row.id)) for row in rows)
+
+    def show_run(self, run: str) -> RunRecord:
+        """Raises RunFailed where there is none of this name."""
+        with self._transaction("show run") as session:
+            return _run(_existing(session, run), _last_round(session, run))
+
+    def forward_of(self, run: str) -> bytes | None:
+        """The forward ONNX model that a run's models belong to."""
+        with self._transaction("read forward model") as session:
+            return _existing(session, run).forward
+
+    # ── models ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def record_start(self, run: str, forward: bytes, bundle: bytes, model: bytes, now: datetime) -> None:
+        """What a run begins with: its forward model, its bundle of graphs, and version 0."""
+        with self._transaction("record start") as session:
+            row = _existing(session, run)
+            row.forward = forward
+            row.bundle = _put(session, bundle, now)
+            session.merge(tables.ModelVersion(run=run, version=0, sha256=_put(session, model, now)))
+
+    def bundle_of(self, run: str) -> bytes | None:
+        with self._transaction("read bundle") as session:
+            sha256 = _existing(session, run).bundle
+            return _payload(session, sha256) if sha256 else None
+
+    def model_of(self, run: str, version: int | None = None) -> tuple[int, bytes]:
+        """A version of a run's model, the newest by default.
+
+        Raises:
+            RunFailed: the run has no such version.
+            HistoryError: the stored bytes are not those that were stored.
+        """
+        with self._transaction("read model") as session:
+            query = select(tables.ModelVersion).where(tables.ModelVersion.run == run)
+            if version is not None:
+                query = query.where(tables.ModelVersion.version == version)
+            row = session.scalars(query.order_by(tables.ModelVersion.version.desc())).first()
+            if row is None:
+                newest = session.scalar(
+                    select(func.max(tables.ModelVersion.version)).where(tables.ModelVersion.run == run)
+                )
+                has = "it has none yet" if newest is None else f"it has 0 to {newest}"
+                raise RunFailed(f"run {run!r}: no model of round {'any' if version is None else version}; {has}")
+            return row.version, _payload(session, row.sha256)
+
+    # ── rounds ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def record_round(self, closed: ClosedRound, now: datetime) -> None:
+        """An attempt with its contributions, metrics, refusals and new model: all of it, or nothing."""
+        key = {"run": closed.run, "round": closed.round, "attempt": closed.attempt, "task": closed.task}
+        with self._transaction("record round") as session:
+            session.execute(delete(tables.Contribution).filter_by(**key))
+            session.execute(delete(tables.Refusal).filter_by(**key))
+            session.merge(tables.Round(**key, **{name: getattr(closed, name) for name in _ROUND_COLUMNS}))
+            session.flush()
+            session.add_all(
+                tables.Contribution(
+                    **key,
+                    node=given.node,
+                    weight=given.weight,
+                    examples=given.examples,
+                    devices=given.devices,
+                    size_bytes=given.size_bytes,
+                    after_s=given.after_s,
+                )
+                for given in closed.contributions
+            )
+            session.add_all(
+                tables.Refusal(**key, node=refused.node, reason=refused.reason, detail=refused.detail)
+                for refused in closed.refusals
+            )
+            for metric in closed.metrics:
+                version = closed.measured if metric.split == "test" else closed.round
+                session.merge(tables.Metric(run=closed.run, version=version, **metric.model_dump()))
+            if closed.model is not None:
+                sha256 = _put(session, closed.model, now)
+                session.merge(tables.ModelVersion(run=closed.run, version=closed.round, sha256=sha256))
+
+    def rounds_of(self, run: str) -> tuple[RoundRecord, ...]:
+        """All attempts in order, each with its metrics: the train loss of the round, the test metrics of its result."""
+        with self._transaction("read rounds") as session:
+            _existing(session, run)
+            rows = session.scalars(
+                select(tables.Round)
+                .where(tables.Round.run == run)
+                .order_by(tables.Round.round, tables.Round.attempt, tables.Round.opened_at)
+            ).all()
+            means = {
+                (m.version, m.split, m.name): m.total / m.weight
+                for m in session.scalars(select(tables.Metric).where(tables.Metric.run == run))
+                if m.weight > 0
+            }
+            return tuple(_round(row, means) for row in rows)
+
+    # ── nodes ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def node_seen(self, fleet: str, status: NodeStatus, now: datetime) -> None:
+        with self._transaction("record node") as session:
+            known = session.get(tables.Node, (fleet, status.node))
+            session.merge(
+                tables.Node(
+                    fleet=fleet,
+                    node=status.node,
+                    role=status.role,
+                    state=status.state,
+                    software=status.software,
+                    first_seen_at=known.first_seen_at if known else now,
+                    last_seen_at=now,
+                )
+            )
+
+    @contextmanager
+    def _transaction(self, name: str) -> Iterator[Session]:
+        with named(self.shown, name), Session(self._engine) as session, session.begin():
+            yield session
+
+
+_ROUND_COLUMNS = (
+    "state",
+    "cohort",
+    "received",
+    "devices",
+    "examples",
+    "weight",
+    "refused",
+    "bytes_down",
+    "bytes_up",
+    "opened_at",
+    "elapsed_s",
+)
+
+
+def _runs(fleet: str, state: str) -> Any:
+    return (
+        select(tables.Run)
+        .where(tables.Run.fleet == fleet, tables.Run.state == state)
+        .order_by(tables.Run.queued_at, tables.Run.id)
+        .limit(1)
+        .with_for_update()
+    )
+
+
+def _existing(session: Session, run: str) -> tables.Run:
+    row = session.get(tables.Run, run)
+    if row is None:
+        recent: Sequence[str] = session.scalars(
+            select(tables.Run.id).order_by(tables.Run.queued_at.desc()).limit(5)
+        ).all()
+        raise RunFailed(f"run {run!r}: no such run; the newest are {', '.join(recent) or 'none'}")
+    return row
+
+
+def _last_round(session: Session, run: str) -> int:
+    return (
+        session.scalar(
+            select(func.max(tables.Round.round)).where(
+                tables.Round.run == run, tables.Round.state == "closed", tables.Round.task == "train"
+            )
+        )
+        or 0
+    )
+
+
+def _put(session: Session, payload: bytes, now: datetime) -> bytes:
+    sha256 = reference(payload).sha256
+    if session.get(tables.Object, sha256) is None:
+        session.add(tables.Object(sha256=sha256, payload=payload, size_bytes=len(payload), created_at=now))
+        session.flush()
+    return sha256
+
+
+def _payload(session: Session, sha256: bytes) -> bytes:
+    row = session.get(tables.Object, sha256)
+    if row is None or reference(row.payload).sha256 != sha256:
+        raise HistoryError(f"object {sha256.hex()}: damaged or gone; restore the database from a backup")
+    return row.payload
+
+
+def _run(row: tables.Run, last_round: int) -> RunRecord:
+    return RunRecord(
+        id=row.id,
+        fleet=row.fleet,
+        name=row.name,
+        state=row.state,  # type: ignore[arg-type]
+        description=RunDescription.model_validate_json(row.description),
+        round=last_round,
+        stop_requested=row.stop_requested,
+        failure=row.failure,
+        queued_at=row.queued_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+    )
+
+
+def _round(row: tables.Round, means: dict[tuple[int, str, str], float]) -> RoundRecord:
+    result = row.round if row.task == "train" else None
+    return RoundRecord(
+        round=row.round,
+        attempt=row.attempt,
+        task=row.task,
+        state=row.state,
+        cohort=row.cohort,
+        received=row.received,
+        devices=row.devices,
+        examples=row.examples,
+        refused=row.refused,
+        bytes_down=row.bytes_down,
+        bytes_up=row.bytes_up,
+        elapsed_s=row.elapsed_s,
+        loss=means.get((row.round, "train", "loss")) if result is not None else None,
+        test_loss=means.get((row.round, "test", "loss")) if result is not None else None,
+        accuracy=means.get((row.round, "test", "correct")) if result is not None else None,
+    )

@@ -1,0 +1,111 @@
+"""Law: a database is opened whole or not at all: reachable, migrated, and no newer than this software.
+
+SQLite runs in WAL mode with `synchronous=FULL`: what was announced was committed, and a commit survives a power cut.
+Writers take the lock when they begin, so two processes wait for each other instead of failing half-way.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from headwater.cloud.history.faults import reason
+from headwater.cloud.history.history import History
+from headwater.schemas.errors import HistoryError
+from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+BUSY_TIMEOUT_S: Final = 15.0
+
+
+def open_history(url: str) -> History:
+    """Open, create or migrate the database of an SQLAlchemy URL; close the history when done.
+
+    Raises:
+        HistoryError: not reachable, of a newer schema, or no database; the password of the URL is never shown.
+    """
+    address = _address(url)
+    engine = _engine(address)
+    shown = address.render_as_string(hide_password=True)
+    try:
+        _migrate(engine, shown)
+    except (DBAPIError, OSError) as error:
+        engine.dispose()
+        raise HistoryError(f"database {shown}: {reason(error)}; check that it runs and may be written") from None
+    return History(engine, shown)
+
+
+def head() -> str:
+    """The schema revision that this software knows."""
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
+
+
+def _address(url: str) -> URL:
+    try:
+        address = make_url(url)
+    except ArgumentError:
+        raise HistoryError("database: no SQLAlchemy URL; give sqlite:///FILE or postgresql://USER@HOST/NAME") from None
+    if address.drivername in ("postgresql", "postgres"):
+        address = address.set(drivername="postgresql+psycopg")
+    return address
+
+
+def _engine(address: URL) -> Engine:
+    try:
+        if address.get_backend_name() == "sqlite":
+            engine = create_engine(address, connect_args={"timeout": BUSY_TIMEOUT_S})
+            _set_up_sqlite(engine)
+            return engine
+        return create_engine(address, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S)
+    except (NoSuchModuleError, ImportError) as error:
+        raise HistoryError(
+            f"database: no driver for {address.drivername} ({error}); for PostgreSQL pip install 'headwater[postgres]'"
+        ) from None
+
+
+def _set_up_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, record: Any) -> None:
+        # The driver must not begin transactions by itself: `begin` below does, with the lock taken at once.
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _migrate(engine: Engine, shown: str) -> None:
+    with engine.begin() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        found = _revision(connection)
+        if found == head():
+            return
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if found is not None and found not in known:
+            raise HistoryError(
+                f"database {shown}: its schema {found} is newer than this software's {head()}; upgrade Headwater, "
+                "or point to another database"
+            )
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise HistoryError(f"database {shown}: cannot be migrated: {error}") from None
+
+
+def _revision(connection: Any) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return str(found) if found else None

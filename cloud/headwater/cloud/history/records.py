@@ -1,0 +1,94 @@
+"""Law: what crosses the history's door is a frozen value; rows stay inside."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from headwater.schemas.base import Task
+from headwater.schemas.messages import Metric
+from headwater.schemas.run import RunDescription
+from headwater.schemas.statuses import RunState
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run. `round` is the last that closed, `failure` says why a failed run failed."""
+
+    id: str
+    fleet: str
+    name: str
+    state: RunState
+    description: RunDescription
+    round: int
+    stop_requested: bool
+    failure: str
+    queued_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ContributionRecord:
+    node: str
+    weight: float
+    examples: int
+    devices: int
+    size_bytes: int
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalRecord:
+    node: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedRound:
+    """An attempt that has ended, with all that is written of it at once.
+
+    `model` is the encoded new version, or None where the round made none (evaluate, failed). Test metrics belong to
+    version `measured`, the model that the round began with; train metrics to the round.
+    """
+
+    run: str
+    round: int
+    attempt: int
+    task: Task
+    state: str
+    cohort: int
+    received: int
+    devices: int
+    examples: int
+    weight: float
+    refused: int
+    bytes_down: int
+    bytes_up: int
+    opened_at: datetime
+    elapsed_s: float
+    measured: int
+    model: bytes | None = None
+    contributions: tuple[ContributionRecord, ...] = ()
+    refusals: tuple[RefusalRecord, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """A round as the history tells it, with the means of its metrics."""
+
+    round: int
+    attempt: int
+    task: str
+    state: str
+    cohort: int
+    received: int
+    devices: int
+    examples: int
+    refused: int
+    bytes_down: int
+    bytes_up: int
+    elapsed_s: float
+    loss: float | None
+    test_loss: float | None
+    accuracy: float | None

@@ -1,0 +1,187 @@
+"""Law: every table and column says in plain words what it holds; a round's rows are written together or not at all."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    DateTime,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Times with a zone in, UTC times out, on databases that keep zones and on those that do not."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+_ONE_ACTIVE = text("state = 'running'")
+
+
+class Run(Base):
+    """A run from its description to its end."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        # The rule that a fleet has one active run at a time is the database's, so no two coordinators can break it.
+        Index("one_active_run_a_fleet", "fleet", unique=True, sqlite_where=_ONE_ACTIVE, postgresql_where=_ONE_ACTIVE),
+        {"comment": "A run: what was asked for, and how far it came."},
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True, comment="Name of the run, sortable by time.")
+    fleet: Mapped[str] = mapped_column(String(64), comment="The fleet that works on it.")
+    name: Mapped[str] = mapped_column(String(128), comment="What its owner calls it.")
+    state: Mapped[str] = mapped_column(String(16), comment="queued, running, finished, stopped or failed.")
+    description: Mapped[str] = mapped_column(Text, comment="The validated description, as JSON.")
+    forward: Mapped[bytes | None] = mapped_column(LargeBinary, comment="The owner's forward ONNX model, if it has one.")
+    stop_requested: Mapped[bool] = mapped_column(comment="True when somebody asked it to stop after its round.")
+    bundle: Mapped[bytes | None] = mapped_column(LargeBinary(32), comment="SHA-256 of its bundle of graphs.")
+    failure: Mapped[str] = mapped_column(Text, default="", comment="Why it failed, in one sentence.")
+    queued_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it was asked for.")
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="When the coordinator began it.")
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="When it ended, whichever way.")
+
+
+class Object(Base):
+    """Bytes by their hash."""
+
+    __tablename__ = "objects"
+    __table_args__ = ({"comment": "Model versions, bundles and forward models, by the SHA-256 of their bytes."},)
+
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True, comment="SHA-256 of the payload.")
+    payload: Mapped[bytes] = mapped_column(LargeBinary, comment="The encoded message, or the ONNX file.")
+    size_bytes: Mapped[int] = mapped_column(Integer, comment="Length of the payload.")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it was first stored.")
+
+
+class ModelVersion(Base):
+    """A version of a run's model."""
+
+    __tablename__ = "models"
+    __table_args__ = ({"comment": "Which model each version of a run is. Version 0 is what it began with."},)
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True, comment="The run.")
+    version: Mapped[int] = mapped_column(Integer, primary_key=True, comment="The round whose result it is.")
+    sha256: Mapped[bytes] = mapped_column(ForeignKey("objects.sha256"), comment="The model, in objects.")
+
+
+class Round(Base):
+    """One attempt at a round."""
+
+    __tablename__ = "rounds"
+    __table_args__ = ({"comment": "Attempts at rounds: one row each, written when the attempt has ended."},)
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True, comment="The run.")
+    round: Mapped[int] = mapped_column(Integer, primary_key=True, comment="Its number; 0 is the statistics pass.")
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True, comment="0 for the first attempt.")
+    task: Mapped[str] = mapped_column(String(16), primary_key=True, comment="train, evaluate or statistics.")
+    state: Mapped[str] = mapped_column(String(16), comment="closed (it counts) or failed (no quorum by the deadline).")
+    cohort: Mapped[int] = mapped_column(Integer, comment="How many of the cloud's children were expected.")
+    received: Mapped[int] = mapped_column(Integer, comment="How many contributed.")
+    devices: Mapped[int] = mapped_column(Integer, comment="Devices below them that contributed.")
+    examples: Mapped[int] = mapped_column(Integer, comment="Examples behind the sum.")
+    weight: Mapped[float] = mapped_column(Float, comment="What the sum was divided by.")
+    refused: Mapped[int] = mapped_column(Integer, comment="How many deltas or plans were refused.")
+    bytes_down: Mapped[int] = mapped_column(Integer, comment="Payload bytes that the cloud sent during the round.")
+    bytes_up: Mapped[int] = mapped_column(Integer, comment="Payload bytes that it received.")
+    opened_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it opened.")
+    elapsed_s: Mapped[float] = mapped_column(Float, comment="How long it was open, in seconds.")
+
+
+def _of_a_round() -> ForeignKeyConstraint:
+    key = ("run", "round", "attempt", "task")
+    return ForeignKeyConstraint(key, [f"rounds.{column}" for column in key])
+
+
+class Contribution(Base):
+    """What a child gave to a round."""
+
+    __tablename__ = "contributions"
+    __table_args__ = (_of_a_round(), {"comment": "What each child of the cloud gave to a round that closed."})
+
+    run: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The run.")
+    round: Mapped[int] = mapped_column(Integer, primary_key=True, comment="The round.")
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True, comment="The attempt.")
+    task: Mapped[str] = mapped_column(String(16), primary_key=True, comment="The task.")
+    node: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The child.")
+    weight: Mapped[float] = mapped_column(Float, comment="Its weight in the mean.")
+    examples: Mapped[int] = mapped_column(Integer, comment="Examples behind it.")
+    devices: Mapped[int] = mapped_column(Integer, comment="Devices behind it.")
+    size_bytes: Mapped[int] = mapped_column(Integer, comment="Bytes of its delta.")
+    after_s: Mapped[float] = mapped_column(Float, comment="Seconds after the round opened when it was complete.")
+
+
+class Metric(Base):
+    """A metric of a model version."""
+
+    __tablename__ = "metrics"
+    __table_args__ = ({"comment": "Metrics of model versions, summed over the tree; divide total by weight."},)
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True, comment="The run.")
+    version: Mapped[int] = mapped_column(
+        Integer, primary_key=True, comment="For test: the model version that was measured. For train: the round."
+    )
+    split: Mapped[str] = mapped_column(String(8), primary_key=True, comment="train or test.")
+    name: Mapped[str] = mapped_column(String(128), primary_key=True, comment="loss, correct, …")
+    total: Mapped[float] = mapped_column(Float, comment="Sum over examples.")
+    weight: Mapped[float] = mapped_column(Float, comment="Number of examples that it was summed over.")
+
+
+class Refusal(Base):
+    """What was refused in a round."""
+
+    __tablename__ = "refusals"
+    __table_args__ = (_of_a_round(), {"comment": "Deltas not taken and plans not followed, with the reason."})
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True, comment="A number.")
+    run: Mapped[str] = mapped_column(String(64), comment="The run.")
+    round: Mapped[int] = mapped_column(Integer, comment="The round.")
+    attempt: Mapped[int] = mapped_column(Integer, comment="The attempt.")
+    task: Mapped[str] = mapped_column(String(16), comment="The task.")
+    node: Mapped[str] = mapped_column(String(64), comment="The child.")
+    reason: Mapped[str] = mapped_column(String(32), comment="One of the protocol's reasons.")
+    detail: Mapped[str] = mapped_column(Text, comment="The sentence that was sent.")
+
+
+class Node(Base):
+    """A child of the cloud."""
+
+    __tablename__ = "nodes"
+    __table_args__ = ({"comment": "The cloud's children, as they last said of themselves."},)
+
+    fleet: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The fleet.")
+    node: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The node.")
+    role: Mapped[str] = mapped_column(String(16), comment="gateway or device.")
+    state: Mapped[str] = mapped_column(String(16), comment="online or offline.")
+    software: Mapped[str] = mapped_column(String(64), comment="Its version of Headwater.")
+    first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it first appeared.")
+    last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When its state last changed.")

@@ -1,0 +1,149 @@
+"""Law: only operators that compute, in the default domain, in every subgraph; nothing that reads a file or never ends.
+
+onnxruntime itself would read external data from disk and run any operator that it has. What is not on the list is
+refused by name before onnxruntime sees a byte.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+from headwater.device.runtime.onnx_reader import model_class
+
+OPERATORS: Final = frozenset(
+    [
+        "Abs",
+        "Add",
+        "ArgMax",
+        "Cast",
+        "Concat",
+        "Constant",
+        "ConstantOfShape",
+        "Div",
+        "Equal",
+        "Exp",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "Gemm",
+        "Greater",
+        "Identity",
+        "Log",
+        "LogSoftmax",
+        "MatMul",
+        "Max",
+        "Min",
+        "Mul",
+        "Neg",
+        "OneHot",
+        "Pow",
+        "Range",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceSum",
+        "Relu",
+        "Reshape",
+        "Scan",
+        "ScatterElements",
+        "Shape",
+        "Sigmoid",
+        "Sign",
+        "Slice",
+        "Softmax",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Tanh",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    ]
+)
+
+OPSETS: Final = range(13, 22)
+MAX_GRAPH_SIZE_BYTES: Final = 16 * 1024 * 1024
+MAX_NODES: Final = 10_000
+MAX_NESTING: Final = 4
+MAX_CONSTANT_ELEMENTS: Final = 4 * 1024 * 1024
+
+
+class GraphRefused(Exception):
+    """The sender of the graph is at fault; the sentence names the operator, node or tensor."""
+
+
+def check_graph(payload: bytes) -> None:
+    """Read the whole of a serialized ONNX model.
+
+    Raises:
+        GraphRefused: anything that is not allowed, by name.
+    """
+    if len(payload) > MAX_GRAPH_SIZE_BYTES:
+        raise GraphRefused(f"graph: {len(payload)} bytes; at most {MAX_GRAPH_SIZE_BYTES}")
+    model = model_class()()
+    try:
+        model.ParseFromString(payload)
+    except (DecodeError, RecursionError, ValueError):
+        raise GraphRefused("graph: not an ONNX model") from None
+    _check_model(model)
+    graphs = tuple(_graphs(model.graph, 1))
+    nodes = [node for graph in graphs for node in graph.node]
+    if not nodes or len(nodes) > MAX_NODES:
+        raise GraphRefused(f"graph: {len(nodes)} nodes; 1 to {MAX_NODES} are allowed")
+    for node in nodes:
+        _check_node(node)
+    for graph in graphs:
+        _check_tensors(graph)
+
+
+def _check_model(model: Any) -> None:
+    if model.functions or model.training_info:
+        raise GraphRefused("graph: holds functions or training info; only plain nodes are allowed")
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    if versions.keys() - {"", "ai.onnx"}:
+        raise GraphRefused(f"graph: operator domains {sorted(versions)}; only the default domain is allowed")
+    if not all(version in OPSETS for version in versions.values()) or not versions:
+        raise GraphRefused(f"graph: opset {sorted(versions.values())}; {OPSETS[0]} to {OPSETS[-1]} are allowed")
+
+
+def _graphs(graph: Any, depth: int) -> Iterator[Any]:
+    """The graph and every graph in its nodes' attributes."""
+    if depth > MAX_NESTING:
+        raise GraphRefused(f"graph: nested more than {MAX_NESTING} deep")
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g, depth + 1)
+            for inner in attribute.graphs:
+                yield from _graphs(inner, depth + 1)
+
+
+def _check_node(node: Any) -> None:
+    where = f"node {node.name or '?'!r}"
+    if node.domain not in ("", "ai.onnx"):
+        raise GraphRefused(f"{where}: domain {node.domain!r}; only the default domain is allowed")
+    if node.op_type not in OPERATORS:
+        raise GraphRefused(f"{where}: operator {node.op_type!r} is not allowed on a device")
+    for attribute in node.attribute:
+        if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+            raise GraphRefused(f"{where}: a sparse tensor in {attribute.name!r}")
+
+
+def _check_tensors(graph: Any) -> None:
+    if graph.sparse_initializer:
+        raise GraphRefused("graph: sparse initializers")
+    inside = [
+        tensor
+        for node in graph.node
+        for attribute in node.attribute
+        for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
+    ]
+    for tensor in (*graph.initializer, *inside):
+        if tensor.data_location or tensor.external_data:
+            raise GraphRefused(f"tensor {tensor.name!r}: external data; a device reads no file for a graph")
+        elements = 1
+        for size in tensor.dims:
+            elements *= size
+        if not 0 <= elements <= MAX_CONSTANT_ELEMENTS:
+            raise GraphRefused(f"tensor {tensor.name!r}: {elements} elements; at most {MAX_CONSTANT_ELEMENTS}")

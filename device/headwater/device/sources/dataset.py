@@ -1,0 +1,106 @@
+"""Law: what is not finite, not of one shape, or not there, is named by part, row and column before anything trains."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from headwater.schemas.errors import DataError
+from headwater.schemas.manifest import Example, Manifest
+from numpy.typing import NDArray
+
+MAX_EXAMPLES: Final = 10_000_000
+MAX_SIZE_BYTES: Final = 4 * 1024**3
+
+Labels = NDArray[np.int64] | NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Examples of one device. x float32 `[n, …]`; y int64 `[n]` for classes, float32 `[n, …]` for numbers."""
+
+    train_x: NDArray[np.float32]
+    train_y: Labels
+    test_x: NDArray[np.float32]
+    test_y: Labels
+
+
+class DataMismatch(Exception):
+    """The data are sound, but not what this model takes."""
+
+
+def dataset(train_x: Any, train_y: Any, test_x: Any, test_y: Any) -> Dataset:
+    """A data set in the dtypes that graphs take; whole-number targets are classes."""
+    return Dataset(_features(train_x), _targets(train_y), _features(test_x), _targets(test_y))
+
+
+def checked(name: str, data: Dataset) -> Dataset:
+    """The same data set, read-only.
+
+    Raises:
+        DataError: naming the part, row and column at fault.
+    """
+    if len(data.train_x) == 0:
+        raise DataError(f"{name}: 0 training examples; give this device data, or take the key out of its configuration")
+    for part, x, y in (("train", data.train_x, data.train_y), ("test", data.test_x, data.test_y)):
+        _check_part(f"{name}: {part}", x, y)
+    if data.train_x.shape[1:] != data.test_x.shape[1:] and len(data.test_x):
+        raise DataError(
+            f"{name}: training examples have shape {list(data.train_x.shape[1:])}, test examples "
+            f"{list(data.test_x.shape[1:])}; make them alike"
+        )
+    for array in (data.train_x, data.train_y, data.test_x, data.test_y):
+        array.setflags(write=False)
+    return data
+
+
+def fits(data: Dataset, manifest: Manifest) -> None:
+    """Raises DataMismatch naming what the model takes and what the data have."""
+    found = data.train_x.shape[1:]
+    if found != manifest.x.shape:
+        raise DataMismatch(
+            f"x: the model takes examples of shape {list(manifest.x.shape)}, this device has {list(found)}"
+        )
+    for y in (data.train_y, data.test_y):
+        _check_target(y, manifest.y)
+
+
+def _check_target(y: Labels, expected: Example) -> None:
+    if y.dtype.name != expected.dtype or y.shape[1:] != expected.shape:
+        raise DataMismatch(
+            f"y: the model takes {expected.dtype} targets of shape {list(expected.shape)}, this device has "
+            f"{y.dtype.name} {list(y.shape[1:])}"
+        )
+    if expected.classes and len(y) and (y.min() < 0 or y.max() >= expected.classes):
+        raise DataMismatch(
+            f"y: the model has classes 0 to {expected.classes - 1}, this device has {y.min()} to {y.max()}"
+        )
+
+
+def _features(x: Any) -> NDArray[np.float32]:
+    try:
+        return np.array(x, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"x: {error}; features must be numbers in rows of one length") from None
+
+
+def _targets(y: Any) -> Labels:
+    try:
+        array = np.asarray(y)
+        return array.astype(np.int64) if array.dtype.kind in "iub" else array.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"y: {error}; targets must be class numbers or numbers") from None
+
+
+def _check_part(name: str, x: NDArray[np.float32], y: Labels) -> None:
+    if len(x) != len(y):
+        raise DataError(f"{name}: {len(x)} rows of features and {len(y)} targets; give one target a row")
+    if len(x) > MAX_EXAMPLES or x.nbytes > MAX_SIZE_BYTES:
+        raise DataError(f"{name}: {len(x)} rows, {x.nbytes} bytes; at most {MAX_EXAMPLES} and {MAX_SIZE_BYTES}")
+    for what, array in (("x", x), ("y", y)):
+        bad = np.argwhere(~np.isfinite(array))
+        if len(bad):
+            row, *column = (int(i) for i in bad[0])
+            where = f"row {row}" + (f", column {column[0]}" if column else "")
+            raise DataError(
+                f"{name}: {what}: {array[tuple(bad[0])]} in {where} ({len(bad)} such values); fill or drop those rows"
+            )

@@ -1,0 +1,31 @@
+"""Law: an owner's function is trusted to run, and its result is checked like any other data."""
+
+import importlib
+
+from headwater.device.sources.dataset import Dataset, dataset
+from headwater.schemas.errors import DataError
+from headwater.schemas.sources import PythonSource
+
+
+def load_python(spec: PythonSource) -> Dataset:
+    """What `package.module:function` returns: train_x, train_y, test_x, test_y.
+
+    Raises:
+        DataError: the entry point is not there, fails, or returns something else.
+    """
+    module_name, _, attribute = spec.entry.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"entry: {spec.entry}: {error}; is the package installed for this Python?") from None
+    try:
+        result = function(**spec.arguments)
+    except Exception as error:
+        raise DataError(f"entry: {spec.entry} failed with {type(error).__name__}: {error}") from error
+    if isinstance(result, Dataset):
+        return result
+    if not isinstance(result, tuple) or len(result) != 4:
+        raise DataError(
+            f"entry: {spec.entry} returned {type(result).__name__}; return train_x, train_y, test_x, test_y"
+        )
+    return dataset(*result)

@@ -1,0 +1,31 @@
+"""Law: a gateway has two links, one relay between them, and one identity on both."""
+
+from headwater.gateway.relay import Relay
+from headwater.node.child import Child
+from headwater.node.identity import Identity
+from headwater.node.parent import Parent
+from headwater.node.service import together
+from headwater.schemas.settings import GatewaySettings
+from headwater.schemas.statuses import RoundStatus
+from headwater.schemas.topics import Topics
+from headwater.schemas.wire import encode_status
+from headwater.transport.objects import ObjectStore
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """Run a gateway. Raises BrokerUnreachable or AccessRefused for either broker."""
+    identity = Identity(settings.fleet, settings.node, "gateway", settings.parent)
+    topic = Topics(settings.fleet).cluster(settings.node)
+    store = ObjectStore(settings.store_size_bytes)
+    child = Child(settings.uplink, identity, store, data=dict)
+
+    async def tell_people(status: RoundStatus) -> None:
+        # Above, for the whole fleet's dashboards, and on the site, for whoever stands there.
+        payload = encode_status(status)
+        await child.session.publish(topic, payload, retain=True)
+        if settings.site != settings.uplink:
+            await parent.session.publish(topic, payload, retain=True)
+
+    parent = Parent(settings.site, identity, store, client=f"{settings.node}.site", tell_people=tell_people)
+    relay = Relay(settings.node, parent, store)
+    await together(child.session.run(), parent.session.run(), child.follow(relay.work))
