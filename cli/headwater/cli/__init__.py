@@ -1,0 +1,1 @@
+"""Law: the command line asks, starts and shows; it decides nothing, and loads a tier only when that is asked for."""

@@ -1,0 +1,18 @@
+"""Law: every level answers `--help` with what it is for and an example."""
+
+import typer
+from headwater.cli import broker, demo, runs, services
+
+app = typer.Typer(
+    name="headwater",
+    help="Federated learning for fleets of IoT devices, as a tree over MQTT. Begin with: headwater demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("cloud")(services.cloud)
+app.command("gateway")(services.gateway)
+app.command("device")(services.device)
+app.add_typer(runs.app, name="run")
+app.add_typer(broker.app, name="broker")

@@ -1,0 +1,229 @@
+"""Law: runs are asked for and read through the history; a coordinator need not be awake to be asked.
+
+`--database` names the history; HEADWATER_DATABASE does, too, and is the place for a URL with a password.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from headwater.schemas.config import load
+from headwater.schemas.errors import ConfigError, RunFailed
+from headwater.schemas.run import OnnxModel, RunDescription
+
+if TYPE_CHECKING:
+    from headwater.cloud.history import History, RoundRecord, RunRecord
+
+app = typer.Typer(help="Start, follow, stop and export runs.", no_args_is_help=True, add_completion=False)
+
+LOOK_EVERY_S: Final = 0.5
+ENDED: Final = ("finished", "stopped", "failed")
+
+Database = Annotated[
+    str, typer.Option(envvar="HEADWATER_DATABASE", help="The history's SQLAlchemy URL.", show_envvar=True)
+]
+RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; the newest if left out.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT: Final = "sqlite:///headwater.db"
+
+
+@app.command("start")
+def start(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.toml", help="The run's description; see docs/examples/run.toml.")
+    ],
+    database: Database = DEFAULT,
+    fleet: Annotated[str, typer.Option(envvar="HEADWATER_FLEET", help="The fleet that works on it.")] = "fleet",
+    id_: Annotated[str | None, typer.Option("--id", help="Name the run; by default its time and name.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Ask a fleet for a run. It begins when those before it have ended.
+
+    Example: headwater run start docs/examples/run.toml
+    """
+    description = load(RunDescription, file).value
+    forward = _forward(description, file)
+    now = datetime.now(UTC)
+    with _history(database) as history:
+        record = history.enqueue_run(id_ or _run_id(description.name, now), fleet, description, forward, now)
+    _show(as_json, _brief(record), f"{record.id}: queued; follow it with: headwater run watch {record.id}")
+    return 0
+
+
+@app.command("list")
+def list_(
+    database: Database = DEFAULT,
+    fleet: Annotated[str | None, typer.Option(help="Only this fleet's runs.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """List runs, newest first."""
+    with _history(database) as history:
+        records = history.list_runs(fleet)
+    lines = [f"{r.id:<32} {r.state:<9} {r.round:>5}/{r.description.rounds:<5} {r.fleet}" for r in records]
+    _show(
+        as_json,
+        [_brief(record) for record in records],
+        "\n".join(lines) or "no runs yet; headwater run start FILE.toml",
+    )
+    return 0
+
+
+@app.command("show")
+def show(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> int:
+    """Show a run and its rounds."""
+    with _history(database) as history:
+        record = _chosen(history, run)
+        rounds = history.rounds_of(record.id)
+    head = f"{record.id}: {record.state}, round {record.round} of {record.description.rounds}"
+    lines = [head + (f" ({record.failure})" if record.failure else ""), *map(_line, rounds)]
+    _show(as_json, _brief(record) | {"rounds": [asdict(r) for r in rounds]}, "\n".join(lines))
+    return 0
+
+
+@app.command("watch")
+def watch(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> int:
+    """Follow a run until it ends, a line a round; ends with 8 where the run failed."""
+    with _history(database) as history:
+        record = _chosen(history, run)
+        told = 0
+        while True:
+            record = history.show_run(record.id)
+            rounds = history.rounds_of(record.id)
+            for round_ in rounds[told:]:
+                _show(as_json, asdict(round_), _line(round_))
+            told = len(rounds)
+            if record.state in ENDED:
+                break
+            time.sleep(LOOK_EVERY_S)
+    if record.state == "failed":
+        raise RunFailed(f"run {record.id}: failed: {record.failure}")
+    _show(as_json, _brief(record), f"{record.id}: {record.state}")
+    return 0
+
+
+@app.command("stop")
+def stop(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> int:
+    """Stop a run: a queued one at once, a running one after its round."""
+    with _history(database) as history:
+        record = history.request_stop(_chosen(history, run).id, datetime.now(UTC))
+    _show(
+        as_json,
+        _brief(record),
+        f"{record.id}: stops after its round" if record.state == "running" else f"{record.id}: stopped",
+    )
+    return 0
+
+
+@app.command("export")
+def export(
+    run: RunName = None,
+    database: Database = DEFAULT,
+    round_: Annotated[
+        int | None, typer.Option("--round", help="The round whose model it is; the last by default.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The file to write; by default RUN-ROUND.onnx.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Write the model of a round as ONNX, ready for inference.
+
+    Example: headwater run export --round 10 --output model.onnx
+    """
+    with _history(database) as history:
+        record = _chosen(history, run)
+        version, payload = exported(history, record.id, round_)
+    path = output or Path(f"{record.id}-{version}.onnx")
+    try:
+        path.write_bytes(payload)
+    except OSError as error:
+        raise ConfigError(f"output: {path}: {error.strerror}; choose another file") from None
+    told = {"run": record.id, "round": version, "path": str(path), "size_bytes": len(payload)}
+    _show(as_json, told, f"{path}: the model of round {version}, {len(payload)} bytes")
+    return 0
+
+
+def exported(history: "History", run: str, round_: int | None) -> tuple[int, bytes]:
+    """The inference model of a round (the last by default), as ONNX. Raises RunFailed where there is none."""
+    from headwater.core.graph import export_inference
+    from headwater.schemas.messages import Model
+    from headwater.schemas.tensors import decode_tensor
+    from headwater.schemas.wire import decode_object
+
+    version, payload = history.model_of(run, round_)
+    forward = history.forward_of(run)
+    if forward is None:
+        raise RunFailed(f"run {run!r}: has not begun, so there is no model yet")
+    tensors = [decode_tensor(tensor) for tensor in decode_object(payload, Model).tensors]
+    return version, export_inference(forward, tensors)
+
+
+@contextmanager
+def _history(url: str) -> Iterator["History"]:
+    from headwater.cloud.history import open_history
+
+    history = open_history(url)
+    try:
+        yield history
+    finally:
+        history.close()
+
+
+def _chosen(history: "History", run: str | None) -> "RunRecord":
+    if run:
+        return history.show_run(run)
+    newest = history.list_runs()
+    if not newest:
+        raise RunFailed("no runs yet; headwater run start FILE.toml")
+    return newest[0]
+
+
+def _forward(description: RunDescription, file: Path) -> bytes | None:
+    """The owner's ONNX file, its path relative to the description's."""
+    if not isinstance(description.model, OnnxModel):
+        return None
+    path = file.parent / description.model.path
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{file}: model.path: {path}: {error.strerror}; give the path from the file's folder"
+        ) from None
+
+
+def _run_id(name: str, now: datetime) -> str:
+    plain = "".join(c if c.isalnum() and c.isascii() else "-" for c in name).strip("-")[:24] or "run"
+    return f"{now:%Y%m%d-%H%M%S}-{plain}-{os.urandom(2).hex()}"
+
+
+def _brief(record: "RunRecord") -> dict[str, Any]:
+    return {
+        "run": record.id,
+        "fleet": record.fleet,
+        "name": record.name,
+        "state": record.state,
+        "round": record.round,
+        "of": record.description.rounds,
+        "failure": record.failure,
+        "queued_at": record.queued_at.isoformat(),
+        "started_at": record.started_at.isoformat() if record.started_at else None,
+        "ended_at": record.ended_at.isoformat() if record.ended_at else None,
+    }
+
+
+def _line(round_: "RoundRecord") -> str:
+    loss = "-" if round_.loss is None else f"{round_.loss:.4f}"
+    accuracy = "-" if round_.accuracy is None else f"{round_.accuracy:.4f}"
+    return (
+        f"round {round_.round:>4} {round_.task:<10} {round_.state:<7} {round_.received}/{round_.cohort} in, "
+        f"{round_.devices} devices, loss {loss}, accuracy {accuracy}, {round_.elapsed_s:.2f} s"
+    )
+
+
+def _show(as_json: bool, value: Any, text: str) -> None:
+    typer.echo(json.dumps(value) if as_json else text)

@@ -1,0 +1,148 @@
+"""Law: a service is configured by a TOML file, the environment over it, and flags over both; no flag holds a secret."""
+
+import json
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from headwater.schemas.config import Key, Resolved, explain, load
+from headwater.schemas.settings import CloudSettings, DeviceSettings, GatewaySettings
+from pydantic import BaseModel
+
+S = TypeVar("S", CloudSettings, DeviceSettings, GatewaySettings)
+
+SERVICES: tuple[type[BaseModel], ...] = (CloudSettings, DeviceSettings, GatewaySettings)
+
+ConfigFile = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Its settings; see docs/examples.")]
+Fleet = Annotated[str | None, typer.Option(help="Name of the fleet.")]
+Node = Annotated[str | None, typer.Option(help="Name of this node.")]
+ParentNode = Annotated[str | None, typer.Option("--parent", help="Name of the parent node.")]
+BrokerHost = Annotated[str | None, typer.Option(help="Host of its broker.")]
+BrokerPort = Annotated[int | None, typer.Option(help="Port of its broker.")]
+BrokerUser = Annotated[str | None, typer.Option(help="User at its broker; the password comes from a file.")]
+PasswordFile = Annotated[Path | None, typer.Option("--broker-password-file", help="File that holds the password.")]
+LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.")]
+LogFormat = Annotated[str | None, typer.Option(help="text, or json for collectors.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show every value and its origin, and end.")]
+AsJson = Annotated[bool, typer.Option("--json", help="With --print-config: as JSON.")]
+
+
+def device(
+    config: ConfigFile = None,
+    fleet: Fleet = None,
+    node: Node = None,
+    parent: ParentNode = None,
+    broker_host: BrokerHost = None,
+    broker_port: BrokerPort = None,
+    broker_user: BrokerUser = None,
+    broker_password_file: PasswordFile = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+    print_config: PrintConfig = False,
+    as_json: AsJson = False,
+) -> int:
+    """Run a device agent: it trains on its own data and sends weighted sums.
+
+    Example: headwater device docs/examples/device.toml --node pump-7
+    """
+    flags = _common(fleet, node, log_level, log_format) | {("parent",): parent}
+    flags |= _link("broker", broker_host, broker_port, broker_user, broker_password_file)
+    resolved = _resolve(DeviceSettings, config, flags)
+    if print_config:
+        return _print(resolved, as_json)
+    from headwater.device.service import serve
+
+    return _run(resolved.value, serve)
+
+
+def gateway(
+    config: ConfigFile = None,
+    fleet: Fleet = None,
+    node: Node = None,
+    parent: ParentNode = None,
+    uplink_host: Annotated[str | None, typer.Option(help="Host of the parent's broker.")] = None,
+    uplink_port: Annotated[int | None, typer.Option(help="Port of the parent's broker.")] = None,
+    site_host: Annotated[str | None, typer.Option(help="Host of the cluster's own broker.")] = None,
+    site_port: Annotated[int | None, typer.Option(help="Port of the cluster's own broker.")] = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+    print_config: PrintConfig = False,
+    as_json: AsJson = False,
+) -> int:
+    """Run a gateway: it adds up its cluster and passes the sum on.
+
+    Example: headwater gateway docs/examples/gateway.toml
+    """
+    flags = _common(fleet, node, log_level, log_format) | {("parent",): parent}
+    flags |= _link("uplink", uplink_host, uplink_port) | _link("site", site_host, site_port)
+    resolved = _resolve(GatewaySettings, config, flags)
+    if print_config:
+        return _print(resolved, as_json)
+    from headwater.gateway.service import serve
+
+    return _run(resolved.value, serve)
+
+
+def cloud(
+    config: ConfigFile = None,
+    fleet: Fleet = None,
+    node: Node = None,
+    database: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL without a password, e.g. sqlite:///h.db.")
+    ] = None,
+    broker_host: BrokerHost = None,
+    broker_port: BrokerPort = None,
+    broker_user: BrokerUser = None,
+    broker_password_file: PasswordFile = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+    print_config: PrintConfig = False,
+    as_json: AsJson = False,
+) -> int:
+    """Run the cloud coordinator: it works on the runs that `headwater run start` asks for.
+
+    Example: headwater cloud docs/examples/cloud.toml
+    """
+    flags = _common(fleet, node, log_level, log_format) | {("database",): database}
+    flags |= _link("broker", broker_host, broker_port, broker_user, broker_password_file)
+    resolved = _resolve(CloudSettings, config, flags)
+    if print_config:
+        return _print(resolved, as_json)
+    from headwater.cloud.service import serve
+
+    return _run(resolved.value, serve)
+
+
+def _common(fleet: str | None, node: str | None, level: str | None, format_: str | None) -> dict[Key, object]:
+    return {("fleet",): fleet, ("node",): node, ("log", "level"): level, ("log", "format"): format_}
+
+
+def _link(
+    name: str, host: str | None, port: int | None, user: str | None = None, password_file: Path | None = None
+) -> dict[Key, object]:
+    file = str(password_file) if password_file else None
+    return {(name, "host"): host, (name, "port"): port, (name, "user"): user, (name, "password_file"): file}
+
+
+def _resolve(model: type[S], config: Path | None, flags: Mapping[Key, object]) -> Resolved[S]:
+    return load(model, config, environment=os.environ, flags=flags, others=SERVICES)
+
+
+def _run(settings: S, serve: Callable[[S], Coroutine[Any, Any, None]]) -> int:
+    from headwater.node.service import run_service, set_up_logging
+
+    set_up_logging(settings.log, settings.node)
+    return run_service(lambda: serve(settings))
+
+
+def _print(resolved: Resolved[Any], as_json: bool) -> int:
+    rows = explain(resolved)
+    if as_json:
+        typer.echo(json.dumps({key: {"value": value, "from": origin} for key, value, origin in rows}, indent=1))
+        return 0
+    width, values = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
+    for key, value, origin in rows:
+        typer.echo(f"{key:<{width}}  {value:<{values}}  {origin}")
+    return 0

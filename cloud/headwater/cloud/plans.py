@@ -1,0 +1,38 @@
+"""Law: the plan of a round follows from the run's description and the round's number, without a look at the clock."""
+
+from headwater.schemas.base import Task
+from headwater.schemas.messages import ObjectRef, Plan, RoundKey
+from headwater.schemas.run import MlpModel, RunDescription
+
+
+def needs_statistics(description: RunDescription) -> bool:
+    """Whether a pass for the normaliser comes before the first round."""
+    return isinstance(description.model, MlpModel) and description.model.normalise and description.initial == "random"
+
+
+def evaluates(description: RunDescription, round_: int) -> bool:
+    """Whether the model that `round_` begins with is measured in it; version 0 always is."""
+    every = description.evaluate_every
+    return bool(every) and (round_ - 1) % every == 0
+
+
+def plan(
+    run: str, description: RunDescription, task: Task, round_: int, attempt: int, *, model: ObjectRef, bundle: ObjectRef
+) -> Plan:
+    """What is asked of the cloud's children."""
+    return Plan(
+        key=RoundKey(run=run, round=round_, attempt=attempt),
+        task=task,
+        data=description.data,
+        model=model,
+        bundle=bundle,
+        local_epochs=description.local.epochs,
+        edge_rounds=description.edge_rounds,
+        batch_size=description.local.batch_size,
+        learning_rate=description.local.learning_rate,
+        seed=description.seed,
+        evaluate=task == "train" and evaluates(description, round_),
+        deadline_s=description.cohort.deadline_s,
+        quorum=description.cohort.quorum,
+        cohort=description.cohort.fraction,
+    )
