@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import aiomqtt
 import psutil
-
 from headwater.transport.broker import BrokerConfig, spawn
 
 _TIMEOUT_S = 300.0

@@ -17,6 +17,8 @@ from headwater.schemas.errors import HeadwaterError
 from headwater.schemas.settings import LogSettings
 
 INTERRUPTED: Final = 130
+STOP_WITH_PARENT: Final = "HW_STOP_WITH_PARENT"
+"""Environment variable by which a testbed makes sure that its fleet does not outlive it."""
 
 
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
@@ -50,13 +52,11 @@ def set_up_logging(settings: LogSettings, node: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def stop_with_parent() -> None:
-    """End this process when the one that started it is gone; for fleets that a testbed starts.
-
-    Looks every half second at the parent's process number, which is portable and costs nothing.
-    """
+def _stop_with_parent() -> None:
+    """End this process when the one that started it is gone. Looks every half second, which works everywhere."""
     started_by = os.getppid()
 
     def look() -> None:
@@ -71,6 +71,8 @@ def stop_with_parent() -> None:
 async def _until_signal(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(main())
+    if os.environ.get(STOP_WITH_PARENT):
+        _stop_with_parent()
     received: list[signal.Signals] = []
 
     def stop(which: signal.Signals) -> None:

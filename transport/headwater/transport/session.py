@@ -21,10 +21,14 @@ from headwater.schemas.errors import AccessRefused, BrokerUnreachable
 from headwater.schemas.limits import MAX_MESSAGE_SIZE_BYTES
 from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.topics import Topics
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 log = logging.getLogger("headwater.transport")
+# What paho has to say comes back as exceptions, and is told once, in this module's words.
+_paho_log = logging.getLogger("headwater.transport.paho")
+_paho_log.setLevel(logging.CRITICAL)
 
 MAX_INFLIGHT: Final = 32
 """QoS 1 publishes on the way at once; further ones wait in `MAX_WAITING`."""
@@ -94,6 +98,14 @@ class _Client(aiomqtt.Client):
     async def lost(self) -> None:
         """Returns when the connection is gone."""
         await asyncio.wait((self._disconnected,))
+        self.is_lost()
+
+    def is_lost(self) -> bool:
+        # Looking at the exception also keeps asyncio from reporting it as never retrieved.
+        if not self._disconnected.done():
+            return False
+        self._disconnected.exception()
+        return True
 
 
 class Session:
@@ -210,7 +222,7 @@ class Session:
             password=self._broker.secret(),
             protocol=version,
             clean_session=None if five else True,
-            clean_start=True,
+            clean_start=True if five else MQTT_CLEAN_START_FIRST_ONLY,
             properties=_connect_properties() if five else None,
             keepalive=round(self._broker.keepalive_s),
             timeout=PUBLISH_TIMEOUT_S,
@@ -220,7 +232,7 @@ class Session:
             tls_context=_tls_context(self._broker),
             tls_insecure=True if self._broker.tls and self._broker.tls.insecure else None,
             socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
-            logger=log,
+            logger=_paho_log,
         )
 
     async def _prove(self, client: _Client) -> None:
@@ -267,7 +279,7 @@ class Session:
             log.error("broker %s refused a publish on %s: %s", self._where, publication.topic, reason)
 
     async def _say_goodbye(self, client: _Client) -> None:
-        if self._will is None or not self.connected:
+        if self._will is None or not self.connected or client.is_lost():
             return
         try:
             await asyncio.wait_for(self._publish(client, self._will), GOODBYE_TIMEOUT_S)

@@ -1,0 +1,103 @@
+"""Law: what the testbed starts it also ends, whatever happens: asked first, killed after a bounded wait.
+
+A process that outlives its testbed would be a leak; each also ends by itself when the testbed is gone.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from headwater.node.service import STOP_WITH_PARENT
+from headwater.schemas.errors import HeadwaterError
+from headwater.testbed.toml import to_toml
+
+STOP_TIMEOUT_S: Final = 5.0
+
+_MODULES: Final = {
+    "cloud": ("headwater.cli.main", "cloud"),
+    "gateway": ("headwater.cli.main", "gateway"),
+    "device": ("headwater.device",),
+}
+
+
+class ProcessDied(HeadwaterError):
+    """A part of the testbed ended by itself; the sentence holds the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    name: str
+    kind: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class Processes:
+    """The services of a testbed. As a context manager it ends them all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.started: list[Started] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self, kind: str, settings: Mapping[str, Any]) -> Started:
+        """Start a cloud, gateway or device with these settings, written to `NAME.toml`; its log is `NAME.log`."""
+        name = str(settings.get("node", kind))
+        config, log = self._folder / f"{name}.toml", self._folder / f"{name}.log"
+        config.write_text(to_toml(settings), encoding="utf-8")
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *_MODULES[kind], str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+                # Ctrl-C goes to the testbed alone, which ends the others in order.
+                start_new_session=True,
+            )
+        self.started.append(Started(name, kind, process, log))
+        return self.started[-1]
+
+    def check(self) -> None:
+        """Raises ProcessDied where one has ended by itself."""
+        for started in self.started:
+            code = started.process.poll()
+            if code is not None:
+                last = started.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+                raise ProcessDied(f"{started.name} ended with code {code}: {' | '.join(last)}; see {started.log}")
+
+    def stop(self) -> None:
+        """Devices first, the cloud last, so that each can still say goodbye."""
+        for kind in ("device", "gateway", "cloud"):
+            _end(started.process for started in self.started if started.kind == kind)
+        self.started.clear()
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without other services' settings; one thread for every numeric library."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
+    return kept | {STOP_WITH_PARENT: "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    for process in running:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
