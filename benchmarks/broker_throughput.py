@@ -159,12 +159,11 @@ def main() -> None:
     if options.json:
         print(json.dumps([_as_json(*row) for row in rows], indent=2))
         return
-    print(
-        f"{'deliveries a second':18} {'stock':>8} {'mended':>8} {'ratio':>6}   CPU: {'stock':>8} {'mended':>8} {'ratio':>6}"
-    )
+    columns = f"{'stock':>8} {'mended':>8} {'ratio':>6}"
+    print(f"{'deliveries a second':19} {columns}   CPU: {columns}")
     for name, old, new in rows:
         print(
-            f"{name:18} {old.per_s:8.0f} {new.per_s:8.0f} {new.per_s / old.per_s:6.1f}"
+            f"{name:19} {old.per_s:8.0f} {new.per_s:8.0f} {new.per_s / old.per_s:6.1f}"
             f"        {old.per_cpu_s:8.0f} {new.per_cpu_s:8.0f} {new.per_cpu_s / old.per_cpu_s:6.1f}"
         )
 

@@ -7,7 +7,6 @@ Payloads and bytes on the wire are written by hand where a library client would 
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,10 +16,12 @@ from typing import Any
 
 import aiomqtt
 import paho.mqtt.client as paho
+import psutil
 import pytest
 from amqtt.broker import Broker as StockBroker
 from headwater.schemas.acl import Acl, Rule
 from headwater.transport.broker import BrokerConfig, BrokerLimits, write_password_file
+from headwater.transport.broker.access import Access
 from headwater.transport.broker.server import EmbeddedBroker
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -220,15 +221,13 @@ class TestDefects:
         self, start: Start, kind: str, is_mended: bool
     ) -> None:
         port = await start(kind)
-        await asyncio.sleep(0)
-        before = len(os.listdir("/proc/self/fd"))
         clients = [await RawClient.open(port) for _ in range(20)]
         for client in clients:
             client.send(PING)
         await asyncio.sleep(SHORT_S)
-        kept_by_clients = len(clients)
-        leaked = len(os.listdir("/proc/self/fd")) - before - kept_by_clients
-        assert (leaked == 0) is is_mended
+        sockets = psutil.Process().net_connections("tcp")
+        kept = [each for each in sockets if each.laddr.port == port and each.status != psutil.CONN_LISTEN]
+        assert (not kept) is is_mended
         for client in clients:
             client.close()
 
@@ -612,6 +611,21 @@ class TestAccess:
         assert await d2.hears_nothing()
         for each in (d1, d2, boss):
             each.close()
+
+    async def test_what_was_subscribed_by_mistake_is_still_not_delivered(
+        self, port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Access, "may_subscribe", lambda *_: True)
+        boss = await RawClient.connect(port, "boss", user="boss", password="pb")
+        boss.send(publish_packet("node/d1/x", b"1", qos=1, retain=True))
+        await boss.packet()
+        stranger = await RawClient.connect(port, "d2", user="d2", password="p2")
+        assert await stranger.subscribe("#") == 1
+        assert await stranger.hears_nothing()
+        boss.send(publish_packet("node/d1/x", b"2"))
+        assert await stranger.hears_nothing()
+        stranger.close()
+        boss.close()
 
     async def test_a_will_needs_the_same_right_as_a_message(self, port: int) -> None:
         boss = await RawClient.connect(port, "boss", user="boss", password="pb")

@@ -28,8 +28,8 @@ class BrokerLimits(Frozen):
     """The bounds of one broker. Whoever exceeds one of a client's is disconnected and its last will published.
 
     A publisher waits while a subscriber has more than `max_queue_size_bytes` to read, so nothing is lost to a
-    burst; a subscriber that has not read three quarters of that after `slow_reader_timeout_s` is disconnected, so nobody
-    waits longer for it.
+    burst; a subscriber that has not read three quarters of that after `slow_reader_timeout_s` is disconnected, so
+    nobody waits longer for it.
     """
 
     max_packet_size_bytes: _PositiveInt = limits.MAX_MESSAGE_SIZE_BYTES + _TOPIC_ROOM_BYTES

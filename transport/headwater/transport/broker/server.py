@@ -282,7 +282,7 @@ class MendedBroker(Broker):  # type: ignore[misc]
             client.connection.write(encode_acknowledgement(PUBREC, message.packet_id))
             return
         if self._may_publish(client, message.topic):
-            pass
+            await self._wait_for_receivers(client, message.topic)
             self._route(client, message)
         if message.qos == 1:
             client.connection.write(encode_acknowledgement(PUBACK, message.packet_id))
