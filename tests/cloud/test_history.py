@@ -18,8 +18,6 @@ from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import NodeStatus
 from sqlalchemy import create_engine, text
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from support.postgres import database_url
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -177,7 +175,7 @@ def test_a_newer_database_is_left_alone(url: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
-    with pytest.raises(HistoryError, match="schema 9999 is newer than this software's .*; upgrade Headwater"):
+    with pytest.raises(HistoryError, match=r"schema 9999 is newer than this software's .*; upgrade Headwater"):
         open_history(url)
 
 

@@ -184,7 +184,13 @@ class Session:
         client = self._client
         if client is None or not self.connected:
             raise LinkDown(f"{self._where}: not connected")
-        await self._publish(client, Publication(topic, payload, qos, retain))
+        try:
+            await self._publish(client, Publication(topic, payload, qos, retain))
+        finally:
+            # Python 3.11's wait_for forgets a cancellation that comes together with its result; nobody else may.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
 
     # ── one connection ──────────────────────────────────────────────────────────────────────────────────────────
 

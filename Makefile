@@ -1,0 +1,45 @@
+# `make demo` and `make test` set up what they need and run. Both work from a bare clone with Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check documents bench clean help
+
+help:            ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+demo: $(VENV)/.demo  ## watch a fleet learn, in under a minute
+	@$(BIN)/headwater demo $(ARGS)
+
+test: $(VENV)/.test  ## run all tests
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.test  ## lint, types, import rules, fresh documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	for room in schemas core transport node device gateway cloud testbed cli; do \
+	  $(BIN)/mypy -p headwater.$$room || exit 1; done
+	$(BIN)/lint-imports
+	$(BIN)/python -m headwater.schemas.document docs/contract --check
+
+documents: $(VENV)/.test  ## write the generated documents anew
+	$(BIN)/python -m headwater.schemas.document docs/contract
+
+bench: $(VENV)/.test  ## measure a round, beside a bare MQTT loop
+	$(BIN)/python benchmarks/round_trip.py
+
+clean:           ## forget the virtual environment and the runs
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/.demo: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Headwater needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "Setting up $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[testbed]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	@echo "Installing what the tests need …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@

@@ -1,0 +1,118 @@
+"""Real brokers for tests, on loopback: the embedded one, and Mosquitto with users, rules and TLS."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from headwater.schemas.acl import Acl
+from headwater.transport.broker import BrokerConfig, spawn
+from headwater.transport.mosquitto import acl_file, config_file
+from support.postgres import free_port, missing
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A CA, and a certificate of it for the broker on localhost."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+@contextlib.contextmanager
+def broker(kind: str, *, acl: Acl | None = None, passwords: dict[str, str] | None = None) -> Iterator[int]:
+    """The port of a running broker of this kind."""
+    if kind == "mosquitto":
+        with mosquitto(acl=acl, passwords=passwords) as port:
+            yield port
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        users = None
+        if passwords:
+            from headwater.transport.broker import write_password_file
+
+            users = str(Path(folder) / "users")
+            write_password_file(users, passwords)
+        with spawn(BrokerConfig(port=0, acl=acl, password_file=users)) as process:
+            yield process.port
+
+
+@contextlib.contextmanager
+def mosquitto(
+    *,
+    acl: Acl | None = None,
+    passwords: dict[str, str] | None = None,
+    tls: Certificates | None = None,
+    port: int | None = None,
+) -> Iterator[int]:
+    """A Mosquitto from the project's own configuration and rules."""
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if program is None:
+        missing("mosquitto", "apt-get install mosquitto")
+    port = port or free_port()
+    folder = Path(tempfile.mkdtemp(prefix="headwater-mosquitto-"))
+    try:
+        files = {"acl": None, "passwords": None}
+        if acl:
+            (folder / "acl").write_text(acl_file(acl))
+            files["acl"] = str(folder / "acl")
+        if passwords:
+            files["passwords"] = str(folder / "users")
+            for number, (user, password) in enumerate(passwords.items()):
+                create = ["-c"] if number == 0 else []
+                command = ["mosquitto_passwd", *create, "-b", folder / "users", user, password]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        text = config_file(port=port, **files)
+        if tls:
+            text += f"cafile {tls.ca}\ncertfile {tls.certificate}\nkeyfile {tls.key}\n"
+        (folder / "mosquitto.conf").write_text(text)
+        if os.geteuid() == 0:
+            # Started by root, Mosquitto steps down to its own user, who must be able to read its files.
+            folder.chmod(0o755)
+            (folder / "mosquitto.conf").write_text(text + "user root\n")
+        process = subprocess.Popen(
+            [program, "-c", folder / "mosquitto.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_for_port(port)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(10)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_port(port: int, timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing listens on {port}")
+        time.sleep(0.02)
+
+
+def certificates(folder: Path) -> Certificates:
+    """A throw-away CA and a certificate for localhost, made by openssl."""
+    if shutil.which("openssl") is None:
+        missing("openssl", "apt-get install openssl")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, cwd=folder, capture_output=True)
+
+    subject = ["-subj", "/CN=headwater test CA"]
+    new = ["req", "-newkey", "rsa:2048", "-nodes"]
+    openssl(*new, "-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem", *subject)
+    openssl(*new, "-keyout", "broker.key", "-out", "broker.csr", "-subj", "/CN=localhost")
+    (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    signing = ["x509", "-req", "-in", "broker.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
+    openssl(*signing, "-days", "2", "-out", "broker.pem", "-extfile", "san")
+    return Certificates(folder / "ca.pem", folder / "broker.pem", folder / "broker.key")
