@@ -114,7 +114,7 @@ def test_a_delta_that_contradicts_itself_is_refused(changes: dict[str, object], 
 )
 def test_a_chunk_that_does_not_fit_its_object_is_refused(offset: int, size_bytes: int, data: bytes) -> None:
     ref = {"sha256": bytes(32), "size_bytes": size_bytes}
-    with pytest.raises(WireError, match="offset|data"):
+    with pytest.raises(WireError, match=r"offset|data"):
         decode(altered("chunk", object=ref, offset=offset, data=data), Chunk)
 
 

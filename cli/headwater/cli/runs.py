@@ -187,13 +187,18 @@ def _forward(description: RunDescription, file: Path) -> bytes | None:
     """The owner's ONNX file, its path relative to the description's."""
     if not isinstance(description.model, OnnxModel):
         return None
+    from headwater.core.graph import compile_bundle
+
     path = file.parent / description.model.path
     try:
-        return path.read_bytes()
+        forward = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"{file}: model.path: {path}: {error.strerror}; give the path from the file's folder"
         ) from None
+    # Refused here, before anyone waits for a run that cannot begin.
+    compile_bundle(forward, objective=description.objective, name=description.name, classes=description.model.classes)
+    return forward
 
 
 def _run_id(name: str, now: datetime) -> str:
