@@ -1,5 +1,6 @@
 """Law: what a device would reach alone is trained by the same graphs, for as many epochs, on its data and no other."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +39,19 @@ def trainer_of(description: RunDescription, forward: bytes) -> tuple[Trainer, tu
 
 
 def alone(
-    trainer: Trainer, initial: tuple[Array, ...], description: RunDescription, node: str, data: Dataset
+    trainer: Trainer,
+    initial: tuple[Array, ...],
+    description: RunDescription,
+    node: str,
+    data: Dataset,
+    halted: Callable[[], bool] = lambda: False,
 ) -> tuple[Array, ...]:
     """The model that a device reaches by itself: its own normaliser, and all rounds' epochs on its own examples."""
     parameters = _normalised(trainer, initial, data)
     epochs = description.local.epochs * description.edge_rounds
     for number in range(1, description.rounds + 1):
+        if halted():
+            break
         order, mask = minibatches(
             len(data.train_x),
             description.local.batch_size,

@@ -5,10 +5,13 @@ tested on. Data are read by the device processes; the testbed reads them again t
 """
 
 import asyncio
+import contextlib
 import json
 import shutil
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,8 +113,12 @@ async def _watch(description: RunDescription, folder: Path, console: Console) ->
     tree = demo_tree()
     processes = 1 + 2 * len(tree.gateways) + 1 + len(tree.devices)
     console.print(f"Starting {processes} processes: 3 brokers, a cloud, 2 gateways, 9 devices …", highlight=False)
-    judging = asyncio.create_task(asyncio.to_thread(_alone, description))
-    with standing(tree, folder) as fleet:
+    halt = threading.Event()
+    judging = asyncio.create_task(asyncio.to_thread(_alone, description, halt.is_set))
+    with contextlib.ExitStack() as stack:
+        # asyncio waits for its threads at the end: one that nobody needs any more must hear of it.
+        stack.callback(halt.set)
+        fleet = stack.enter_context(standing(tree, folder))
         observer = Observer(tree.fleet, fleet.ports)
         following = asyncio.create_task(observer.follow())
         try:
@@ -123,7 +130,7 @@ async def _watch(description: RunDescription, folder: Path, console: Console) ->
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
         links = _links(observer)
-    judge, others = await judging
+        judge, others = await judging
     return Outcome(
         run=run,
         rounds=description.rounds,
@@ -149,13 +156,14 @@ async def _one_run(
         return run, await observer.wait_run(run, fleet, view.look)
 
 
-def _alone(description: RunDescription) -> tuple[Judge, dict[str, dict[str, float]]]:
+def _alone(description: RunDescription, halted: Callable[[], bool]) -> tuple[Judge, dict[str, dict[str, float]]]:
     """Each device's own model, judged."""
     data = {person: load("watch", WatchSource(kind="watch", persons=(person,))) for person in (*PEOPLE, STRANGER)}
     trainer, initial = trainer_of(description, forward_model(description, None))
     judge = Judge(trainer, {EVERYONE: together(list(data.values())), UNSEEN: data[STRANGER]})
     models = {
-        f"watch-{person}": alone(trainer, initial, description, f"watch-{person}", data[person]) for person in PEOPLE
+        f"watch-{person}": alone(trainer, initial, description, f"watch-{person}", data[person], halted)
+        for person in PEOPLE
     }
     return judge, {name: judge.accuracy(model) for name, model in models.items()}
 
