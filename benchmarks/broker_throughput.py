@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import aiomqtt
 import psutil
+
 from headwater.transport.broker import BrokerConfig, spawn
 
 _TIMEOUT_S = 300.0

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from headwater.cloud.history import open_history
-from headwater.schemas.acl import fleet_acl
 from onnx import TensorProto, helper
 from sqlalchemy import create_engine, text
+
+from headwater.cloud.history import open_history
+from headwater.schemas.acl import fleet_acl
 from support.brokers import broker
 from support.postgres import free_port
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, text
+
 from headwater.cloud.history import ClosedRound, ContributionRecord, History, RefusalRecord, open_history
 from headwater.cloud.history.tables import Base
 from headwater.schemas.errors import HistoryError, RunFailed
 from headwater.schemas.messages import Metric
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import NodeStatus
-from sqlalchemy import create_engine, text
-
 from support.postgres import database_url
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from headwater.core.aggregate import WeightedSum, difference, means, moved, stepped, trainable, weighted
 from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Metric
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SHAPES = ((3, 2), (4,), ())
 

@@ -1,6 +1,9 @@
 """The round engine: its table of cases, and a property test against an independent model of what must hold."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from headwater.core.round import (
     Acknowledge,
     Arrived,
@@ -16,8 +19,6 @@ from headwater.core.round import (
     step,
 )
 from headwater.schemas.messages import RoundKey
-from hypothesis import given
-from hypothesis import strategies as st
 
 KEY = RoundKey(run="r", round=3, step=0, attempt=1)
 

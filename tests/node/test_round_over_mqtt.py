@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import aiomqtt
 import numpy as np
 import pytest
+
 from headwater.node import child as child_module
 from headwater.node.child import Assignment, Child, Decline
 from headwater.node.identity import Identity

@@ -1,6 +1,7 @@
 """One example of every message, used by the wire's tests and frozen as bytes in `wire/`."""
 
 import numpy as np
+
 from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import (
     Announcement,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+
 from headwater.schemas import document
 from headwater.schemas.statuses import NodeStatus
 from headwater.schemas.topics import Topics

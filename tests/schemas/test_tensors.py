@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from headwater.schemas.messages import Tensor
-from headwater.schemas.tensors import TensorError, decode_tensor, decode_tensors, encode_tensor, encode_tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from headwater.schemas.messages import Tensor
+from headwater.schemas.tensors import TensorError, decode_tensor, decode_tensors, encode_tensor, encode_tensors
 
 DTYPES = {np.float32: 32, np.float64: 64, np.int32: None, np.int64: None}
 

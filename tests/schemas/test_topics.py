@@ -1,10 +1,11 @@
 """Topics are built and parsed once; the broker's rules follow from them."""
 
 import pytest
-from headwater.schemas.acl import fleet_acl
-from headwater.schemas.topics import DOWN, INBOX, UP, NodeTopic, Topics
 from hypothesis import given
 from hypothesis import strategies as st
+
+from headwater.schemas.acl import fleet_acl
+from headwater.schemas.topics import DOWN, INBOX, UP, NodeTopic, Topics
 
 TOPICS = Topics("plant")
 

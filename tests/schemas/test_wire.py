@@ -5,14 +5,15 @@ from pathlib import Path
 
 import msgpack
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
 from headwater.schemas import limits
 from headwater.schemas.messages import MESSAGES as KINDS
 from headwater.schemas.messages import Announcement, Chunk, Delta, Message, Metric, ObjectRef, RoundKey, Want
 from headwater.schemas.statuses import NodeStatus, RoundStatus, RunStatus
 from headwater.schemas.wire import WireError, decode, decode_status, encode, encode_status, reference
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import BaseModel
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.brokers import certificates, mosquitto
-from support.postgres import database_url, missing
 
 from headwater.cloud.history import History, open_history
 from headwater.schemas.acl import fleet_acl
@@ -26,6 +24,8 @@ from headwater.schemas.tensors import decode_tensor
 from headwater.schemas.wire import decode_object
 from headwater.testbed.processes import Processes
 from headwater.testbed.tree import Tree, standing
+from support.brokers import certificates, mosquitto
+from support.postgres import database_url, missing
 
 DEVICES = tuple(f"d{i}" for i in range(4))
 DATA = {

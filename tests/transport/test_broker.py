@@ -19,12 +19,13 @@ import paho.mqtt.client as paho
 import psutil
 import pytest
 from amqtt.broker import Broker as StockBroker
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from headwater.schemas.acl import Acl, Rule
 from headwater.transport.broker import BrokerConfig, BrokerLimits, write_password_file
 from headwater.transport.broker.access import Access
 from headwater.transport.broker.server import EmbeddedBroker
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 SHORT_S = 0.15
 """How long nothing must come for it to count as nothing."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiomqtt
 import pytest
+
 from headwater.schemas.acl import Acl, Rule
 from headwater.transport.broker import BrokerConfig, BrokerLimits, BrokerStartError, Tls, spawn, write_password_file
 from headwater.transport.broker.server import EmbeddedBroker

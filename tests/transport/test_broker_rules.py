@@ -4,6 +4,10 @@ import asyncio
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paho.mqtt.client import topic_matches_sub
+
 from headwater.schemas.acl import Acl, Rule, fleet_acl
 from headwater.transport.broker import BrokerStartError, auth, hash_password, write_password_file
 from headwater.transport.broker.access import Access
@@ -19,9 +23,6 @@ from headwater.transport.broker.packets import (
 from headwater.transport.broker.retained import Retained, RetainedStore
 from headwater.transport.broker.router import Router
 from headwater.transport.broker.topic_filters import covers, is_filter, is_topic
-from hypothesis import given
-from hypothesis import strategies as st
-from paho.mqtt.client import topic_matches_sub
 
 LEVEL = st.sampled_from(["a", "b", "", "$x"])
 TOPIC = st.lists(LEVEL, min_size=1, max_size=4).map("/".join).filter(bool)

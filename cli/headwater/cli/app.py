@@ -1,6 +1,7 @@
 """Law: every level answers `--help` with what it is for and an example."""
 
 import typer
+
 from headwater.cli import broker, demo, runs, services
 
 app = typer.Typer(

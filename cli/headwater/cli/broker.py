@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from headwater.schemas.acl import fleet_acl
 from headwater.schemas.errors import BrokerUnreachable, ConfigError
 

@@ -13,6 +13,7 @@ def main() -> int:
     """The console script."""
     try:
         import click
+
         from headwater.cli.app import app
     except ModuleNotFoundError as error:
         print(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+
 from headwater.schemas.config import load
 from headwater.schemas.errors import ConfigError, RunFailed
 from headwater.schemas.run import OnnxModel, RunDescription

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import BaseModel
+
 from headwater.schemas.config import Key, Resolved, explain, load
 from headwater.schemas.settings import CloudSettings, DeviceSettings, GatewaySettings
-from pydantic import BaseModel
 
 S = TypeVar("S", CloudSettings, DeviceSettings, GatewaySettings)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
+
 from headwater.cloud.history import ClosedRound, ContributionRecord, History, RefusalRecord, RunRecord
 from headwater.cloud.plans import needs_statistics, plan
 from headwater.cloud.preparation import Prepared, prepare

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from headwater.core.graph import compile_bundle
 from headwater.core.graph.gate import Verification, verify
 from headwater.core.models import NORMALISER, mlp
@@ -12,7 +14,6 @@ from headwater.schemas.messages import Bundle, Model
 from headwater.schemas.run import MlpModel, RunDescription
 from headwater.schemas.tensors import encode_tensors
 from headwater.schemas.wire import encode
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)

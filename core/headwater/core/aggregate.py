@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from headwater.schemas.base import Split
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import Metric
 from headwater.schemas.tensors import Array
-from numpy.typing import NDArray
 
 Sums = tuple[NDArray[np.float64], ...]
 Parameters = tuple[NDArray[np.float32], ...]

@@ -3,8 +3,9 @@
 import zlib
 
 import numpy as np
-from headwater.schemas.messages import RoundKey
 from numpy.typing import NDArray
+
+from headwater.schemas.messages import RoundKey
 
 
 def shuffling(seed: int, key: RoundKey, node: str) -> np.random.Generator:

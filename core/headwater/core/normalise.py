@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+
 from headwater.core.aggregate import Parameters
 from headwater.schemas.tensors import Array
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+
 from headwater.schemas.messages import RoundKey
 
 

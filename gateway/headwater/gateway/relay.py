@@ -13,6 +13,7 @@ import logging
 from typing import Final
 
 import numpy as np
+
 from headwater.core.aggregate import Parameters, Sums, WeightedSum, difference, stepped, trainable
 from headwater.node.child import Assignment, Decline
 from headwater.node.parent import Parent, RoundResult

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from headwater.schemas import limits
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from headwater.schemas import limits
 
 
 class Frozen(BaseModel):

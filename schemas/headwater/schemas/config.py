@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from headwater.schemas.errors import ConfigError
 from pydantic import BaseModel, SecretStr, ValidationError
+
+from headwater.schemas.errors import ConfigError
 
 T = TypeVar("T", bound=BaseModel)
 PREFIX: Final = "HEADWATER_"

@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
 from headwater.schemas import limits
 from headwater.schemas.messages import MESSAGES, Announcement, Chunk, Receipt, Refusal, Want
 from headwater.schemas.statuses import NodeStatus, RoundStatus, RunStatus
 from headwater.schemas.topics import ROOT
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 
 _STATUSES: Final[tuple[type[BaseModel], ...]] = (NodeStatus, RunStatus, RoundStatus)
 _NODE: Final = ROOT + "/{fleet}/node/{node}"

@@ -6,9 +6,10 @@ and give. Initializer order, exporter names and file order carry no meaning.
 
 from typing import Annotated, Literal
 
+from pydantic import Field, model_validator
+
 from headwater.schemas import limits
 from headwater.schemas.base import Dtype, Frozen, Name, Shape
-from pydantic import Field, model_validator
 
 Objective = Literal["cross_entropy", "mse"]
 GraphName = Literal["train", "evaluate"]

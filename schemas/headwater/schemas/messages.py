@@ -6,6 +6,8 @@ cluster, and the division happens once, at the top.
 
 from typing import Annotated, ClassVar, Literal
 
+from pydantic import Field, FiniteFloat, model_validator
+
 from headwater.schemas import limits
 from headwater.schemas.base import (
     Count,
@@ -24,7 +26,6 @@ from headwater.schemas.base import (
     Weight,
 )
 from headwater.schemas.manifest import GraphName, Manifest
-from pydantic import Field, FiniteFloat, model_validator
 
 Reason = Literal[
     "duplicate",

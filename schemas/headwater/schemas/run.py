@@ -11,9 +11,10 @@ classes = 7
 
 from typing import Annotated, Literal
 
+from pydantic import Field, model_validator
+
 from headwater.schemas.base import Count, Fraction, Frozen, Name, Positive
 from headwater.schemas.manifest import Objective
-from pydantic import Field, model_validator
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Rounds = Annotated[int, Field(ge=1, le=1_000_000)]

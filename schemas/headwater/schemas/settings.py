@@ -6,10 +6,11 @@ A password comes from a file or the environment, never from a flag, for flags st
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pydantic import Field, SecretStr
+
 from headwater.schemas.base import Frozen, Name, NodeId, Positive
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.sources import SourceSpec
-from pydantic import Field, SecretStr
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 

@@ -6,8 +6,9 @@ The data themselves are read by `headwater.device.sources`, and stay there.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from headwater.schemas.base import Frozen, Name, Positive
 from pydantic import Field, model_validator
+
+from headwater.schemas.base import Frozen, Name, Positive
 
 OpenFraction = Annotated[float, Field(ge=0, lt=1)]
 

@@ -6,9 +6,10 @@ Fields are only ever added, so a reader ignores those it does not know.
 
 from typing import Annotated, Literal
 
+from pydantic import Field, FiniteFloat
+
 from headwater.schemas import limits
 from headwater.schemas.base import Count, Frozen, Name, NodeId, Role, RunId, Task, Text
-from pydantic import Field, FiniteFloat
 
 NodeState = Literal["online", "offline"]
 RoundState = Literal["open", "closed", "failed"]

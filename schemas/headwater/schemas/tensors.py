@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
+
 from headwater.schemas.base import Dtype, Task
 from headwater.schemas.manifest import Manifest, Parameter
 from headwater.schemas.messages import Reason, Tensor
-from numpy.typing import NDArray
 
 Array = NDArray[Any]
 

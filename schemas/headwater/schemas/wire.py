@@ -9,9 +9,10 @@ import hashlib
 from typing import Any, Final, TypeVar, cast
 
 import msgpack
+from pydantic import BaseModel, ValidationError
+
 from headwater.schemas import limits
 from headwater.schemas.messages import MESSAGES, Message, ObjectRef, Reason
-from pydantic import BaseModel, ValidationError
 
 M = TypeVar("M", bound=Message)
 S = TypeVar("S", bound=BaseModel)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
 from headwater.core.batches import minibatches, shuffling
 from headwater.core.graph import compile_bundle
 from headwater.core.models import NORMALISER, NORMALISER_NAMES

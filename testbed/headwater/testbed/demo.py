@@ -18,6 +18,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
+from rich.console import Console
+from rich.table import Table
+
 from headwater.cloud.history import open_history
 from headwater.cloud.preparation import forward_model
 from headwater.device.sources import load
@@ -33,8 +36,6 @@ from headwater.testbed.baselines import Judge, alone, together, trainer_of
 from headwater.testbed.observer import Observer
 from headwater.testbed.tree import Standing, Tree, standing
 from headwater.testbed.view import View
-from rich.console import Console
-from rich.table import Table
 
 PEOPLE: Final = tuple(range(1, 10))
 STRANGER: Final = 10

@@ -2,9 +2,6 @@
 
 from collections.abc import Iterable
 
-from headwater.schemas.statuses import RoundStatus
-from headwater.testbed.observer import Observer
-from headwater.testbed.tree import Tree
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -12,6 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree as RichTree
+
+from headwater.schemas.statuses import RoundStatus
+from headwater.testbed.observer import Observer
+from headwater.testbed.tree import Tree
 
 _MARKS = {"received": ("●", "green"), "waiting": ("◌", "yellow"), "left": ("○", "red"), "refused": ("✗", "red")}
 

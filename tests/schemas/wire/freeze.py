@@ -13,8 +13,9 @@ import msgpack
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from headwater.schemas.wire import encode
 from messages_by_name import MESSAGES
+
+from headwater.schemas.wire import encode
 
 
 def commented(payload: bytes) -> str:

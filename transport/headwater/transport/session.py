@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import aiomqtt
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
 from headwater.schemas.errors import AccessRefused, BrokerUnreachable
 from headwater.schemas.limits import MAX_MESSAGE_SIZE_BYTES
 from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.topics import Topics
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
 log = logging.getLogger("headwater.transport")
 # What paho has to say comes back as exceptions, and is told once, in this module's words.

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from headwater.schemas.errors import HistoryError
 from sqlalchemy.exc import SQLAlchemyError
+
+from headwater.schemas.errors import HistoryError
 
 
 @contextmanager

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
 from headwater.cloud.history import tables
 from headwater.cloud.history.faults import named
 from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord
@@ -15,9 +19,6 @@ from headwater.schemas.errors import HistoryError, RunFailed
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import NodeStatus, RunState
 from headwater.schemas.wire import reference
-from sqlalchemy import Engine, delete, func, select, update
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 
 class History:

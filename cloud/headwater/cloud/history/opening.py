@@ -11,12 +11,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from headwater.cloud.history.faults import reason
-from headwater.cloud.history.history import History
-from headwater.schemas.errors import HistoryError
 from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from headwater.cloud.history.faults import reason
+from headwater.cloud.history.history import History
+from headwater.schemas.errors import HistoryError
 
 BUSY_TIMEOUT_S: Final = 15.0
 

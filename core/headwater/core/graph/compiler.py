@@ -10,6 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
 from headwater.core.graph.forward import OPSET, Forward, read_forward
 from headwater.core.graph.objective import DTYPES, OBJECTIVES, Objective
 from headwater.core.graph.operators import OPERATORS, attributes_of
@@ -18,8 +21,6 @@ from headwater.core.graph.tape import Tape
 from headwater.schemas.manifest import Example, GraphName, Manifest, Parameter
 from headwater.schemas.manifest import Objective as ObjectiveName
 from headwater.schemas.messages import Bundle
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 IR_VERSION: Final = 10
 _FLOAT: Final = onnx.TensorProto.FLOAT

@@ -11,13 +11,14 @@ from typing import Final
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
 from headwater.core.graph.operators import attributes_of, check_ranks
 from headwater.core.graph.refusal import UnsupportedModel
 from headwater.core.graph.tape import Shape
 from headwater.schemas.limits import MAX_OBJECT_SIZE_BYTES
 from headwater.schemas.manifest import Parameter
-from numpy.typing import NDArray
-from onnx import numpy_helper
 
 OPSETS: Final = range(13, 22)
 """Within these the meaning of every supported operator is the same."""

@@ -10,10 +10,11 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import onnxruntime as ort
-from headwater.core.graph.compiler import Compiled
-from headwater.core.graph.refusal import UnsupportedModel
 from numpy.typing import NDArray
 from onnx import numpy_helper
+
+from headwater.core.graph.compiler import Compiled
+from headwater.core.graph.refusal import UnsupportedModel
 
 TOLERANCE: Final = 2e-3
 """Of a directional derivative, relative to the gradient's length: float32 steps against float64 differences."""

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 import onnx
+
 from headwater.core.graph.refusal import UnsupportedModel
 from headwater.core.graph.tape import Shape, Tape
 from headwater.schemas.base import Dtype

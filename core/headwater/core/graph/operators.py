@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import onnx
+
 from headwater.core.graph.refusal import UnsupportedModel
 from headwater.core.graph.tape import Tape
 

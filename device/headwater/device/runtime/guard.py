@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
+
 from headwater.device.runtime.onnx_reader import model_class
 
 OPERATORS: Final = frozenset(

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
+
 from headwater.device.runtime.guard import GraphRefused, check_graph
 from headwater.device.sources.dataset import Dataset, Labels
 from headwater.schemas.base import Split
 from headwater.schemas.manifest import GraphName, Manifest
 from headwater.schemas.messages import Bundle, Metric
 from headwater.schemas.tensors import Array
-from numpy.typing import NDArray
 
 Parameters = tuple[NDArray[np.float32], ...]
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
+
 from headwater.schemas.errors import DataError
 from headwater.schemas.manifest import Example, Manifest
-from numpy.typing import NDArray
 
 MAX_EXAMPLES: Final = 10_000_000
 MAX_SIZE_BYTES: Final = 4 * 1024**3

@@ -8,10 +8,11 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
+
 from headwater.device.sources.dataset import Dataset, dataset
 from headwater.schemas.errors import DataError
 from headwater.schemas.sources import DigitsSource
-from numpy.typing import NDArray
 
 TEST_EXAMPLES: Final = 360
 CLASSES: Final = 10

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from headwater.device.sources.dataset import MAX_EXAMPLES, Dataset, dataset
 from headwater.schemas.errors import DataError
 from headwater.schemas.sources import FileSource
-from numpy.typing import NDArray
 
 
 def load_file(spec: FileSource) -> Dataset:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
+
 from headwater.device.sources.dataset import Dataset, dataset
 from headwater.schemas.errors import DataError
-from numpy.typing import NDArray
 
 SHA256: Final = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
 WINDOW_SAMPLES: Final = 100

@@ -7,9 +7,10 @@ instead of as messages that never come. Each delivery is checked again all the s
 from functools import lru_cache
 from typing import Literal
 
+from paho.mqtt.matcher import MQTTMatcher
+
 from headwater.schemas.acl import Acl
 from headwater.transport.broker.topic_filters import covers
-from paho.mqtt.matcher import MQTTMatcher
 
 _MAX_REMEMBERED = 65_536
 """Verdicts kept, of (user, access, topic)."""

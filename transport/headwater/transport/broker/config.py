@@ -2,10 +2,11 @@
 
 from typing import Annotated, Final
 
+from pydantic import Field
+
 from headwater.schemas import limits
 from headwater.schemas.acl import Acl
 from headwater.schemas.base import Frozen, Positive
-from pydantic import Field
 
 _PositiveInt = Annotated[int, Field(gt=0)]
 _TOPIC_ROOM_BYTES: Final = 64 * 1024

@@ -17,8 +17,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Final, Self, cast
 
-from headwater.transport.broker.config import BrokerConfig, BrokerStartError
 from pydantic import ValidationError
+
+from headwater.transport.broker.config import BrokerConfig, BrokerStartError
 
 _START_TIMEOUT_S: Final = 20.0
 _STOP_TIMEOUT_S: Final = 10.0

@@ -1,6 +1,7 @@
 """Alembic's entry: the caller brings the connection and its transaction."""
 
 from alembic import context
+
 from headwater.cloud.history.tables import Base
 
 context.configure(
