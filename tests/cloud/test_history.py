@@ -12,8 +12,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
-from headwater.cloud.history import ClosedRound, ContributionRecord, History, RefusalRecord, open_history
+from headwater.cloud.history import ClosedRound, History, open_history
 from headwater.cloud.history.tables import Base
+from headwater.node.hosting import Contribution, Refused
 from headwater.schemas.errors import HistoryError, RunFailed
 from headwater.schemas.messages import Metric
 from headwater.schemas.run import RunDescription
@@ -42,8 +43,8 @@ ROUND = ClosedRound(
     elapsed_s=0.5,
     measured=0,
     model=b"model 1",
-    contributions=(ContributionRecord("gw1", 40.0, 40, 4, 100, 0.2), ContributionRecord("gw2", 50.0, 50, 5, 100, 0.4)),
-    refusals=(RefusalRecord("gw2", "stale", "round 0 is over"),),
+    contributions=(Contribution("gw1", 40.0, 40, 4, 100, 0.2), Contribution("gw2", 50.0, 50, 5, 100, 0.4)),
+    refusals=(Refused("gw2", "stale", "round 0 is over"),),
     metrics=(
         Metric(split="train", name="loss", total=180.0, weight=90.0),
         Metric(split="test", name="correct", total=5.0, weight=20.0),

@@ -14,8 +14,9 @@ import pytest
 
 from headwater.node import child as child_module
 from headwater.node.child import Assignment, Child, Decline
+from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
-from headwater.node.parent import Parent, RoundResult
+from headwater.node.parent import Parent
 from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Bundle, Chunk, Delta, Metric, Model, Plan, RoundKey
 from headwater.schemas.settings import BrokerSettings

@@ -14,13 +14,14 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from headwater.cloud.history import ClosedRound, ContributionRecord, History, RefusalRecord, RunRecord
+from headwater.cloud.history import ClosedRound, History, RunRecord
 from headwater.cloud.plans import needs_statistics, plan
 from headwater.cloud.preparation import Prepared, prepare
 from headwater.core.aggregate import Parameters, means, stepped
 from headwater.core.models import NORMALISER_NAMES
 from headwater.core.normalise import normaliser
-from headwater.node.parent import Parent, RoundResult
+from headwater.node.hosting import RoundResult
+from headwater.node.parent import Parent
 from headwater.schemas.base import Task
 from headwater.schemas.errors import HeadwaterError, HistoryError, RunFailed
 from headwater.schemas.manifest import Manifest
@@ -273,11 +274,8 @@ def _closed(result: RoundResult, measured: int, opened_at: datetime, model: byte
         elapsed_s=result.elapsed_s,
         measured=measured,
         model=model,
-        contributions=tuple(
-            ContributionRecord(c.node, c.weight, c.examples, c.devices, c.size_bytes, c.after_s)
-            for c in result.contributions
-        ),
-        refusals=tuple(RefusalRecord(r.node, r.reason, r.detail) for r in result.refusals),
+        contributions=result.contributions,
+        refusals=result.refusals,
         metrics=result.sum.metrics if result.closed else (),
     )
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from headwater.core.aggregate import Parameters, Sums, WeightedSum, difference, stepped, trainable
 from headwater.node.child import Assignment, Decline
-from headwater.node.parent import Parent, RoundResult
+from headwater.node.hosting import RoundResult
+from headwater.node.parent import Parent
 from headwater.schemas.messages import Delta, Metric, Model, ObjectRef, Plan
 from headwater.schemas.tensors import TensorError, decode_tensors, encode_tensors, parameter_specs
 from headwater.schemas.wire import encode

@@ -7,12 +7,20 @@ Nothing that a child sends can grow memory beyond stated bounds or reach the sum
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from headwater.core import round as rounds
-from headwater.core.aggregate import WeightedSum, means
 from headwater.core.select import uniform_cohort
+from headwater.node.hosting import (
+    Contribution,
+    Hosted,
+    Refused,
+    RoundResult,
+    checked_tensors,
+    open_hosted,
+    result_of,
+    status_of,
+)
 from headwater.node.identity import Identity
 from headwater.node.news import News
 from headwater.node.sending import send_chunks
@@ -30,12 +38,12 @@ from headwater.schemas.messages import (
     Want,
 )
 from headwater.schemas.settings import BrokerSettings
-from headwater.schemas.statuses import MemberStatus, NodeStatus, RoundStatus
-from headwater.schemas.tensors import Array, TensorError, decode_tensors, delta_specs
+from headwater.schemas.statuses import NodeStatus, RoundStatus
+from headwater.schemas.tensors import Array, TensorError
 from headwater.schemas.topics import NodeTopic, Topics
 from headwater.schemas.wire import WireError, decode, decode_object, decode_status, encode
 from headwater.transport.objects import Assembly, ObjectStore, chunks
-from headwater.transport.session import LinkDown, Publication, Session, Traffic
+from headwater.transport.session import LinkDown, Publication, Session
 
 log = logging.getLogger("headwater.node")
 
@@ -47,62 +55,6 @@ ASK_AGAIN_AFTER_S: Final = 1.0
 MAX_ASSEMBLING_BYTES: Final = 256 * 1024 * 1024
 MAX_SERVED_AT_ONCE: Final = 4
 MAX_WAITING_WANTS: Final = 1024
-MAX_REFUSALS_KEPT: Final = 256
-_DELTA_OVERHEAD_BYTES: Final = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Contribution:
-    """What one child gave to a round, `after_s` seconds after it opened."""
-
-    node: str
-    weight: float
-    examples: int
-    devices: int
-    size_bytes: int
-    after_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A delta that was not taken, or a plan that was not followed."""
-
-    node: str
-    reason: Reason
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class RoundResult:
-    """A round that ended: closed with a sum, or failed."""
-
-    plan: Plan
-    round: rounds.Round
-    sum: WeightedSum
-    contributions: tuple[Contribution, ...]
-    refusals: tuple[Refused, ...]
-    refused: int
-    elapsed_s: float
-    traffic: Traffic
-
-    @property
-    def closed(self) -> bool:
-        return self.round.state == "closed"
-
-
-@dataclass(slots=True)
-class _Hosted:
-    """The round under way with what its shell needs beside the engine's value."""
-
-    plan: Plan
-    manifest: Manifest
-    round: rounds.Round
-    sum: WeightedSum
-    traffic: Traffic
-    max_delta_bytes: int
-    contributions: list[Contribution] = field(default_factory=list)
-    refusals: list[Refused] = field(default_factory=list)
-    refused: int = 0
 
 
 class Parent:
@@ -130,10 +82,11 @@ class Parent:
         self._also_on_connect = on_connect
         self._topics = Topics(identity.fleet)
         self._news = News()
-        self._hosted: _Hosted | None = None
+        self._hosted: Hosted | None = None
         self._announcement = Announcement(parent=identity.node)
         self._broadcast: set[bytes] = set()
         self._assemblies: dict[str, Assembly] = {}
+        self._progress_at: dict[str, float] = {}
         self._owed: dict[str, RoundKey] = {}
         self._wants: dict[tuple[str, bytes], Want] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -170,7 +123,7 @@ class Parent:
         loop = asyncio.get_running_loop()
         members = self.eligible(plan.data)
         cohort = uniform_cohort(members, plan.cohort, plan.seed, plan.key)
-        hosted = self._open(plan, manifest, members if cohort is None else cohort, cohort is None, loop.time())
+        hosted = open_hosted(plan, manifest, members, cohort, self.session.traffic, loop.time())
         self._hosted = hosted
         self._assemblies.clear()
         await self._announce(
@@ -186,8 +139,8 @@ class Parent:
         while hosted.round.state == "open":
             await self._news.wait(min(hosted.round.deadline_at - loop.time(), ASK_AGAIN_AFTER_S))
             self._perform(hosted, rounds.Tick(), None)
-            self._ask_for_missing()
-        return self._result(hosted, loop.time())
+            self._ask_for_missing(loop.time())
+        return self._ended(hosted, loop.time())
 
     async def close(self) -> None:
         """Tell the children that no round is open: whoever still sends may rest."""
@@ -197,33 +150,10 @@ class Parent:
 
     # ── a round's beginning and end ─────────────────────────────────────────────────────────────────────────────
 
-    def _open(self, plan: Plan, manifest: Manifest, cohort: frozenset[str], open_to_all: bool, now: float) -> _Hosted:
-        specs = delta_specs(plan.task, manifest)
-        size_bytes = sum(int(_count(shape)) * 8 for _, shape, _ in specs)
-        return _Hosted(
-            plan,
-            manifest,
-            rounds.open_round(
-                plan.key, cohort, quorum=plan.quorum, deadline_s=plan.deadline_s, now=now, open_to_all=open_to_all
-            ),
-            WeightedSum([shape for _, shape, _ in specs]),
-            self.session.traffic,
-            size_bytes + _DELTA_OVERHEAD_BYTES,
-        )
-
-    def _result(self, hosted: _Hosted, now: float) -> RoundResult:
+    def _ended(self, hosted: Hosted, now: float) -> RoundResult:
         self._announcement = self._announcement.model_copy(update={"closed": hosted.plan.key})
         self._in_background(self._say(self._status(hosted)))
-        return RoundResult(
-            hosted.plan,
-            hosted.round,
-            hosted.sum,
-            tuple(hosted.contributions),
-            tuple(hosted.refusals),
-            hosted.refused,
-            now - hosted.round.opened_at,
-            self.session.traffic.since(hosted.traffic),
-        )
+        return result_of(hosted, self.session.traffic, now)
 
     async def _announce(self, announcement: Announcement) -> None:
         self._announcement = announcement
@@ -325,16 +255,17 @@ class Parent:
             if assembling + chunk.object.size_bytes > MAX_ASSEMBLING_BYTES:
                 return
             assembly = self._assemblies[node] = Assembly(chunk.object)
+        self._progress_at[node] = asyncio.get_running_loop().time()
         payload = assembly.add(chunk)
         if payload is not None:
             del self._assemblies[node]
             self._on_delta(hosted, node, payload)
 
-    def _on_delta(self, hosted: _Hosted, node: str, payload: bytes) -> None:
+    def _on_delta(self, hosted: Hosted, node: str, payload: bytes) -> None:
         try:
             delta = decode_object(payload, Delta)
             # The engine refuses a delta of another round by its key; only this round's can be checked further.
-            tensors = _checked(delta, node, hosted) if delta.key == hosted.plan.key else ()
+            tensors = checked_tensors(delta, node, hosted) if delta.key == hosted.plan.key else ()
         except (WireError, TensorError) as error:
             self._refuse(node, hosted.plan.key, error.reason, str(error))
             return
@@ -351,13 +282,13 @@ class Parent:
         if hosted is None or refusal.key != hosted.plan.key or refusal.sender != node:
             return
         log.warning("%s cannot follow round %d: %s (%s)", node, refusal.key.round, refusal.reason, refusal.detail)
-        self._count(hosted, Refused(node, refusal.reason, refusal.detail))
+        hosted.refuse(Refused(node, refusal.reason, refusal.detail))
         self._perform(hosted, rounds.Declined(refusal.key, node), None)
         self._news.tell()
 
     # ── what the engine decides ─────────────────────────────────────────────────────────────────────────────────
 
-    def _perform(self, hosted: _Hosted, event: rounds.Event, arrived: tuple[Delta, tuple[Array, ...]] | None) -> bool:
+    def _perform(self, hosted: Hosted, event: rounds.Event, arrived: tuple[Delta, tuple[Array, ...]] | None) -> bool:
         """One event through the engine, and its effects. True when a delta was folded."""
         hosted.round, effects = rounds.step(hosted.round, event, asyncio.get_running_loop().time())
         folded = False
@@ -389,15 +320,10 @@ class Parent:
     def _refuse(self, node: str, key: RoundKey | None, reason: Reason, detail: str) -> None:
         log.warning("refused %s: %s (%s)", node, reason, detail)
         if self._hosted is not None:
-            self._count(self._hosted, Refused(node, reason, detail))
+            self._hosted.refuse(Refused(node, reason, detail))
         refusal = Refusal(key=key, sender=self._identity.node, reason=reason, detail=detail[:1024])
         if len(self._background) < MAX_WAITING_WANTS:
             self._in_background(self._post(self._topics.inbox(node, "refusal"), encode(refusal)))
-
-    def _count(self, hosted: _Hosted, refused: Refused) -> None:
-        hosted.refused += 1
-        if len(hosted.refusals) < MAX_REFUSALS_KEPT:
-            hosted.refusals.append(refused)
 
     # ── chunks on request ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -421,11 +347,13 @@ class Parent:
             except LinkDown as error:
                 log.info("chunks for %s broke off, it will ask again: %s", node, error)
 
-    def _ask_for_missing(self) -> None:
-        """A delta that stopped half-way is asked for, at each tick of the round."""
+    def _ask_for_missing(self, now: float) -> None:
+        """A delta that stopped half-way is asked for, once in `ASK_AGAIN_AFTER_S`."""
         for node, assembly in self._assemblies.items():
-            want = Want(object=assembly.ref, missing=assembly.missing)
-            self._in_background(self._post(self._topics.inbox(node, "want"), encode(want)))
+            if now - self._progress_at[node] >= ASK_AGAIN_AFTER_S:
+                self._progress_at[node] = now
+                want = Want(object=assembly.ref, missing=assembly.missing)
+                self._in_background(self._post(self._topics.inbox(node, "want"), encode(want)))
 
     async def _post(self, topic: str, payload: bytes) -> None:
         try:
@@ -435,7 +363,7 @@ class Parent:
 
     # ── for people ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _tell_progress(self, hosted: _Hosted) -> None:
+    async def _tell_progress(self, hosted: Hosted) -> None:
         told: RoundStatus | None = None
         while hosted.round.state == "open":
             status = self._status(hosted)
@@ -454,66 +382,11 @@ class Parent:
         except LinkDown as error:
             log.debug("a status for people was lost with the link: %s", error)
 
-    def _status(self, hosted: _Hosted) -> RoundStatus:
-        traffic = self.session.traffic.since(hosted.traffic)
-        key = hosted.plan.key
-        return RoundStatus(
-            parent=self._identity.node,
-            run=key.run,
-            round=key.round,
-            step=key.step,
-            attempt=key.attempt,
-            task=hosted.plan.task,
-            state=hosted.round.state,
-            cohort=len(hosted.round.cohort),
-            received=len(hosted.round.received),
-            refused=hosted.refused,
-            devices=hosted.round.devices,
-            examples=hosted.round.examples,
-            elapsed_s=asyncio.get_running_loop().time() - hosted.round.opened_at,
-            deadline_s=hosted.plan.deadline_s,
-            bytes_down=traffic.sent_bytes,
-            bytes_up=traffic.received_bytes,
-            metrics={f"{mean.split}/{mean.name}": mean.value for mean in means(hosted.sum.metrics)},
-            members=tuple(self._member(hosted, node) for node in sorted(hosted.round.cohort | self.members.keys())),
-        )
-
-    def _member(self, hosted: _Hosted, node: str) -> MemberStatus:
-        given = next((c for c in hosted.contributions if c.node == node), None)
-        if given is not None:
-            return MemberStatus(node=node, state="received", examples=given.examples, devices=given.devices)
-        if node in hosted.round.away:
-            refused = any(r.node == node for r in hosted.refusals)
-            return MemberStatus(node=node, state="refused" if refused else "left")
-        return MemberStatus(node=node, state="waiting" if node in hosted.round.cohort else "idle")
+    def _status(self, hosted: Hosted) -> RoundStatus:
+        now = asyncio.get_running_loop().time()
+        return status_of(hosted, self._identity.node, self.members, self.session.traffic, now)
 
     def _in_background(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for dimension in shape:
-        count *= dimension
-    return count
-
-
-def _checked(delta: Delta, node: str, hosted: _Hosted) -> tuple[Array, ...]:
-    """The delta's tensors.
-
-    Raises:
-        WireError: it is not from the node whose topic it came on, or not for this task, or has unknown metrics.
-        TensorError: its tensors are not the manifest's.
-    """
-    if delta.sender != node:
-        raise WireError("unauthorised", f"sender: {delta.sender} on the topic of {node}")
-    if delta.task != hosted.plan.task:
-        raise WireError("malformed", f"task: {delta.task} where {hosted.plan.task} was planned")
-    unknown = {metric.name for metric in delta.metrics} - set(hosted.manifest.metrics)
-    if unknown:
-        raise WireError("malformed", f"metrics: {', '.join(sorted(unknown))} are not in the manifest")
-    if not delta.weight > 0:
-        raise WireError("malformed", "weight: 0; a node with nothing to give declines the plan")
-    return decode_tensors(delta.tensors, delta_specs(delta.task, hosted.manifest))

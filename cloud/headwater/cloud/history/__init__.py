@@ -9,13 +9,11 @@ migrations/    Alembic's steps
 
 from headwater.cloud.history.history import History
 from headwater.cloud.history.opening import open_history
-from headwater.cloud.history.records import ClosedRound, ContributionRecord, RefusalRecord, RoundRecord, RunRecord
+from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord
 
 __all__ = [
     "ClosedRound",
-    "ContributionRecord",
     "History",
-    "RefusalRecord",
     "RoundRecord",
     "RunRecord",
     "open_history",

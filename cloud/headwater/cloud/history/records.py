@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from headwater.node.hosting import Contribution, Refused
 from headwater.schemas.base import Task
 from headwater.schemas.messages import Metric
 from headwater.schemas.run import RunDescription
@@ -24,23 +25,6 @@ class RunRecord:
     queued_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class ContributionRecord:
-    node: str
-    weight: float
-    examples: int
-    devices: int
-    size_bytes: int
-    after_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class RefusalRecord:
-    node: str
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +52,8 @@ class ClosedRound:
     elapsed_s: float
     measured: int
     model: bytes | None = None
-    contributions: tuple[ContributionRecord, ...] = ()
-    refusals: tuple[RefusalRecord, ...] = ()
+    contributions: tuple[Contribution, ...] = ()
+    refusals: tuple[Refused, ...] = ()
     metrics: tuple[Metric, ...] = ()
 
 
