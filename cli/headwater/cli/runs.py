@@ -232,4 +232,4 @@ def _line(round_: "RoundRecord") -> str:
 
 
 def _show(as_json: bool, value: Any, text: str) -> None:
-    typer.echo(json.dumps(value) if as_json else text)
+    typer.echo(json.dumps(value, default=str) if as_json else text)

@@ -10,7 +10,7 @@ from headwater.schemas import limits
 class Frozen(BaseModel):
     """Immutable, closed to unknown fields, strict about types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 NodeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]

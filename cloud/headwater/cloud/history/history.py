@@ -316,6 +316,7 @@ def _round(row: tables.Round, means: dict[tuple[int, str, str], float]) -> Round
         refused=row.refused,
         bytes_down=row.bytes_down,
         bytes_up=row.bytes_up,
+        opened_at=row.opened_at,
         elapsed_s=row.elapsed_s,
         loss=means.get((row.round, "train", "loss")) if result is not None else None,
         test_loss=means.get((row.round, "test", "loss")) if result is not None else None,

@@ -72,6 +72,7 @@ class RoundRecord:
     refused: int
     bytes_down: int
     bytes_up: int
+    opened_at: datetime
     elapsed_s: float
     loss: float | None
     test_loss: float | None
