@@ -43,7 +43,7 @@ def verify(compiled: Compiled, *, rng: np.random.Generator, points: int = 3) -> 
     errors = []
     for point in range(points):
         parameters = [
-            value + rng.normal(0, 0.1, value.shape).astype(np.float32) if parameter.trainable else value
+            np.asarray(value + rng.normal(0, 0.1, value.shape), np.float32) if parameter.trainable else value
             for parameter, value in zip(manifest.parameters, compiled.initial, strict=True)
         ]
         x = rng.normal(0, 1, (_EXAMPLES, *manifest.x.shape)).astype(np.float32)
