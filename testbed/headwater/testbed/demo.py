@@ -205,12 +205,20 @@ def _report(outcome: Outcome, console: Console) -> None:
         f"\nTook {outcome.wall_s:.0f} s. No recording left its device: what travelled were models and weighted sums.\n"
         f"The history lies in {outcome.database}. Next, try:\n\n"
         f"  export HEADWATER_DATABASE={outcome.database}\n"
-        f"  headwater run show\n"
-        f"  headwater run export --output exercises.onnx\n"
-        f"  headwater demo --rounds 10 --seed 1\n",
+        f"  {_command()} run show\n"
+        f"  {_command()} run export --output exercises.onnx\n"
+        f"  {_command()} demo --rounds 10 --seed 1\n",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _command() -> str:
+    """How the reader's shell finds this program: by its name, or where the set-up put it."""
+    if shutil.which("headwater"):
+        return "headwater"
+    program = Path(sys.executable).with_name("headwater")
+    return str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)
 
 
 def _as_json(outcome: Outcome, description: RunDescription) -> dict[str, Any]:
