@@ -118,8 +118,8 @@ _COUNT = iter(range(1000))
 
 
 @asynccontextmanager
-async def bench(port: int) -> AsyncIterator[Bench]:
-    name = f"parent{next(_COUNT)}"
+async def bench(port: int, name: str = "") -> AsyncIterator[Bench]:
+    name = name or f"parent{next(_COUNT)}"
     store = ObjectStore(10**8)
     told: list[RoundStatus] = []
 
@@ -258,6 +258,20 @@ async def test_a_delta_that_vanished_is_sent_again_until_the_parent_answers(
         result = await b.round()
         assert contributors(result) == {"d0"}
         assert len(arrivals) == 2
+
+
+async def test_a_parent_that_began_anew_is_given_the_delta_again(port: int) -> None:
+    async with bench(port) as b:
+        b.join("d0")
+        await b.present("d0")
+        assert (await b.round()).closed
+        for task in b.tasks.pop("parent"):
+            task.cancel()
+        async with bench(port, b.name) as again:
+            await again.present("d0")
+            result = await again.round()
+            assert result.closed
+            assert contributors(result) == {"d0"}
 
 
 async def test_a_delta_that_comes_twice_counts_once(port: int) -> None:

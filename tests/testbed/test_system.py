@@ -108,7 +108,7 @@ def test_edge_rounds_move_the_model_further_in_a_round_of_the_cloud(tmp_path: Pa
     assert len(start) == len(moved)
 
 
-def test_a_killed_cloud_resumes_the_same_run_and_a_killed_device_is_not_waited_for(tmp_path: Path) -> None:
+def test_killed_nodes_cost_no_round_and_a_killed_cloud_resumes_the_same_run(tmp_path: Path) -> None:
     tree = Tree(fleet="plant", clusters=TREE, data=DATA)
     about = description(rounds=150, cohort={"quorum": 0.5, "deadline_s": 10.0, "min_children": 2})
     with standing(tree, tmp_path) as fleet, opened(fleet.database) as history:
@@ -120,10 +120,13 @@ def test_a_killed_cloud_resumes_the_same_run_and_a_killed_device_is_not_waited_f
         cloud.process.wait()
         reached = history.show_run("r").round
         assert 3 <= reached < 150
-        device = next(s for s in fleet.processes.started if s.name == "d3")
-        device.process.send_signal(signal.SIGKILL)
+        for name in ("d3", "gw1"):
+            killed = next(s for s in fleet.processes.started if s.name == name)
+            killed.process.send_signal(signal.SIGKILL)
         settings = {"fleet": "plant", "node": "cloud", "database": fleet.database}
         fleet.processes.start("cloud", settings | {"broker": {"port": fleet.ports["cloud"]}})
+        links = {"uplink": {"port": fleet.ports["cloud"]}, "site": {"port": fleet.ports["gw1"]}}
+        fleet.processes.start("gateway", {"fleet": "plant", "node": "gw1", "parent": "cloud"} | links)
         rounds = [r for r in finished(history, "r") if r.state == "closed" and r.task == "train"]
         assert [r.round for r in rounds] == list(range(1, 151))
         assert rounds[-1].devices == 3

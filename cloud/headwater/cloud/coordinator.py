@@ -18,8 +18,7 @@ from headwater.cloud.history import ClosedRound, History, RunRecord
 from headwater.cloud.plans import needs_statistics, plan
 from headwater.cloud.preparation import Prepared, prepare
 from headwater.core.aggregate import Parameters, means, stepped
-from headwater.core.models import NORMALISER_NAMES
-from headwater.core.normalise import normaliser
+from headwater.core.normalise import normalised
 from headwater.node.hosting import RoundResult
 from headwater.node.parent import Parent
 from headwater.schemas.base import Task
@@ -207,7 +206,8 @@ class Coordinator:
             case "train":
                 parameters = stepped(course.manifest, course.parameters, result.sum.mean())
             case "statistics":
-                parameters = _normalised(course, result)
+                sums, examples = result.sum.totals, result.sum.weight
+                parameters = normalised(course.manifest, course.parameters, sums, examples)
             case "evaluate":
                 return course
         if not all(np.isfinite(value).all() for value in parameters):
@@ -244,14 +244,6 @@ class Coordinator:
 
     async def _sql(self, transaction: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.to_thread(transaction, *arguments)
-
-
-def _normalised(course: Course, result: RoundResult) -> Parameters:
-    filled = dict(zip(NORMALISER_NAMES, normaliser(result.sum.totals, result.sum.weight), strict=True))
-    return tuple(
-        filled.get(parameter.name, value)
-        for parameter, value in zip(course.manifest.parameters, course.parameters, strict=True)
-    )
 
 
 def _closed(result: RoundResult, measured: int, opened_at: datetime, model: bytes | None) -> ClosedRound:

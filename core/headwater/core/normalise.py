@@ -6,10 +6,22 @@ from typing import Final
 import numpy as np
 
 from headwater.core.aggregate import Parameters
+from headwater.core.models import NORMALISER_NAMES
+from headwater.schemas.manifest import Manifest
 from headwater.schemas.tensors import Array
 
 SMALLEST_SPREAD: Final = 1e-6
 """A feature that hardly varies is shifted, not blown up."""
+
+
+def normalised(
+    manifest: Manifest, parameters: Sequence[Array], sums: Sequence[Array], examples: float
+) -> tuple[Array, ...]:
+    """The model with its normaliser filled; the other parameters stay."""
+    filled = dict(zip(NORMALISER_NAMES, normaliser(sums, examples), strict=True))
+    return tuple(
+        filled.get(parameter.name, value) for parameter, value in zip(manifest.parameters, parameters, strict=True)
+    )
 
 
 def normaliser(sums: Sequence[Array], examples: float) -> Parameters:

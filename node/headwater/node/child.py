@@ -92,6 +92,8 @@ class Child:
         self._late = False
         self._assemblies: dict[bytes, Assembly] = {}
         self._outgoing: tuple[RoundKey, bytes] | None = None
+        self._delivered: tuple[RoundKey, bytes] | None = None
+        self._asked_again = False
         self._verdict: Verdict | None = None
         self._background: set[asyncio.Task[None]] = set()
         self.session = Session(
@@ -153,6 +155,9 @@ class Child:
         }
         if self._outgoing and (announcement.plan is None or announcement.plan.key != self._outgoing[0]):
             self._verdict = self._verdict or "closed"
+        if plan is not None and self._outgoing is None and self._delivered and plan.key == self._delivered[0]:
+            # A parent that began anew announces its round again, and may have lost what it had received.
+            self._asked_again = True
         self._news.tell()
 
     def _on_chunk(self, chunk: Chunk) -> None:
@@ -199,6 +204,10 @@ class Child:
         done: RoundKey | None = None
         while True:
             plan = self._plan()
+            if self._asked_again and self._delivered:
+                self._asked_again = False
+                await self._deliver(*self._delivered)
+                continue
             if plan is None or plan.key == done:
                 await self._news.wait()
                 continue
@@ -253,20 +262,20 @@ class Child:
 
     # ── up ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _submit(self, delta: Delta) -> Verdict:
+    async def _submit(self, delta: Delta) -> None:
+        if self._is_open(delta.key):
+            await self._deliver(delta.key, encode(delta))
+
+    async def _deliver(self, key: RoundKey, payload: bytes) -> None:
         """Send until the parent answers. The waits double up to `RESEND_AFTER_MAX_S`; a repeat offers one chunk."""
-        if not self._is_open(delta.key):
-            return "closed"
-        payload = encode(delta)
-        self._outgoing, self._verdict = (delta.key, payload), None
+        self._outgoing, self._verdict = (key, payload), None
         wait_s = RESEND_AFTER_S
         await self._send(payload)
         while self._verdict is None:
             if not await self._news.wait(wait_s):
                 wait_s = min(wait_s * 2, RESEND_AFTER_MAX_S)
                 await self._send(payload, (0,))
-        verdict, self._outgoing = self._verdict, None
-        return verdict
+        self._delivered, self._outgoing = self._outgoing, None
 
     async def _send(self, payload: bytes, indices: tuple[int, ...] | None = None) -> None:
         topic = self._topics.up(self._identity.node, self._parent, "delta")

@@ -7,8 +7,8 @@ import numpy as np
 
 from headwater.core.batches import minibatches, shuffling
 from headwater.core.graph import compile_bundle
-from headwater.core.models import NORMALISER, NORMALISER_NAMES
-from headwater.core.normalise import normaliser
+from headwater.core.models import NORMALISER
+from headwater.core.normalise import normalised
 from headwater.device.runtime.trainer import Trainer
 from headwater.device.sources.dataset import Dataset
 from headwater.schemas.messages import RoundKey
@@ -48,7 +48,8 @@ def alone(
     halted: Callable[[], bool] = lambda: False,
 ) -> tuple[Array, ...]:
     """The model that a device reaches by itself: its own normaliser, and all rounds' epochs on its own examples."""
-    parameters = _normalised(trainer, initial, data)
+    sums, examples = trainer.statistics(data), float(len(data.train_x))
+    parameters = normalised(trainer.manifest, initial, sums, examples)
     epochs = description.local.epochs * description.edge_rounds
     for number in range(1, description.rounds + 1):
         if halted():
@@ -73,13 +74,6 @@ def alone(
             for parameter, value in zip(trainer.manifest.parameters, parameters, strict=True)
         )
     return parameters
-
-
-def _normalised(trainer: Trainer, initial: tuple[Array, ...], data: Dataset) -> tuple[Array, ...]:
-    filled = dict(zip(NORMALISER_NAMES, normaliser(trainer.statistics(data), float(len(data.train_x))), strict=True))
-    return tuple(
-        filled.get(parameter.name, value) for parameter, value in zip(trainer.manifest.parameters, initial, strict=True)
-    )
 
 
 def together(parts: list[Dataset]) -> Dataset:
