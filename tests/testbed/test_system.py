@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
+from headwater.cli.runs import exported
 from headwater.cloud.history import History, open_history
+from headwater.core.models import mlp
+from headwater.device.sources.digits import digits
 from headwater.schemas.acl import fleet_acl
 from headwater.schemas.messages import Model
 from headwater.schemas.run import RunDescription
@@ -81,11 +85,13 @@ def final_model(history: History, run: str) -> list[np.ndarray]:
     return [decode_tensor(tensor) for tensor in decode_object(history.model_of(run)[1], Model).tensors]
 
 
-def trained(clusters: dict[str, tuple[str, ...]], folder: Path, about: RunDescription) -> list[np.ndarray]:
+def trained(
+    clusters: dict[str, tuple[str, ...]], folder: Path, about: RunDescription, forward: bytes | None = None
+) -> list[np.ndarray]:
     tree = Tree(fleet="plant", clusters=clusters, data=DATA)
     with standing(tree, folder) as fleet, opened(fleet.database) as history:
         wait_online(folder, (*tree.gateways, *tree.devices))
-        history.enqueue_run("r", "plant", about, None, datetime.now(UTC))
+        history.enqueue_run("r", "plant", about, forward, datetime.now(UTC))
         rounds = finished(history, "r")
         assert [r.devices for r in rounds] == [4] * len(rounds)
         return final_model(history, "r")
@@ -97,6 +103,21 @@ def test_a_tree_learns_what_a_flat_fleet_learns(tmp_path: Path) -> None:
     for one, other in zip(tree, flat, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
     assert max(float(np.abs(value).max()) for value in tree) > 0.1
+
+
+def test_an_owners_onnx_model_trains_and_comes_back_for_inference(tmp_path: Path) -> None:
+    forward = mlp(64, (16,), 10, rng=np.random.default_rng(1), activation="tanh")
+    about = description(rounds=8, model={"kind": "onnx", "path": "m.onnx", "classes": 10})
+    trained(TREE, tmp_path, about, forward)
+    with opened(f"sqlite:///{tmp_path / 'history.db'}") as history:
+        version, model = exported(history, "r", None)
+        assert version == 8
+        told = [r.accuracy for r in history.rounds_of("r") if r.round == 8]
+    x, y, test = digits(0)
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    accuracy = (session.run(None, {"x": x[test]})[0].argmax(1) == y[test]).mean()
+    assert accuracy == pytest.approx(told[0], abs=1e-6)
+    assert accuracy > 0.7
 
 
 def test_edge_rounds_move_the_model_further_in_a_round_of_the_cloud(tmp_path: Path) -> None:
