@@ -258,3 +258,34 @@ def test_a_password_is_kept_as_a_hash_that_opens_the_broker(tmp_path: Path) -> N
     assert stored.startswith("d0:")
     assert "s3cret" not in stored
     assert (tmp_path / "users").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["run", "start"], "Missing argument"),
+        (["nonsense"], "No such command"),
+        (["demo", "--rounds", "0"], "--rounds"),
+    ],
+)
+def test_a_wrong_call_is_explained(command: list[str], says: str, tmp_path: Path) -> None:
+    done = headwater(*command, cwd=tmp_path, COLUMNS="200")
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_commands_need_no_more_than_the_installation_brings(tmp_path: Path) -> None:
+    """What only the tests' own tools bring along must not be imported."""
+    script = (
+        "import sys\n"
+        "class Blocker:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'click', 'pytest', 'hypothesis', 'jsonschema', 'importlinter', 'psycopg'}:\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Blocker())\n"
+        "sys.argv = ['headwater', 'run', 'list', '--json']\n"
+        "from headwater.cli.main import main\nsys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

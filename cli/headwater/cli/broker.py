@@ -25,7 +25,7 @@ def start(
     fleet: Annotated[str | None, typer.Option(help="Enforce the rules of this fleet.")] = None,
     parent: Parents = ["cloud"],  # noqa: B006
     viewer: Viewers = [],  # noqa: B006
-) -> int:
+) -> None:
     """Run the embedded broker in this process, until Ctrl-C.
 
     Example: headwater broker start --port 1883
@@ -42,11 +42,10 @@ def start(
         serve(config, lambda bound: print(f"listening on {host}:{bound}", flush=True))
     except BrokerStartError as error:
         raise BrokerUnreachable(str(error)) from None
-    return 0
 
 
 @app.command("acl")
-def acl(fleet: FleetName = "fleet", parent: Parents = ["cloud"], viewer: Viewers = []) -> int:  # noqa: B006
+def acl(fleet: FleetName = "fleet", parent: Parents = ["cloud"], viewer: Viewers = []) -> None:  # noqa: B006
     """Print the rules of a broker as a Mosquitto acl_file.
 
     Example: headwater broker acl --fleet plant --parent gw1 > acl
@@ -57,14 +56,13 @@ def acl(fleet: FleetName = "fleet", parent: Parents = ["cloud"], viewer: Viewers
         typer.echo(acl_file(fleet_acl(fleet, parents=parent, viewers=viewer)), nl=False)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    return 0
 
 
 @app.command("password")
 def password(
     file: Annotated[Path, typer.Argument(help="The password file to add to.")],
     user: Annotated[str, typer.Argument(help="The user: the node's name.")],
-) -> int:
+) -> None:
     """Add a user of the embedded broker; the password is asked for, or read from standard input.
 
     Example: headwater broker password users pump-7
@@ -77,7 +75,6 @@ def password(
     kept = [line for line in _lines(file) if line.partition(":")[0] != user]
     file.touch(mode=0o600)
     file.write_text("\n".join([*kept, f"{user}:{hash_password(secret)}"]) + "\n", encoding="utf-8")
-    return 0
 
 
 def _lines(file: Path) -> list[str]:

@@ -11,11 +11,11 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where the history and the logs go.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another run.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
-) -> int:
+) -> None:
     """Watch a fleet learn: 9 people's smartwatches, 2 gateways, a cloud, all on this machine.
 
     Ctrl-C ends everything cleanly.
     """
     from headwater.testbed.demo import run_demo
 
-    return run_demo(rounds=rounds, folder=folder, seed=seed, as_json=as_json)
+    raise typer.Exit(run_demo(rounds=rounds, folder=folder, seed=seed, as_json=as_json))

@@ -44,7 +44,7 @@ def start(
     fleet: Annotated[str, typer.Option(envvar="HEADWATER_FLEET", help="The fleet that works on it.")] = "fleet",
     id_: Annotated[str | None, typer.Option("--id", help="Name the run; by default its time and name.")] = None,
     as_json: AsJson = False,
-) -> int:
+) -> None:
     """Ask a fleet for a run. It begins when those before it have ended.
 
     Example: headwater run start docs/examples/run.toml
@@ -55,7 +55,6 @@ def start(
     with _history(database) as history:
         record = history.enqueue_run(id_ or _run_id(description.name, now), fleet, description, forward, now)
     _show(as_json, _brief(record), f"{record.id}: queued; follow it with: headwater run watch {record.id}")
-    return 0
 
 
 @app.command("list")
@@ -63,7 +62,7 @@ def list_(
     database: Database = DEFAULT,
     fleet: Annotated[str | None, typer.Option(help="Only this fleet's runs.")] = None,
     as_json: AsJson = False,
-) -> int:
+) -> None:
     """List runs, newest first."""
     with _history(database) as history:
         records = history.list_runs(fleet)
@@ -73,11 +72,10 @@ def list_(
         [_brief(record) for record in records],
         "\n".join(lines) or "no runs yet; headwater run start FILE.toml",
     )
-    return 0
 
 
 @app.command("show")
-def show(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> int:
+def show(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> None:
     """Show a run and its rounds."""
     with _history(database) as history:
         record = _chosen(history, run)
@@ -85,11 +83,10 @@ def show(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = Fa
     head = f"{record.id}: {record.state}, round {record.round} of {record.description.rounds}"
     lines = [head + (f" ({record.failure})" if record.failure else ""), *map(_line, rounds)]
     _show(as_json, _brief(record) | {"rounds": [asdict(r) for r in rounds]}, "\n".join(lines))
-    return 0
 
 
 @app.command("watch")
-def watch(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> int:
+def watch(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> None:
     """Follow a run until it ends, a line a round; ends with 8 where the run failed."""
     with _history(database) as history:
         record = _chosen(history, run)
@@ -102,15 +99,14 @@ def watch(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = F
             told = len(rounds)
             if record.state in ENDED:
                 break
-            time.sleep(LOOK_EVERY_S)
+            _pause()
     if record.state == "failed":
         raise RunFailed(f"run {record.id}: failed: {record.failure}")
     _show(as_json, _brief(record), f"{record.id}: {record.state}")
-    return 0
 
 
 @app.command("stop")
-def stop(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> int:
+def stop(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> None:
     """Stop a run: a queued one at once, a running one after its round."""
     with _history(database) as history:
         record = history.request_stop(_chosen(history, run).id, datetime.now(UTC))
@@ -119,7 +115,6 @@ def stop(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = Fa
         _brief(record),
         f"{record.id}: stops after its round" if record.state == "running" else f"{record.id}: stopped",
     )
-    return 0
 
 
 @app.command("export")
@@ -131,7 +126,7 @@ def export(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The file to write; by default RUN-ROUND.onnx.")] = None,
     as_json: AsJson = False,
-) -> int:
+) -> None:
     """Write the model of a round as ONNX, ready for inference.
 
     Example: headwater run export --round 10 --output model.onnx
@@ -146,7 +141,6 @@ def export(
         raise ConfigError(f"output: {path}: {error.strerror}; choose another file") from None
     told = {"run": record.id, "round": version, "path": str(path), "size_bytes": len(payload)}
     _show(as_json, told, f"{path}: the model of round {version}, {len(payload)} bytes")
-    return 0
 
 
 def exported(history: "History", run: str, round_: int | None) -> tuple[int, bytes]:
@@ -162,6 +156,14 @@ def exported(history: "History", run: str, round_: int | None) -> tuple[int, byt
         raise RunFailed(f"run {run!r}: has not begun, so there is no model yet")
     tensors = [decode_tensor(tensor) for tensor in decode_object(payload, Model).tensors]
     return version, export_inference(forward, tensors)
+
+
+def _pause() -> None:
+    """A moment; Ctrl-C ends the watching, not the run."""
+    try:
+        time.sleep(LOOK_EVERY_S)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 @contextmanager

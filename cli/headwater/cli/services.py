@@ -43,7 +43,7 @@ def device(
     log_format: LogFormat = None,
     print_config: PrintConfig = False,
     as_json: AsJson = False,
-) -> int:
+) -> None:
     """Run a device agent: it trains on its own data and sends weighted sums.
 
     Example: headwater device docs/examples/device.toml --node pump-7
@@ -52,10 +52,11 @@ def device(
     flags |= _link("broker", broker_host, broker_port, broker_user, broker_password_file)
     resolved = _resolve(DeviceSettings, config, flags)
     if print_config:
-        return _print(resolved, as_json)
+        _print(resolved, as_json)
+        return
     from headwater.device.service import serve
 
-    return _run(resolved.value, serve)
+    _run(resolved.value, serve)
 
 
 def gateway(
@@ -71,7 +72,7 @@ def gateway(
     log_format: LogFormat = None,
     print_config: PrintConfig = False,
     as_json: AsJson = False,
-) -> int:
+) -> None:
     """Run a gateway: it adds up its cluster and passes the sum on.
 
     Example: headwater gateway docs/examples/gateway.toml
@@ -80,10 +81,11 @@ def gateway(
     flags |= _link("uplink", uplink_host, uplink_port) | _link("site", site_host, site_port)
     resolved = _resolve(GatewaySettings, config, flags)
     if print_config:
-        return _print(resolved, as_json)
+        _print(resolved, as_json)
+        return
     from headwater.gateway.service import serve
 
-    return _run(resolved.value, serve)
+    _run(resolved.value, serve)
 
 
 def cloud(
@@ -101,7 +103,7 @@ def cloud(
     log_format: LogFormat = None,
     print_config: PrintConfig = False,
     as_json: AsJson = False,
-) -> int:
+) -> None:
     """Run the cloud coordinator: it works on the runs that `headwater run start` asks for.
 
     Example: headwater cloud docs/examples/cloud.toml
@@ -110,10 +112,11 @@ def cloud(
     flags |= _link("broker", broker_host, broker_port, broker_user, broker_password_file)
     resolved = _resolve(CloudSettings, config, flags)
     if print_config:
-        return _print(resolved, as_json)
+        _print(resolved, as_json)
+        return
     from headwater.cloud.service import serve
 
-    return _run(resolved.value, serve)
+    _run(resolved.value, serve)
 
 
 def _common(fleet: str | None, node: str | None, level: str | None, format_: str | None) -> dict[Key, object]:
@@ -131,19 +134,18 @@ def _resolve(model: type[S], config: Path | None, flags: Mapping[Key, object]) -
     return load(model, config, environment=os.environ, flags=flags, others=SERVICES)
 
 
-def _run(settings: S, serve: Callable[[S], Coroutine[Any, Any, None]]) -> int:
+def _run(settings: S, serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:
     from headwater.node.service import run_service, set_up_logging
 
     set_up_logging(settings.log, settings.node)
-    return run_service(lambda: serve(settings))
+    raise typer.Exit(run_service(lambda: serve(settings)))
 
 
-def _print(resolved: Resolved[Any], as_json: bool) -> int:
+def _print(resolved: Resolved[Any], as_json: bool) -> None:
     rows = explain(resolved)
     if as_json:
         typer.echo(json.dumps({key: {"value": value, "from": origin} for key, value, origin in rows}, indent=1))
-        return 0
+        return
     width, values = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
     for key, value, origin in rows:
         typer.echo(f"{key:<{width}}  {value:<{values}}  {origin}")
-    return 0
