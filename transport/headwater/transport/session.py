@@ -200,7 +200,14 @@ class Session:
         return f"{self._broker.host}:{self._broker.port}"
 
     async def _live(self) -> None:
-        async with self._new_client() as client:
+        client = self._new_client()
+        try:
+            await self._live_with(client)
+        finally:
+            client.is_lost()
+
+    async def _live_with(self, client: _Client) -> None:
+        async with client:
             self._client = client
             try:
                 await client.subscribe([(topic, 1) for topic in self._filters])
