@@ -19,11 +19,13 @@ from support.postgres import free_port, missing
 
 @dataclass(frozen=True)
 class Certificates:
-    """A CA, and a certificate of it for the broker on localhost."""
+    """A CA, a certificate of it for the broker on localhost, and one for its clients."""
 
     ca: Path
     certificate: Path
     key: Path
+    client_certificate: Path
+    client_key: Path
 
 
 @contextlib.contextmanager
@@ -71,7 +73,7 @@ def mosquitto(
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         text = config_file(port=port, **files)
         if tls:
-            text += f"cafile {tls.ca}\ncertfile {tls.certificate}\nkeyfile {tls.key}\n"
+            text += f"cafile {tls.ca}\ncertfile {tls.certificate}\nkeyfile {tls.key}\nrequire_certificate true\n"
         (folder / "mosquitto.conf").write_text(text)
         if os.geteuid() == 0:
             # Started by root, Mosquitto steps down to its own user, who must be able to read its files.
@@ -111,8 +113,10 @@ def certificates(folder: Path) -> Certificates:
     subject = ["-subj", "/CN=headwater test CA"]
     new = ["req", "-newkey", "rsa:2048", "-nodes"]
     openssl(*new, "-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem", *subject)
-    openssl(*new, "-keyout", "broker.key", "-out", "broker.csr", "-subj", "/CN=localhost")
     (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    signing = ["x509", "-req", "-in", "broker.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
-    openssl(*signing, "-days", "2", "-out", "broker.pem", "-extfile", "san")
-    return Certificates(folder / "ca.pem", folder / "broker.pem", folder / "broker.key")
+    for name in ("broker", "client"):
+        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", "/CN=localhost")
+        signing = ["x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
+        openssl(*signing, "-days", "2", "-out", f"{name}.pem", "-extfile", "san")
+    files = ("ca.pem", "broker.pem", "broker.key", "client.pem", "client.key")
+    return Certificates(*(folder / file for file in files))

@@ -28,7 +28,7 @@ from headwater.schemas.tensors import decode_tensor
 from headwater.schemas.wire import decode_object
 from headwater.testbed.processes import Processes
 from headwater.testbed.tree import Tree, standing
-from support.brokers import certificates, mosquitto
+from support.brokers import Certificates, certificates, mosquitto
 from support.postgres import database_url, missing
 
 DEVICES = tuple(f"d{i}" for i in range(4))
@@ -170,7 +170,8 @@ def test_mosquitto_with_users_rules_and_tls_and_postgresql_need_no_change(tmp_pa
             file = tmp_path / f"{user}.password"
             file.write_text(secrets[user] + "\n")
             broker = {"host": "localhost", "port": port, "user": user, "password_file": str(file)}
-            return broker | {"tls": {"ca": str(tls.ca)}}
+            own = {"certificate": str(tls.client_certificate), "key": str(tls.client_key)}
+            return broker | {"tls": {"ca": str(tls.ca)} | own}
 
         common = {"fleet": "plant"}
         processes.start("cloud", common | {"node": "cloud", "database": database, "broker": link("cloud")})
@@ -180,7 +181,7 @@ def test_mosquitto_with_users_rules_and_tls_and_postgresql_need_no_change(tmp_pa
             processes.start("device", common | place)
         wait_online(tmp_path / "run", ("cloud", "gw1", "d0", "d1"))
         processes.check()
-        seen = viewer(port, tls.ca, secrets["eve"])
+        seen = viewer(port, tls, secrets["eve"])
         history.enqueue_run(
             "r", "plant", description(cohort={"min_children": 1, "deadline_s": 10.0}), None, datetime.now(UTC)
         )
@@ -197,11 +198,12 @@ def test_mosquitto_with_users_rules_and_tls_and_postgresql_need_no_change(tmp_pa
         assert not [name for name, secret in secrets.items() if secret in everything]
 
 
-def viewer(port: int, ca: Path, password: str) -> subprocess.Popen[str]:
+def viewer(port: int, tls: Certificates, password: str) -> subprocess.Popen[str]:
     program = shutil.which("mosquitto_sub")
     if program is None:
         missing("mosquitto_sub", "apt-get install mosquitto-clients")
-    command = [program, "-h", "localhost", "-p", str(port), "--cafile", str(ca), "-u", "eve", "-P", password]
+    command = [program, "-h", "localhost", "-p", str(port), "-u", "eve", "-P", password]
+    command += ["--cafile", str(tls.ca), "--cert", str(tls.client_certificate), "--key", str(tls.client_key)]
     process = subprocess.Popen([*command, "-v", "-t", "hw/1/+/rounds/#"], stdout=subprocess.PIPE, text=True)
     time.sleep(0.5)
     return process
