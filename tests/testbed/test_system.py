@@ -249,6 +249,16 @@ def test_the_demo_ends_with_its_result_as_json(tmp_path: Path) -> None:
     assert running(folder) == []
 
 
+def test_the_demo_takes_nothing_from_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "cloud.log").write_text("an earlier demo's")
+    command = [sys.executable, "-m", "headwater.cli.main", "demo", "--rounds", "1", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert "an earlier demo's" not in (tmp_path / "cloud.log").read_text()
+
+
 @pytest.mark.parametrize("after_s", [0.3, 3.5], ids=["while it starts", "while it runs"])
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, after_s: float) -> None:
     folder = tmp_path / "demo"

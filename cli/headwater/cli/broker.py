@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from headwater.schemas.acl import fleet_acl
-from headwater.schemas.errors import BrokerUnreachable, ConfigError
+from headwater.schemas.errors import ConfigError
 
 app = typer.Typer(
     help="The embedded broker, and the rules and passwords of any broker.", no_args_is_help=True, add_completion=False
@@ -30,7 +30,7 @@ def start(
 
     Example: headwater broker start --port 1883
     """
-    from headwater.transport.broker import BrokerConfig, BrokerStartError, serve
+    from headwater.transport.broker import BrokerConfig, serve
 
     config = BrokerConfig(
         host=host,
@@ -38,10 +38,7 @@ def start(
         password_file=str(password_file) if password_file else None,
         acl=fleet_acl(fleet, parents=parent, viewers=viewer) if fleet else None,
     )
-    try:
-        serve(config, lambda bound: print(f"listening on {host}:{bound}", flush=True))
-    except BrokerStartError as error:
-        raise BrokerUnreachable(str(error)) from None
+    serve(config, lambda bound: print(f"listening on {host}:{bound}", flush=True))
 
 
 @app.command("acl")

@@ -25,7 +25,7 @@ from headwater.cloud.history import open_history
 from headwater.cloud.preparation import forward_model
 from headwater.device.sources import load
 from headwater.node.service import INTERRUPTED
-from headwater.schemas.errors import HeadwaterError, RunFailed
+from headwater.schemas.errors import ConfigError, HeadwaterError, RunFailed
 from headwater.schemas.messages import Model
 from headwater.schemas.run import RunDescription
 from headwater.schemas.sources import WatchSource
@@ -63,9 +63,11 @@ def run_demo(*, rounds: int, folder: Path, seed: int, as_json: bool) -> int:
     """Run the whole demo; returns the exit code."""
     console = Console(stderr=as_json)
     description = _description(rounds, seed)
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    try:
+        _clear(folder)
+    except OSError as error:
+        print(f"headwater: --folder {folder}: {error.strerror}; choose another folder", file=sys.stderr)
+        return ConfigError.exit_code
     # An interrupt by SIGTERM ends the processes as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -80,6 +82,16 @@ def run_demo(*, rounds: int, folder: Path, seed: int, as_json: bool) -> int:
     if as_json:
         print(json.dumps(_as_json(outcome, description)), flush=True)
     return 0
+
+
+def _clear(folder: Path) -> None:
+    """Take away what an earlier demo left there, and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    nodes = ("cloud", *demo_tree().gateways, *demo_tree().devices)
+    for name in [f"{node}.{kind}" for node in nodes for kind in ("toml", "log")]:
+        (folder / name).unlink(missing_ok=True)
+    for end in ("", "-wal", "-shm"):
+        (folder / f"history.db{end}").unlink(missing_ok=True)
 
 
 def demo_tree() -> Tree:

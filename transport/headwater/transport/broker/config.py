@@ -7,14 +7,17 @@ from pydantic import Field
 from headwater.schemas import limits
 from headwater.schemas.acl import Acl
 from headwater.schemas.base import Frozen, Positive
+from headwater.schemas.errors import HeadwaterError
 
 _PositiveInt = Annotated[int, Field(gt=0)]
 _TOPIC_ROOM_BYTES: Final = 64 * 1024
 """An MQTT topic holds at most 65,535 bytes; a packet is a topic and a payload."""
 
 
-class BrokerStartError(Exception):
+class BrokerStartError(HeadwaterError):
     """The broker cannot start. The message names the setting, its value and the mend."""
+
+    exit_code = 3
 
 
 class Tls(Frozen):
