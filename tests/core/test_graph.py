@@ -18,6 +18,7 @@ from graphs import dense, dense_weights, forward, node, weight
 
 from headwater.core.batches import minibatches
 from headwater.core.graph import Compiled, UnsupportedModel, compile_bundle, export_inference, operators
+from headwater.core.graph import objective as objectives
 from headwater.core.graph.gate import verify
 from headwater.core.models import NORMALISER, mlp
 from headwater.schemas.manifest import Objective
@@ -85,6 +86,23 @@ CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray]]] = {
         ],
         dense_weights(6, 3),
     ),
+    "Constant by value_floats": (
+        [
+            node("Constant", out="c", value_floats=[1.0, -2.0, 0.5]),
+            dense("x", "h"),
+            node("Mul", "h", "c", out="y"),
+        ],
+        dense_weights(6, 3),
+    ),
+    "Constant by value_float": (
+        [node("Constant", out="c", value_float=2.0), dense("x", "h"), node("Mul", "h", "c", out="y")],
+        dense_weights(6, 3),
+    ),
+    "Gemm with an empty bias": ([node("Gemm", "x", "w", "", out="y")], {"w": weight(6, 3)}),
+    "a constant by the name of a metric": (
+        [node("Reshape", "x", "loss", out="r"), dense("r", "y")],
+        dense_weights(6, 3) | {"loss": np.array([0, 6], np.int64)},
+    ),
     "fan-out and back": (
         [
             dense("x", "h"),
@@ -113,7 +131,7 @@ def compiled(name: str, objective: Objective) -> Compiled:
 @pytest.mark.parametrize("name", CASES)
 def test_a_gradient_agrees_with_finite_differences(name: str, objective: Objective) -> None:
     checks = verify(compiled(name, objective), rng=np.random.default_rng(3))
-    assert checks.checks == 3 * len(compiled(name, objective).manifest.trainable)
+    assert checks.checks == 2 * 3 * len(compiled(name, objective).manifest.trainable)
     assert checks.worst < 1e-4
 
 
@@ -146,6 +164,48 @@ def test_a_wrong_rule_does_not_pass_the_gate(operator: str, monkeypatch: pytest.
     name = {"Softmax": "inner Softmax"}.get(operator, operator)
     with pytest.raises(UnsupportedModel, match=r"parameter '\w+': at point \d .* finite differences say"):
         verify(compiled(name, "mse"), rng=np.random.default_rng(3))
+
+
+def test_an_error_of_a_hundredth_in_a_wide_layer_does_not_pass_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted bug that a random direction alone misses: in 2048 dimensions it sees 1/45 of a gradient."""
+    row = operators.OPERATORS["Gemm"]
+
+    def wrong(tape, node_, attributes, grad):  # type: ignore[no-untyped-def]
+        grad_a, grad_b, *rest = row.backward(tape, node_, attributes, grad)
+        return grad_a, tape.emit("Mul", grad_b, tape.constant(1.01)), *rest
+
+    monkeypatch.setitem(operators.OPERATORS, "Gemm", replace(row, backward=wrong))
+    model = mlp(64, (32,), 10, rng=np.random.default_rng(5))
+    with pytest.raises(UnsupportedModel, match=r"parameter 'layer\d.weight': .* finite differences say"):
+        verify(compile_bundle(model, objective="cross_entropy", name="m"), rng=np.random.default_rng(3))
+
+
+def test_filler_that_counts_does_not_pass_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted bug: the mean is taken over all rows of a batch, as if none were filler."""
+    row = objectives.OBJECTIVES["mse"]
+
+    def wrong(tape, prediction, target, share):  # type: ignore[no-untyped-def]
+        everyone = tape.emit("Div", tape.emit("Add", share, tape.constant(1.0)), tape.constant(11.0))
+        return row.gradient(tape, prediction, target, everyone)
+
+    monkeypatch.setitem(objectives.OBJECTIVES, "mse", replace(row, gradient=wrong))
+    with pytest.raises(UnsupportedModel, match="finite differences say"):
+        verify(compiled("Gemm", "mse"), rng=np.random.default_rng(3))
+
+
+def test_what_onnxruntime_cannot_run_is_refused_by_the_gate() -> None:
+    c = compiled("Gemm", "mse")
+    broken = c.bundle.model_copy(update={"graphs": {**c.bundle.graphs, "train": b"not a graph"}})
+    with pytest.raises(UnsupportedModel, match="onnxruntime cannot run its graphs"):
+        verify(replace(c, bundle=broken), rng=np.random.default_rng(3))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_computes_nothing_that_it_does_not_use(name: str) -> None:
+    step = onnx.load_from_string(compiled(name, "mse").bundle.graphs["train"]).graph.node[0].attribute
+    body = next(attribute.g for attribute in step if attribute.name == "body")
+    used = {value for inner in body.node for value in inner.input} | {value.name for value in body.output}
+    assert [inner.name for inner in body.node if inner.output[0] not in used] == []
 
 
 # ── steps ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -265,8 +325,8 @@ REFUSALS = {
         "node 'Sin_h': operator Sin .*supported are Add",
     ),
     "attribute": (
-        forward([dense("x", "h"), node("Constant", out="c", value_floats=[1.0]), node("Mul", "h", "c", out="y")], W),
-        "node 'Constant_c': Constant with value_floats; leave it out",
+        forward([dense("x", "h"), node("Constant", out="c", value_string="s"), node("Mul", "h", "c", out="y")], W),
+        "node 'Constant_c': Constant with value_string; leave it out",
     ),
     "domain": (
         forward([helper.make_node("Gemm", ["x", "w"], ["y"], "odd", domain="com.acme")], W, domains=["com.acme"]),
@@ -290,6 +350,35 @@ REFUSALS = {
     "float64": (in_double(), "parameter 'w': DOUBLE; parameters must be FLOAT"),
     "no parameters": (forward([node("Relu", "x", out="y")], {}, outputs=(6,)), "nothing to train"),
     "classes": (forward([dense("x", "y")], W), "3 values where the run has 5 classes"),
+    "the batch in a Softmax": (
+        forward([node("Softmax", "x", out="s", axis=0), dense("s", "y")], W),
+        "node 'Softmax_s': Softmax with axis 0, the batch; .* use axis -1",
+    ),
+    "the batch in a Reshape": (
+        forward([node("Reshape", "x", "s", out="r"), dense("r", "y")], dense_weights(3, 3) | {"s": np.array([-1, 3])}),
+        r"value 'r': shape \[15838, 3\]; the first must be the .dynamic. batch",
+    ),
+    "the batch contracted": (
+        forward([node("Gemm", "x", "x", out="q", transA=1), dense("q", "y")], W),
+        r"value 'q': shape \[6, 6\]; the first must be the .dynamic. batch",
+    ),
+    "an output of x alone": (
+        forward([dense("x", "h"), node("Identity", "x", out="y")], W, outputs=(6,)),
+        "output 'y': no parameter that trains reaches it",
+    ),
+    "an output without x": (forward([node("Add", "w", "w", out="y")], W), "output 'y': it is not computed from x"),
+    "a parameter named as an input": (
+        forward([node("MatMul", "x", "mask", out="y")], {"mask": weight(6, 3)}),
+        "parameter 'mask': the train graph has this name already; rename it",
+    ),
+    "a parameter named as a metric": (
+        forward([node("MatMul", "x", "loss", out="y")], {"loss": weight(6, 3)}),
+        "parameter 'loss': the train graph has this name already; rename it",
+    ),
+    "a name too long": (
+        forward([node("MatMul", "x", "w" * 200, out="y")], {"w" * 200: weight(6, 3)}),
+        "a name of 200 characters, rank 2; at most 128",
+    ),
     "truncated": (forward([dense("x", "y")], W)[:-40], "not a valid ONNX model"),
     "empty": (b"", "not a valid ONNX model"),
 }

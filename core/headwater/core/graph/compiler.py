@@ -4,7 +4,8 @@ The walk goes once over the forward nodes in reverse, asks each operator's row f
 gradients meet. Parameters are inputs, so a graph is shipped once and afterwards only parameters travel.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from headwater.core.graph.forward import OPSET, Forward, read_forward
+from headwater.core.graph.forward import OPSET, Forward, depending, read_forward
 from headwater.core.graph.objective import DTYPES, OBJECTIVES, Objective
 from headwater.core.graph.operators import OPERATORS, attributes_of
 from headwater.core.graph.refusal import UnsupportedModel
@@ -69,6 +70,10 @@ def compile_bundle(
     )
     if not manifest.trainable:
         raise UnsupportedModel("model: every parameter is frozen; let at least one train")
+    if prediction not in depending(model.nodes, [parameter.name for parameter in manifest.trainable]):
+        raise UnsupportedModel(
+            f"output {model.output!r}: no parameter that trains reaches it; check the model's output"
+        )
     graphs: dict[GraphName, bytes] = {
         "train": _train_graph(model, manifest, row, prediction).SerializeToString(),
         "evaluate": _evaluate_graph(model, manifest, row, prediction).SerializeToString(),
@@ -95,7 +100,7 @@ def export_inference(forward: bytes, parameters: Sequence[NDArray[np.float32]]) 
 
 def gradients(tape: Tape, nodes: Sequence[onnx.NodeProto], seed: Mapping[str, str], wanted: set[str]) -> dict[str, str]:
     """Reverse-mode differentiation: the name of the gradient of each value of `wanted` that the seeds depend on."""
-    depends = _depends(nodes, wanted)
+    depends = depending(nodes, wanted)
     arriving: dict[str, list[str]] = {name: [gradient] for name, gradient in seed.items()}
     for node in reversed(nodes):
         output = node.output[0]
@@ -109,27 +114,20 @@ def gradients(tape: Tape, nodes: Sequence[onnx.NodeProto], seed: Mapping[str, st
     return {name: tape.total(terms) for name, terms in arriving.items() if name in wanted}
 
 
-def _depends(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> set[str]:
-    """The values that depend on the wanted ones: only through these must a gradient pass."""
-    depends = set(wanted)
-    for node in nodes:
-        if depends.intersection(node.input):
-            depends.update(node.output)
-    return depends
-
-
 def _prediction(model: Forward, objective: ObjectiveName) -> str:
     """Cross-entropy takes logits: a final Softmax is stepped over for the loss and kept for inference."""
-    last = next(node for node in model.nodes if model.output in node.output)
+    last = next((node for node in model.nodes if model.output in node.output), None)
+    if last is None or model.shapes[model.output][:1] != (None,):
+        raise UnsupportedModel(f"output {model.output!r}: it is not computed from x; check the model's output")
     if objective == "cross_entropy" and last.op_type == "Softmax" and attributes_of(last)["axis"] in (-1, 1):
         return str(last.input[0])
     return model.output
 
 
-def _needed(model: Forward, output: str) -> list[onnx.NodeProto]:
-    """The forward nodes that the loss depends on, in their order."""
-    wanted, kept = {output}, []
-    for node in reversed(model.nodes):
+def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs depend on, in their order."""
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):
         if wanted.intersection(node.output):
             kept.append(node)
             wanted.update(node.input)
@@ -169,8 +167,9 @@ def _train_graph(model: Forward, manifest: Manifest, row: Objective, prediction:
     ]
     outputs = [helper.make_tensor_value_info(_new(p), _FLOAT, p.shape) for p in manifest.trainable]
     outputs += [helper.make_tensor_value_info(metric, _FLOAT, []) for metric in manifest.metrics]
-    initializers = [*outer.constants.values(), *constants.values(), *model.constants.values()]
-    return _model(helper.make_graph([scan], "train", inputs, outputs, initializers))
+    initializers = [*outer.constants.values(), *constants.values(), *_constants(model)]
+    inner = [value.name for value in body.input] + [name for node in body.node for name in node.output]
+    return _model(helper.make_graph([scan], "train", inputs, outputs, initializers), inner)
 
 
 def _train_body(
@@ -182,7 +181,7 @@ def _train_body(
     tape = Tape("step_", inner)
     tape.emit("Gather", "x", "rows", name=names[model.x], axis=0)
     target = tape.emit("Gather", "y", "rows", axis=0)
-    nodes = _renamed(_needed(model, prediction), names)
+    nodes = _renamed(_needed(model.nodes, [prediction]), names)
     tape.nodes.extend(nodes)
     output = names.get(prediction, prediction)
     # A step whose rows are all filler must neither divide by zero nor move anything.
@@ -207,7 +206,8 @@ def _train_body(
     ]
     outputs = [helper.make_tensor_value_info(n, _FLOAT, p.shape) for n, p in zip(new, manifest.trainable, strict=True)]
     outputs += [helper.make_tensor_value_info(name, _FLOAT, []) for name in sums]
-    body = helper.make_graph(tape.nodes, "step", inputs, outputs)
+    # The rules also give gradients that nobody asked for, above all that of x.
+    body = helper.make_graph(_needed(tape.nodes, [*new, *sums]), "step", inputs, outputs)
     return body, tape.constants
 
 
@@ -220,21 +220,30 @@ def _updated(tape: Tape, parameter: str, gradient: str | None) -> str:
 
 def _inner_names(model: Forward, manifest: Manifest) -> dict[str, str]:
     """Values of the forward model as they are called inside the step, clear of the outer graph's names."""
-    names = {name: f"f_{name}" for node in model.nodes for name in node.output}
+    names = _value_names(model)
     names |= {parameter.name: f"w_{parameter.name}" for parameter in manifest.trainable}
     names[model.x] = "f_x"
     return names
 
 
+def _value_names(model: Forward) -> dict[str, str]:
+    names = {name: f"f_{name}" for node in model.nodes for name in node.output}
+    return names | {name: f"c_{name}" for name in model.constants}
+
+
+def _constants(model: Forward) -> list[onnx.TensorProto]:
+    return [numpy_helper.from_array(numpy_helper.to_array(t), f"c_{name}") for name, t in model.constants.items()]
+
+
 def _evaluate_graph(model: Forward, manifest: Manifest, row: Objective, prediction: str) -> onnx.ModelProto:
-    names = {name: f"f_{name}" for node in model.nodes for name in node.output} | {model.x: "x"}
+    names = _value_names(model) | {model.x: "x"}
     tape = Tape("eval_", {names.get(name, name): shape for name, shape in model.shapes.items()})
-    tape.nodes.extend(_renamed(_needed(model, prediction), names))
+    tape.nodes.extend(_renamed(_needed(model.nodes, [prediction]), names))
     for metric, value in zip(manifest.metrics, row.values(tape, names.get(prediction, prediction), "y"), strict=True):
         tape.emit("ReduceSum", value, name=metric, keepdims=0)
     inputs = [*_parameter_inputs(manifest), *_example_inputs(manifest)]
     outputs = [helper.make_tensor_value_info(metric, _FLOAT, []) for metric in manifest.metrics]
-    initializers = [*tape.constants.values(), *model.constants.values()]
+    initializers = [*tape.constants.values(), *_constants(model)]
     return _model(helper.make_graph(tape.nodes, "evaluate", inputs, outputs, initializers))
 
 
@@ -253,7 +262,13 @@ def _new(parameter: Parameter) -> str:
     return f"new_{parameter.name}"
 
 
-def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
+def _model(graph: onnx.GraphProto, inner: Sequence[str] = ()) -> onnx.ModelProto:
+    """Args: inner: the names inside a subgraph, which may not hide an outer one."""
+    outer = [value.name for value in (*graph.input, *graph.initializer)]
+    names = Counter([*outer, *(name for node in graph.node for name in node.output), *inner])
+    clash = next((name for name, count in names.items() if count > 1), None)
+    if clash is not None:
+        raise UnsupportedModel(f"parameter {clash!r}: the {graph.name} graph has this name already; rename it")
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="headwater"
     )

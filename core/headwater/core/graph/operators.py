@@ -11,7 +11,7 @@ from typing import Any, Final
 import onnx
 
 from headwater.core.graph.refusal import UnsupportedModel
-from headwater.core.graph.tape import Tape
+from headwater.core.graph.tape import Shape, Tape
 
 Gradients = tuple[str | None, ...]
 Attributes = Mapping[str, Any]
@@ -26,6 +26,8 @@ class Operator:
     attributes: Mapping[str, Any]
     ranks: Mapping[int, int] | None = None
     """Where the rule holds only for some ranks: input position to rank."""
+    within: str | None = None
+    """The attribute with the axis along which the operator normalises: never the batch, or filler would leak."""
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
@@ -52,14 +54,22 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     return {**row.attributes, **given}
 
 
-def check_ranks(node: onnx.NodeProto, shapes: Mapping[str, Any]) -> None:
-    """Raises UnsupportedModel where an input has a rank for which there is no rule."""
-    for position, rank in (OPERATORS[node.op_type].ranks or {}).items():
+def check_shapes(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> None:
+    """Raises UnsupportedModel where an input has a rank for which there is no rule, or an axis is the batch."""
+    row, where = OPERATORS[node.op_type], f"node {node.name or node.output[0]!r}"
+    for position, rank in (row.ranks or {}).items():
         found = len(shapes[node.input[position]])
         if found != rank:
             raise UnsupportedModel(
-                f"node {node.name or node.output[0]!r}: {node.op_type} with input {position} of rank {found}; "
+                f"{where}: {node.op_type} with input {position} of rank {found}; "
                 f"supported is rank {rank}, flatten before it"
+            )
+    if row.within:
+        shape, axis = shapes[node.input[0]], attributes_of(node)[row.within]
+        if shape and shape[axis] is None:
+            raise UnsupportedModel(
+                f"{where}: {node.op_type} with {row.within} {axis}, the batch; an example may not depend on its "
+                f"neighbours, use {row.within} -1"
             )
 
 
@@ -80,7 +90,7 @@ def _gemm(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -
         grad_b = tape.emit("Gemm", grad, a, alpha=alpha, transA=1, transB=trans_a)
     else:
         grad_b = tape.emit("Gemm", a, grad, alpha=alpha, transA=1 - trans_a)
-    if len(node.input) < 3:
+    if len(node.input) < 3 or not node.input[2]:
         return grad_a, grad_b
     grad_c = tape.unbroadcast(grad, tape.shapes[node.output[0]], tape.shapes[node.input[2]])
     return grad_a, grad_b, grad_c if beta == 1.0 else tape.emit("Mul", grad_c, tape.constant(beta))
@@ -163,9 +173,9 @@ OPERATORS: Final[Mapping[str, Operator]] = {
     "Relu": Operator(_relu, {}),
     "Tanh": Operator(_tanh, {}),
     "Sigmoid": Operator(_sigmoid, {}),
-    "Softmax": Operator(_softmax, {"axis": -1}),
+    "Softmax": Operator(_softmax, {"axis": -1}, within="axis"),
     "Flatten": Operator(_as_before, {"axis": 1}),
     "Reshape": Operator(_as_before, {"allowzero": 0}),
     "Identity": Operator(_identity, {}),
-    "Constant": Operator(_nothing, {"value": None, "value_float": None, "value_int": None, "value_ints": None}),
+    "Constant": Operator(_nothing, dict.fromkeys(("value", "value_float", "value_floats", "value_int", "value_ints"))),
 }
