@@ -22,7 +22,6 @@ SHA256: Final = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a4253
 WINDOW_SAMPLES: Final = 100
 STEP_SAMPLES: Final = 50
 BINS: Final = 8
-EXERCISES: Final = ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
 
 _ADMITTED: Final = {
     ("numpy", "dtype"),
