@@ -259,11 +259,14 @@ def test_the_demo_takes_nothing_from_a_folder_that_is_not_its_own(tmp_path: Path
     assert "an earlier demo's" not in (tmp_path / "cloud.log").read_text()
 
 
-@pytest.mark.parametrize("after_s", [0.3, 3.5], ids=["while it starts", "while it runs"])
+@pytest.mark.parametrize("after_s", [0.0, 3.0], ids=["while it starts", "while it runs"])
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, after_s: float) -> None:
     folder = tmp_path / "demo"
     command = [sys.executable, "-m", "headwater.cli.main", "demo", "--rounds", "1000", "--folder", str(folder)]
     demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert demo.stdout is not None
+    # Before its first line it has started nothing that could be left behind.
+    assert "Starting" in demo.stdout.readline()
     time.sleep(after_s)
     demo.send_signal(signal.SIGINT)
     output, _ = demo.communicate(timeout=30)

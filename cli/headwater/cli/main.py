@@ -21,6 +21,8 @@ def main() -> int:
     except HeadwaterError as error:
         print(f"headwater: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
