@@ -7,10 +7,11 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
@@ -19,8 +20,10 @@ from headwater.schemas.errors import ConfigError
 T = TypeVar("T", bound=BaseModel)
 PREFIX: Final = "HEADWATER_"
 MASK: Final = "********"
-_SECRET: Final = re.compile(r"password$|secret|token", re.IGNORECASE)
-_IN_URL: Final = re.compile(r"(://[^:/@\s]*):[^@/\s]*@")
+_SECRET: Final = re.compile(r"passw(or)?d$|passphrase$|secret|token|api_?key|credential", re.IGNORECASE)
+# Up to the last @: a password may hold any of : / @ and blanks.
+_IN_URL: Final = re.compile(r"(://[^:/]*):.*@", re.DOTALL)
+_IN_QUERY: Final = re.compile(r"([?&][^=&]*(?:passw|secret|token|key)[^=&]*=)[^&]*", re.IGNORECASE)
 
 Key = tuple[str, ...]
 
@@ -111,12 +114,24 @@ def explain(resolved: Resolved[Any]) -> list[tuple[str, str, str]]:
 
 def shown(key: Key, value: object) -> str:
     """A value as it may be printed."""
-    raw = value.get_secret_value() if isinstance(value, SecretStr) else value
-    if raw is None:
+    if value is None:
         return "-"
-    if _SECRET.search(key[-1]) or (isinstance(value, SecretStr) and "://" not in str(raw)):
+    masked = _masked(key[-1], value)
+    return masked if isinstance(masked, str) else json.dumps(masked, default=str)
+
+
+def _masked(name: str, value: object) -> object:
+    """The value without its secrets, however deep they lie; of a URL only the password is one."""
+    if _SECRET.search(name):
         return MASK
-    return _IN_URL.sub(rf"\1:{MASK}@", json.dumps(raw, default=str) if not isinstance(raw, str) else raw)
+    if isinstance(value, Mapping):
+        return {inner: _masked(str(inner), item) for inner, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(name, item) for item in value]
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(value, SecretStr) and "://" not in value.get_secret_value():
+        return MASK
+    return _IN_URL.sub(rf"\1:{MASK}@", _IN_QUERY.sub(rf"\1{MASK}", text)) if isinstance(text, str) else text
 
 
 # ── layers ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -147,7 +162,8 @@ def _environment_layer(
         if not variable.startswith(PREFIX):
             continue
         if variable in known:
-            _put(data, known[variable], _parsed(text), origins, Origin("environment", variable))
+            value = _parsed(text, takes_text=_takes_text(_follow(model, known[variable])))
+            _put(data, known[variable], value, origins, Origin("environment", variable))
         elif variable not in elsewhere:
             problems.append(f"{variable}: no such setting{_did_you_mean(variable, known)}")
     return problems
@@ -166,16 +182,16 @@ def _variables(model: type[BaseModel], key: Key = ()) -> dict[str, Key]:
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
-    candidates = (annotation, *getattr(annotation, "__args__", ()))
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return next((member for member in _members(annotation) if _is_model(member)), None)
 
 
-def _parsed(text: str) -> object:
-    """A variable's text as TOML would read it, or as it stands."""
+def _parsed(text: str, *, takes_text: bool) -> object:
+    """A variable's text as TOML would read it, or as it stands: always where the setting takes only text."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return text if takes_text and not isinstance(value, str) else value
 
 
 def _put(data: dict[str, Any], key: Key, value: object, origins: dict[Key, Origin], origin: Origin) -> None:
@@ -209,6 +225,8 @@ def _problem(model: type[BaseModel], item: Any, data: dict[str, Any], origins: M
         return f"{place}: {dotted}: unknown key{_did_you_mean(path[-1], _siblings(model, path))}"
     if item["type"] == "missing":
         return f"{place}: {dotted}: missing; give it a value"
+    if item["type"] == "union_tag_not_found":
+        return f"{place}: {dotted}.kind: missing; say what kind it is"
     if item["type"] == "union_tag_invalid":
         message = f"{item['ctx']['tag']!r} is none of {item['ctx']['expected_tags']}"
     value = "" if isinstance(item["input"], dict) or not path else f" (it is {shown(path, item['input'])})"
@@ -249,15 +267,8 @@ def _place(key: Key, origins: Mapping[Key, Origin]) -> str | None:
 
 
 def _siblings(model: type[BaseModel], path: Key) -> list[str]:
-    fields: list[str] = list(model.model_fields)
-    for part in path[:-1]:
-        info = model.model_fields.get(part)
-        nested = _nested(info.annotation) if info else None
-        if nested is None:
-            break
-        model = nested
-        fields = list(model.model_fields)
-    return fields
+    models = [member for member in _members(_follow(model, path[:-1])) if _is_model(member)]
+    return [field for member in models for field in member.model_fields]
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -265,11 +276,58 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
 
 
+# ── types ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _follow(annotation: Any, path: Key) -> Any:
+    """The type at the end of a key path; the kinds that pydantic adds for the members of a union count as keys."""
+    for part in path:
+        annotation = next(filter(None, (_step(member, part) for member in _members(annotation))), None)
+    return annotation
+
+
+def _step(member: Any, part: str) -> Any:
+    if get_origin(member) is dict:
+        return get_args(member)[1]
+    if not _is_model(member):
+        return None
+    if part in member.model_fields:
+        return member.model_fields[part].annotation
+    kind = member.model_fields.get("kind")
+    return member if kind and part in get_args(kind.annotation) else None
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """The types of a union, or the one type, without their annotations."""
+    if get_origin(annotation) is Annotated:
+        yield from _members(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _members(member)
+    else:
+        yield annotation
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _takes_text(annotation: Any) -> bool:
+    return all(
+        member in (str, SecretStr, Path, NoneType)
+        or (get_origin(member) is Literal and all(isinstance(value, str) for value in get_args(member)))
+        for member in _members(annotation)
+    )
+
+
 # ── line numbers ────────────────────────────────────────────────────────────────────────────────────────────────
 
-_HEADER: Final = re.compile(r"^\s*\[{1,2}\s*(?P<path>[^\[\]]+?)\s*\]{1,2}\s*(#.*)?$")
-_PAIR: Final = re.compile(r"""^\s*(?P<path>(?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
-_PART: Final = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
+_PART: Final = r"""(?:[\w-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
+_PATH: Final = rf"(?P<path>{_PART}(?:\s*\.\s*{_PART})*)"
+_HEADER: Final = re.compile(rf"^\s*\[{{1,2}}\s*{_PATH}\s*\]{{1,2}}\s*(#.*)?$")
+_PAIR: Final = re.compile(rf"^\s*{_PATH}\s*=")
+_CLOSING: Final = ("]", "}", '"""', "'''")
+"""What the last line of a value over several lines must hold."""
 
 
 def locate(text: str, data: Mapping[str, Any]) -> dict[Key, int]:
@@ -280,9 +338,12 @@ def locate(text: str, data: Mapping[str, Any]) -> dict[Key, int]:
     lines: dict[Key, int] = {}
     table: Key = ()
     pending = ""
-    for number, line in enumerate(text.splitlines(), 1):
+    # Only a line feed ends a line of TOML; splitlines would also break at other marks within a text.
+    for number, line in enumerate(text.split("\n"), 1):
         if pending:
-            pending = "" if _complete(pending + line + "\n") else pending + line + "\n"
+            pending += line + "\n"
+            if any(mark in line for mark in _CLOSING) and _complete(pending):
+                pending = ""
             continue
         if header := _HEADER.match(line):
             table = _parts(header["path"])
@@ -299,7 +360,12 @@ def locate(text: str, data: Mapping[str, Any]) -> dict[Key, int]:
 
 
 def _parts(path: str) -> Key:
-    return tuple(part.strip("\"'") for part in _PART.findall(path))
+    """The parts of a dotted key; tomllib itself reads the quotes."""
+    data, parts = tomllib.loads(f"{path} = 0"), []
+    while isinstance(data, dict):
+        ((part, data),) = data.items()
+        parts.append(part)
+    return tuple(parts)
 
 
 def _complete(pair: str) -> bool:

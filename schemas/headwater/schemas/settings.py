@@ -50,6 +50,9 @@ class BrokerSettings(Frozen):
             text = self.password_file.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ConfigError(f"broker.password_file: {error}; give a readable file") from None
+        except UnicodeDecodeError:
+            # Without the error's own words: they hold bytes of the password.
+            raise ConfigError(f"broker.password_file: {self.password_file} is no UTF-8 text; write it anew") from None
         if not text:
             raise ConfigError(
                 f"broker.password_file: {self.password_file} is empty; put the password in its first line"
