@@ -4,12 +4,14 @@ onnxruntime itself would read external data from disk and run any operator that 
 refused by name before onnxruntime sees a byte.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from headwater.device.runtime.onnx_reader import model_class
+from headwater.schemas.limits import MAX_RANK
 
 OPERATORS: Final = frozenset(
     [
@@ -100,11 +102,13 @@ def check_graph(payload: bytes) -> None:
 def _check_model(model: Any) -> None:
     if model.functions or model.training_info:
         raise GraphRefused("graph: holds functions or training info; only plain nodes are allowed")
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    if versions.keys() - {"", "ai.onnx"}:
-        raise GraphRefused(f"graph: operator domains {sorted(versions)}; only the default domain is allowed")
-    if not all(version in OPSETS for version in versions.values()) or not versions:
-        raise GraphRefused(f"graph: opset {sorted(versions.values())}; {OPSETS[0]} to {OPSETS[-1]} are allowed")
+    domains = {entry.domain for entry in model.opset_import}
+    versions = {entry.version for entry in model.opset_import}
+    if domains - {"", "ai.onnx"}:
+        raise GraphRefused(f"graph: operator domains {sorted(domains)}; only the default domain is allowed")
+    # One domain may stand twice: each of its versions must be allowed, whichever a reader takes.
+    if not versions or not all(version in OPSETS for version in versions):
+        raise GraphRefused(f"graph: opset {sorted(versions)}; {OPSETS[0]} to {OPSETS[-1]} are allowed")
 
 
 def _graphs(graph: Any, depth: int) -> Iterator[Any]:
@@ -143,8 +147,12 @@ def _check_tensors(graph: Any) -> None:
     for tensor in (*graph.initializer, *inside):
         if tensor.data_location or tensor.external_data:
             raise GraphRefused(f"tensor {tensor.name!r}: external data; a device reads no file for a graph")
-        elements = 1
-        for size in tensor.dims:
-            elements *= size
-        if not 0 <= elements <= MAX_CONSTANT_ELEMENTS:
+        # The rank first: the product of a million sizes would take hours.
+        if len(tensor.dims) > MAX_RANK or min(tensor.dims, default=0) < 0:
+            raise GraphRefused(
+                f"tensor {tensor.name!r}: {len(tensor.dims)} dimensions from {min(tensor.dims)}; at most {MAX_RANK}, "
+                "none of them negative"
+            )
+        elements = math.prod(tensor.dims)
+        if elements > MAX_CONSTANT_ELEMENTS:
             raise GraphRefused(f"tensor {tensor.name!r}: {elements} elements; at most {MAX_CONSTANT_ELEMENTS}")

@@ -119,7 +119,11 @@ class Trainer:
                 raise GraphRefused(f"{graph}: the bundle has no such graph")
             try:
                 self._sessions[graph] = ort.InferenceSession(
-                    self._graphs[graph], _options(), providers=["CPUExecutionProvider"]
+                    self._graphs[graph],
+                    _options(),
+                    providers=["CPUExecutionProvider"],
+                    # It would compute what depends on constants alone while loading, where no clock can stop it.
+                    disabled_optimizers=["ConstantFolding"],
                 )
             except Exception as error:
                 raise GraphRefused(f"{graph}: onnxruntime refused it: {_short(error)}") from None
@@ -127,6 +131,8 @@ class Trainer:
 
     def _metrics(self, split: Split, totals: Sequence[Array], weight: float) -> tuple[Metric, ...]:
         for name, total in zip(self.manifest.metrics, totals, strict=True):
+            if total.shape != () or total.dtype != np.float32:
+                raise GraphRefused(f"{split} {name}: came out as {total.dtype} {list(total.shape)}, not as a float32")
             if not np.isfinite(total):
                 raise TrainingDiverged(f"{split} {name}: no longer finite; lower learning_rate or normalise the data")
         return tuple(
@@ -162,4 +168,4 @@ def _options() -> Any:
 
 
 def _short(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

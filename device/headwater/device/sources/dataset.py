@@ -30,8 +30,16 @@ class DataMismatch(Exception):
 
 
 def dataset(train_x: Any, train_y: Any, test_x: Any, test_y: Any) -> Dataset:
-    """A data set in the dtypes that graphs take; whole-number targets are classes."""
-    return Dataset(_features(train_x), _targets(train_y), _features(test_x), _targets(test_y))
+    """A data set in the dtypes that graphs take; whole-number targets are classes.
+
+    Raises:
+        DataError: something that is no array of numbers with a row an example.
+    """
+    known, unseen = _targets(train_y), _targets(test_y)
+    if not len(unseen):
+        # An empty list says nothing of its dtype.
+        unseen = np.zeros((0, *known.shape[1:]), dtype=known.dtype)
+    return Dataset(_features(train_x), known, _features(test_x), unseen)
 
 
 def checked(name: str, data: Dataset) -> Dataset:
@@ -79,17 +87,26 @@ def _check_target(y: Labels, expected: Example) -> None:
 
 def _features(x: Any) -> NDArray[np.float32]:
     try:
-        return np.array(x, dtype=np.float32)
+        # A value beyond float32 becomes infinite here, and is refused by row and column in `checked`.
+        with np.errstate(over="ignore"):
+            return _rows("x", np.array(x, dtype=np.float32))
     except (TypeError, ValueError) as error:
         raise DataError(f"x: {error}; features must be numbers in rows of one length") from None
 
 
 def _targets(y: Any) -> Labels:
     try:
-        array = np.asarray(y)
-        return array.astype(np.int64) if array.dtype.kind in "iub" else array.astype(np.float32)
+        array = _rows("y", np.asarray(y))
+        with np.errstate(over="ignore"):
+            return array.astype(np.int64) if array.dtype.kind in "iub" else array.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(f"y: {error}; targets must be class numbers or numbers") from None
+
+
+def _rows(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    if not array.ndim:
+        raise DataError(f"{name}: a single value; give one a row")
+    return array
 
 
 def _check_part(name: str, x: NDArray[np.float32], y: Labels) -> None:

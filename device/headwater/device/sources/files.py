@@ -1,9 +1,11 @@
 """Law: a table is read by the names of its columns; a name, a cell or a label that is not there is said by name."""
 
 import csv
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,17 @@ from headwater.device.sources.dataset import MAX_EXAMPLES, Dataset, dataset
 from headwater.schemas.errors import DataError
 from headwater.schemas.sources import FileSource
 
+_DAMAGED: Final = (ValueError, csv.Error, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+"""What the readers raise on bytes that are not of the kind that the file's name says."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Columns by name, and how the file's owner finds a row of it."""
+
+    columns: Mapping[str, NDArray[Any]]
+    where: Callable[[int], str]
+
 
 def load_file(spec: FileSource) -> Dataset:
     """A CSV, NPZ or Parquet file as a data set; the last `test_fraction` of its rows is the test part.
@@ -19,99 +32,157 @@ def load_file(spec: FileSource) -> Dataset:
     Raises:
         DataError: naming file, column, row and value.
     """
+    kind = spec.path.suffix.lower()
+    if kind not in _READERS:
+        raise DataError(f"{spec.path}: unknown kind of file; give .csv, .npz or .parquet")
     try:
-        x, y = _READERS[spec.path.suffix.lower()](spec)
-    except KeyError:
-        raise DataError(f"{spec.path}: unknown kind of file; give .csv, .npz or .parquet") from None
+        table = _READERS[kind](spec)
     except OSError as error:
         raise DataError(f"{spec.path}: {error.strerror or error}; check data path and permissions") from None
+    except _DAMAGED as error:
+        raise DataError(f"{spec.path}: {error}; this is no sound {kind} file, write it again") from None
+    x, y = _features(spec, table), _target(spec, table)
     split = len(x) - int(len(x) * spec.test_fraction)
     return dataset(x[:split], y[:split], x[split:], y[split:])
 
 
-def _read_csv(spec: FileSource) -> tuple[NDArray[Any], NDArray[Any]]:
+# ── one reader a kind of file ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _read_csv(spec: FileSource) -> _Table:
     with spec.path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
-        header = next(reader, [])
-        wanted = _columns(spec, header)
+        header = [name.strip() for name in next(reader, [])]
+        wanted = _wanted(spec, header)
         rows: list[list[str]] = []
-        for number, row in enumerate(reader, 2):
+        lines: list[int] = []
+        for row in reader:
+            if not row:
+                continue
             if len(rows) >= MAX_EXAMPLES:
                 raise DataError(f"{spec.path}: more than {MAX_EXAMPLES} rows; split the file")
             if len(row) != len(header):
-                raise DataError(f"{spec.path}: line {number} has {len(row)} cells where {len(header)} belong")
-            rows.append([row[i] for i in wanted])
-    table = np.array(rows, dtype=object).reshape(len(rows), len(wanted))
-    x = np.array(
-        [
-            [_number(spec.path, cell, line, name) for cell, name in zip(row[:-1], spec.features, strict=True)]
-            for line, row in enumerate(table, 2)
-        ],
-        dtype=np.float64,
-    ).reshape(len(rows), len(spec.features))
-    return x, _target(spec, table[:, -1])
+                raise DataError(f"{spec.path}: line {reader.line_num} has {len(row)} cells where {len(header)} belong")
+            rows.append([row[header.index(name)] for name in wanted])
+            lines.append(reader.line_num)
+    cells = np.array(rows, dtype=object).reshape(len(rows), len(wanted))
+    return _Table(dict(zip(wanted, cells.T, strict=True)), lambda row: f"line {lines[row]}")
 
 
-def _read_npz(spec: FileSource) -> tuple[NDArray[Any], NDArray[Any]]:
+def _read_npz(spec: FileSource) -> _Table:
     try:
-        with np.load(spec.path, allow_pickle=False) as arrays:
-            _require(spec, (*spec.features, spec.target), list(arrays))
-            columns = [np.asarray(arrays[name]) for name in spec.features]
-            target = np.asarray(arrays[spec.target])
+        loaded = np.load(spec.path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("one array without a name")
+        with loaded as arrays:
+            return _Table({name: np.asarray(arrays[name]) for name in _wanted(spec, list(arrays))}, _row)
     except ValueError as error:
-        raise DataError(f"{spec.path}: {error}; save plain arrays with numpy.savez") from None
-    x = columns[0] if len(columns) == 1 and columns[0].ndim > 1 else np.stack(columns, axis=1)
-    return x, _target(spec, target)
+        # numpy's own advice is to allow pickles: not here.
+        what = "holds pickled objects, or is no NPZ file" if "pickle" in str(error) else str(error)
+        raise DataError(f"{spec.path}: {what}; save plain arrays with numpy.savez") from None
 
 
-def _read_parquet(spec: FileSource) -> tuple[NDArray[Any], NDArray[Any]]:
+def _read_parquet(spec: FileSource) -> _Table:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
         raise DataError(f"{spec.path}: reading Parquet takes pyarrow; pip install 'headwater[parquet]'") from None
-    names = parquet.read_schema(spec.path).names
-    _require(spec, (*spec.features, spec.target), names)
-    table = parquet.read_table(spec.path, columns=[*spec.features, spec.target])
-    x = np.stack([table[name].to_numpy(zero_copy_only=False) for name in spec.features], axis=1)
-    return x, _target(spec, table[spec.target].to_numpy(zero_copy_only=False))
+    wanted = _wanted(spec, parquet.read_schema(spec.path).names)
+    table = parquet.read_table(spec.path, columns=wanted)
+    return _Table({name: table[name].to_numpy(zero_copy_only=False) for name in wanted}, _row)
 
 
-_READERS: Mapping[str, Any] = {".csv": _read_csv, ".npz": _read_npz, ".parquet": _read_parquet}
+_READERS: Final[Mapping[str, Callable[[FileSource], _Table]]] = {
+    ".csv": _read_csv,
+    ".npz": _read_npz,
+    ".parquet": _read_parquet,
+}
 
 
-def _columns(spec: FileSource, header: Sequence[str]) -> list[int]:
-    names = [name.strip() for name in header]
-    _require(spec, (*spec.features, spec.target), names)
-    return [names.index(name) for name in (*spec.features, spec.target)]
+def _row(row: int) -> str:
+    return f"row {row}"
 
 
-def _require(spec: FileSource, wanted: Sequence[str], found: Sequence[str]) -> None:
+def _wanted(spec: FileSource, found: Sequence[str]) -> list[str]:
+    """The columns of the specification, each once."""
+    wanted = list(dict.fromkeys((*spec.features, spec.target)))
     missing = [name for name in wanted if name not in found]
     if missing:
         raise DataError(f"{spec.path}: no column {missing[0]!r}; there are {', '.join(found) or 'none'}")
+    return wanted
 
 
-def _number(path: Path, cell: str, line: int, name: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        raise DataError(f"{path}: line {line}, column {name!r}: {cell!r} is no number; fill or drop the row") from None
+# ── columns to arrays ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _target(spec: FileSource, values: NDArray[Any]) -> NDArray[Any]:
+def _features(spec: FileSource, table: _Table) -> NDArray[Any]:
+    columns = [_numbers(spec, name, table) for name in spec.features]
+    first = columns[0]
+    for name, column in zip(spec.features, columns, strict=True):
+        if column.shape != first.shape:
+            raise DataError(
+                f"{spec.path}: {name!r} has shape {list(column.shape)}, {spec.features[0]!r} {list(first.shape)}; "
+                "make them alike"
+            )
+    return first if len(columns) == 1 and first.ndim > 1 else np.stack(columns, axis=1)
+
+
+def _target(spec: FileSource, table: _Table) -> NDArray[Any]:
     if spec.labels:
-        numbers = {label: number for number, label in enumerate(spec.labels)}
-        unknown = next((str(value) for value in values if str(value).strip() not in numbers), None)
-        if unknown is not None:
-            raise DataError(f"{spec.path}: {spec.target}: {unknown!r} is none of the labels {', '.join(spec.labels)}")
-        return np.array([numbers[str(value).strip()] for value in values], dtype=np.int64)
-    numeric = np.array([_number(spec.path, value, row, spec.target) for row, value in enumerate(values, 2)])
+        return _labelled(spec, table)
+    numbers = _numbers(spec, spec.target, table)
     if not spec.classes:
-        return numeric.astype(np.float32)
-    bad = np.flatnonzero((numeric != np.round(numeric)) | (numeric < 0) | (numeric >= spec.classes))
+        return numbers.astype(np.float32)
+    bad = np.argwhere(~((numbers == np.round(numbers)) & (numbers >= 0) & (numbers < spec.classes)))
     if len(bad):
         raise DataError(
-            f"{spec.path}: {spec.target}: {numeric[bad[0]]:g} in row {bad[0]} is no class of 0 to {spec.classes - 1}; "
-            "set classes, or name them in labels"
+            f"{spec.path}: {table.where(int(bad[0][0]))}, column {spec.target!r}: {numbers[tuple(bad[0])]:g} is no "
+            f"class of 0 to {spec.classes - 1}; set classes, or name them in labels"
         )
-    return numeric.astype(np.int64)
+    return numbers.astype(np.int64)
+
+
+def _labelled(spec: FileSource, table: _Table) -> NDArray[np.int64]:
+    numbers = {label: number for number, label in enumerate(spec.labels)}
+    labels = [str(value).strip() for value in _rows(spec, spec.target, table)]
+    for row, label in enumerate(labels):
+        if label not in numbers:
+            raise DataError(
+                f"{spec.path}: {table.where(row)}, column {spec.target!r}: {label!r} is none of the labels "
+                f"{', '.join(spec.labels)}"
+            )
+    return np.array([numbers[label] for label in labels], dtype=np.int64)
+
+
+def _numbers(spec: FileSource, name: str, table: _Table) -> NDArray[Any]:
+    column = _rows(spec, name, table)
+    if column.dtype.kind in "biuf":
+        return column
+    # numpy would turn dates into nanoseconds since 1970, and drop an imaginary part, in silence.
+    if column.dtype.kind not in "mMc":
+        try:
+            return column.astype(np.float64)
+        except (TypeError, ValueError):
+            pass
+    row = next((row for row, cell in enumerate(column) if not _is_number(cell)), 0)
+    cell = column[row] if isinstance(column[row], str) else column[row : row + 1].tolist()[0]
+    raise DataError(
+        f"{spec.path}: {table.where(row)}, column {name!r}: {str(cell)!r} is no number; fill or drop the row"
+    )
+
+
+def _rows(spec: FileSource, name: str, table: _Table) -> NDArray[Any]:
+    column = table.columns[name]
+    if not column.ndim:
+        raise DataError(f"{spec.path}: {name!r} is a single value; give one a row")
+    return column
+
+
+def _is_number(cell: Any) -> bool:
+    if isinstance(cell, np.datetime64 | np.timedelta64 | np.complexfloating):
+        return False
+    try:
+        float(cell)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,6 +1,7 @@
 """Law: an owner's function is trusted to run, and its result is checked like any other data."""
 
 import importlib
+from operator import attrgetter
 
 from headwater.device.sources.dataset import Dataset, dataset
 from headwater.schemas.errors import DataError
@@ -15,17 +16,22 @@ def load_python(spec: PythonSource) -> Dataset:
     """
     module_name, _, attribute = spec.entry.partition(":")
     try:
-        function = getattr(importlib.import_module(module_name), attribute)
+        function = attrgetter(attribute)(importlib.import_module(module_name))
     except (ImportError, AttributeError) as error:
         raise DataError(f"entry: {spec.entry}: {error}; is the package installed for this Python?") from None
+    except Exception as error:
+        raise DataError(f"entry: {spec.entry}: importing it failed with {type(error).__name__}: {error}") from error
     try:
         result = function(**spec.arguments)
     except Exception as error:
         raise DataError(f"entry: {spec.entry} failed with {type(error).__name__}: {error}") from error
     if isinstance(result, Dataset):
-        return result
+        result = (result.train_x, result.train_y, result.test_x, result.test_y)
     if not isinstance(result, tuple) or len(result) != 4:
         raise DataError(
             f"entry: {spec.entry} returned {type(result).__name__}; return train_x, train_y, test_x, test_y"
         )
-    return dataset(*result)
+    try:
+        return dataset(*result)
+    except DataError as error:
+        raise DataError(f"entry: {spec.entry}: {error}") from None
