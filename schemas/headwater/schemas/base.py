@@ -1,6 +1,6 @@
 """Law: inside Headwater data are typed and frozen; what does not fit is refused with its name."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
@@ -11,6 +11,12 @@ class Frozen(BaseModel):
     """Immutable, closed to unknown fields, strict about types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+
+def added_later(default: Any) -> Any:
+    """Marks a field that a message did not always have: at its default it is not sent, so that older bytes stay the
+    one encoding of their message."""
+    return Field(exclude_if=lambda value: bool(value == default))
 
 
 NodeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]

@@ -6,21 +6,55 @@ and give. Initializer order, exporter names and file order carry no meaning.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from headwater.schemas import limits
-from headwater.schemas.base import Dtype, Frozen, Name, Shape
+from headwater.schemas.base import Dtype, Frozen, Name, Shape, added_later
 
-Objective = Literal["cross_entropy", "mse"]
-GraphName = Literal["train", "evaluate"]
+Objective = Literal["cross_entropy", "binary_cross_entropy", "mse", "mae", "huber", "reconstruction"]
+GraphName = Literal["train", "evaluate", "infer"]
+Variant = Literal["plain", "proximal", "corrected", "clipped"]
 
 
 class Parameter(Frozen):
-    """One tensor of the model. Parameters that do not train stay as the model version has them."""
+    """One tensor of the model. What neither trains nor is state stays as the model version has it.
+
+    `state` marks a running statistic: training moves it, no gradient does, and it is averaged like a weight.
+    `personal` marks one that trains and never leaves its device.
+    """
 
     name: Name
     shape: Shape
     trainable: bool = True
+    state: Annotated[bool, added_later(False)] = False
+    personal: Annotated[bool, added_later(False)] = False
+
+    @model_validator(mode="after")
+    def _state_does_not_train(self) -> "Parameter":
+        if self.state and self.trainable:
+            raise ValueError("state: a running statistic has no gradient, so it cannot be trainable")
+        if self.personal and not self.moves:
+            raise ValueError("personal: a parameter that never moves is the same everywhere")
+        return self
+
+    @property
+    def moves(self) -> bool:
+        """Whether the train graph returns a new value of it."""
+        return self.trainable or self.state
+
+
+class Slot(Frozen):
+    """A tensor of the local optimiser's own, zero at the beginning of a round."""
+
+    name: Name
+    shape: Shape
+
+
+class Tally(Frozen):
+    """A vector of sums over examples: counts by class, or the buckets of a quantile sketch."""
+
+    name: Name
+    length: Annotated[int, Field(ge=1, le=limits.MAX_TALLY_LENGTH)]
 
 
 class Example(Frozen):
@@ -32,23 +66,41 @@ class Example(Frozen):
 
 
 class Manifest(Frozen):
-    """What the graphs of a model take and give.
+    """What the graphs of a model take and give; all of it goes by name, and what a graph does not use it does not take.
 
-    The graph `train` is one or more local epochs: it takes every parameter in this order, then `x`
-    `[n, *x.shape]`, `y` `[n, *y.shape]`, `order` int64 `[steps, batch]` (row indices into x and y), `mask` float32
-    `[steps, batch]` (0 marks the filler of a ragged last batch) and the scalar `learning_rate`; it gives the new
-    value of every *trainable* parameter in this order, then a float32 scalar for each name in `metrics`.
-    The graph `evaluate` takes every parameter, `x` and `y`, and gives the metrics.
-    Metrics are sums over examples (`loss`, `correct`, `squared_error`, …): they add up along the tree, and the
-    divisor is the number of examples. All parameters are float32.
+    `train`, a run of minibatch steps. It takes
+        every parameter, by its own name;
+        `x` `[n, *x.shape]`, `y` `[n, *y.shape]` (none where the objective is reconstruction);
+        `order` int64 `[steps, batch]`, row indices into x and y;
+        `mask` float32 `[steps, batch]`, the examples' weights, 0 for the filler of a ragged last batch;
+        `learning_rate` float32 `[steps]`;
+        `seeds` int64 `[steps]`, where the model draws random numbers (`random`);
+        `slot_<name>` for each slot, and a scalar `hyper_<name>` for each hyperparameter;
+        variant proximal: `anchor_<name>` for each trainable parameter, what the proximal term pulls towards;
+        variant corrected: `correction_<name>` for each, added to its gradient;
+        variant clipped: `noise_<name>` `[steps, *shape]` for each, standard normal.
+    It gives `new_<name>` for each parameter that moves, `new_slot_<name>` for each slot, a float32 scalar for each
+    name in `metrics` and a float32 vector for each tally. What it gives it takes again, so steps may be cut into runs
+    anywhere without a trace.
+    `evaluate` takes every parameter, `x`, `y` and `mask` float32 `[n]`, and gives the metrics and tallies.
+    `infer` takes every parameter and `x`, and gives `prediction`.
+    Metrics and tallies are sums over examples times their weights: they add up along the tree, and the divisor is the
+    sum of the weights. All parameters are float32.
     """
 
     model: Name
     objective: Objective
     parameters: Annotated[tuple[Parameter, ...], Field(min_length=1, max_length=limits.MAX_TENSORS)]
     x: Example
-    y: Example
+    y: Example | None
     metrics: Annotated[tuple[Name, ...], Field(max_length=limits.MAX_METRICS)]
+    tallies: Annotated[tuple[Tally, ...], Field(max_length=limits.MAX_METRICS), added_later(())] = ()
+    variant: Annotated[Variant, added_later("plain")] = "plain"
+    random: Annotated[bool, added_later(False)] = False
+    slots: Annotated[tuple[Slot, ...], Field(max_length=3 * limits.MAX_TENSORS), added_later(())] = ()
+    hyperparameters: Annotated[
+        dict[Name, FiniteFloat], Field(max_length=limits.MAX_METRICS, default_factory=dict), added_later({})
+    ]
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Manifest":
@@ -59,4 +111,15 @@ class Manifest(Frozen):
 
     @property
     def trainable(self) -> tuple[Parameter, ...]:
+        """Those that have a gradient."""
         return tuple(parameter for parameter in self.parameters if parameter.trainable)
+
+    @property
+    def moving(self) -> tuple[Parameter, ...]:
+        """Those that the train graph returns."""
+        return tuple(parameter for parameter in self.parameters if parameter.moves)
+
+    @property
+    def shared(self) -> tuple[Parameter, ...]:
+        """Those that a delta is about: they move, and they are not personal."""
+        return tuple(parameter for parameter in self.parameters if parameter.moves and not parameter.personal)

@@ -24,6 +24,7 @@ from headwater.schemas.base import (
     Task,
     Text,
     Weight,
+    added_later,
 )
 from headwater.schemas.manifest import GraphName, Manifest
 
@@ -77,6 +78,14 @@ class Metric(Frozen):
     name: Name
     total: FiniteFloat
     weight: Weight
+
+
+class Counts(Frozen):
+    """The sums of a tally, float64: `split` and `name` as a metric's, the divisor being that of the split's metrics."""
+
+    split: Split
+    name: Name
+    values: Tensor
 
 
 Tensors = Annotated[tuple[Tensor, ...], Field(max_length=limits.MAX_TENSORS)]
@@ -150,6 +159,7 @@ class Delta(Frozen):
     tensors: Tensors = ()
     metrics: Metrics = ()
     applied: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
+    tallies: Annotated[tuple[Counts, ...], Field(max_length=limits.MAX_METRICS), added_later(())] = ()
 
     @model_validator(mode="after")
     def _weight_and_tensors_agree(self) -> "Delta":
