@@ -1,13 +1,16 @@
 """The weighted fold: a tree of any shape over the same devices is flat FedAvg; a broken sum changes nothing."""
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwater.core.aggregate import WeightedSum, difference, means, moved, stepped, trainable, weighted
+from headwater.core.aggregate import WeightedSum, difference, means, moved, shared, stepped, weighted
 from headwater.schemas.manifest import Example, Manifest, Parameter
-from headwater.schemas.messages import Metric
+from headwater.schemas.messages import Counts, Metric
+from headwater.schemas.tensors import decode_tensor, delta_specs, encode_tensor
 
 SHAPES = ((3, 2), (4,), ())
 
@@ -113,7 +116,7 @@ def test_parameters_that_do_not_train_stay() -> None:
         metrics=("loss",),
     )
     old = (np.array([5.0], np.float32), np.array([1.0], np.float32))
-    assert trainable(manifest, old) == (old[1],)
+    assert shared(manifest, old) == (old[1],)
     new = stepped(manifest, old, [np.array([0.5])])
     assert [value.tolist() for value in new] == [[5.0], [1.5]]
     assert [value.dtype for value in new] == [np.float32, np.float32]
@@ -124,3 +127,59 @@ def test_a_step_and_its_difference_undo_each_other() -> None:
     old, change = terms(rng), terms(rng)
     for got, expected in zip(difference(moved(old, change), old), change, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def tally(*counts: float, name: str = "class_examples") -> Counts:
+    return Counts(split="test", name=name, values=encode_tensor(np.array(counts, np.float64)))
+
+
+@given(st.lists(st.lists(st.integers(0, 2**40), min_size=3, max_size=3), min_size=1, max_size=8), st.randoms())
+def test_tallies_add_up_exactly_in_any_order_and_by_any_gateway(counts: list[list[int]], order: Random) -> None:
+    gateway, cloud = WeightedSum(()), WeightedSum(())
+    shuffled = order.sample(counts, len(counts))
+    half = len(counts) // 2
+    for given_ in shuffled[:half]:
+        gateway.add((), 1.0, (), [tally(*given_)])
+    cloud.add((), gateway.weight, (), gateway.tallies)
+    for given_ in shuffled[half:]:
+        cloud.add((), 1.0, (), [tally(*given_)])
+    (summed_,) = cloud.tallies
+    assert decode_tensor(summed_.values).tolist() == [float(sum(column)) for column in zip(*counts, strict=True)]
+
+
+def test_tallies_are_kept_apart_by_split_and_name_and_a_strange_length_adds_nothing() -> None:
+    total = WeightedSum(())
+    total.add((), 1.0, [metric(1.0, 1.0)], [tally(1, 0), tally(5, name="class_correct")])
+    with pytest.raises(ValueError, match="class_examples: 3 counts where 2 belong"):
+        total.add((), 1.0, [metric(1.0, 1.0)], [tally(1, 0, 0)])
+    assert total.weight == 1.0
+    assert [(found.name, decode_tensor(found.values).tolist()) for found in total.tallies] == [
+        ("class_correct", [5.0]),
+        ("class_examples", [1.0, 0.0]),
+    ]
+
+
+def test_a_delta_is_about_what_moves_and_is_shared() -> None:
+    """A running statistic is averaged like a weight; a personal parameter keeps its initial value above the device."""
+    manifest = Manifest(
+        model="m",
+        objective="mse",
+        parameters=(
+            Parameter(name="w", shape=(1,)),
+            Parameter(name="mean", shape=(1,), trainable=False, state=True),
+            Parameter(name="head", shape=(1,), personal=True),
+            Parameter(name="scale", shape=(1,), trainable=False),
+        ),
+        x=Example(shape=(1,), dtype="float32"),
+        y=Example(shape=(1,), dtype="float32"),
+        metrics=("loss",),
+    )
+    old = tuple(np.array([value], np.float32) for value in (1.0, 2.0, 3.0, 4.0))
+    assert [name for name, _, _ in delta_specs("train", manifest)] == ["w", "mean"]
+    assert shared(manifest, old) == old[:2]
+    assert [value.item() for value in stepped(manifest, old, [np.array([1.0]), np.array([1.0])])] == [
+        2.0,
+        3.0,
+        3.0,
+        4.0,
+    ]

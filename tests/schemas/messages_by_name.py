@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from headwater.schemas.manifest import Example, Manifest, Parameter
+from headwater.schemas.manifest import Example, Manifest, Parameter, Slot, Tally
 from headwater.schemas.messages import (
     Announcement,
     Bundle,
     Chunk,
+    Counts,
     Delta,
     Message,
     Metric,
@@ -37,6 +38,26 @@ MESSAGES: dict[str, Message] = {
         ),
         graphs={"train": b"\x08\x08", "evaluate": b"\x08\x0a"},
     ),
+    "bundle_momentum": Bundle(
+        manifest=Manifest(
+            model="cnn",
+            objective="cross_entropy",
+            parameters=(
+                Parameter(name="w", shape=(1, 2)),
+                Parameter(name="norm.mean", shape=(2,), trainable=False, state=True),
+                Parameter(name="head", shape=(2,), personal=True),
+            ),
+            x=Example(shape=(1,), dtype="float32"),
+            y=Example(shape=(), dtype="int64", classes=2),
+            metrics=("loss", "correct"),
+            tallies=(Tally(name="class_examples", length=2),),
+            variant="proximal",
+            random=True,
+            slots=(Slot(name="velocity.w", shape=(1, 2)), Slot(name="velocity.head", shape=(2,))),
+            hyperparameters={"momentum": 0.9, "mu": 0.01},
+        ),
+        graphs={"train": b"\x08\x08"},
+    ),
     "model": Model(run="run-1", version=3, tensors=TENSORS),
     "announcement": Announcement(parent="gw1", plan=PLAN, cohort=("d1", "d2"), closed=RoundKey(run="run-1", round=2)),
     "announcement_idle": Announcement(parent="gw1"),
@@ -50,6 +71,16 @@ MESSAGES: dict[str, Message] = {
         tensors=TENSORS,
         metrics=(Metric(split="train", name="loss", total=12.5, weight=140.0),),
         applied=("clip",),
+    ),
+    "delta_tallied": Delta(
+        key=KEY,
+        sender="d1",
+        task="evaluate",
+        weight=3.0,
+        examples=3,
+        devices=1,
+        metrics=(Metric(split="test", name="correct", total=2.0, weight=3.0),),
+        tallies=(Counts(split="test", name="class_examples", values=encode_tensors([np.array([2.0, 1.0])])[0]),),
     ),
     "chunk": Chunk(object=REF, offset=0, data=b"hello"),
     "want": Want(object=REF, missing=(0, 2)),

@@ -225,7 +225,7 @@ def test_a_run_needs_little_and_survives_json() -> None:
             "model.features: input should be greater than or equal to 1",
         ),
         ('model = {kind = "onnx", classes = 2}', "model.path: missing"),
-        ('objective = "hinge"', "objective: input should be 'cross_entropy' or 'mse'"),
+        ('objective = "hinge"', "objective: input should be 'cross_entropy', 'binary_cross_entropy', 'mse', 'mae'"),
         ('initial = "run:"', "initial: string should match pattern"),
         ("cohort = {quorum = 0}", "cohort.quorum: input should be greater than 0"),
         ("cohort = {deadline_s = -1}", "cohort.deadline_s: input should be greater than 0"),

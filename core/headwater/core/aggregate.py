@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from headwater.schemas.base import Split
 from headwater.schemas.manifest import Manifest
-from headwater.schemas.messages import Metric
-from headwater.schemas.tensors import Array
+from headwater.schemas.messages import Counts, Metric
+from headwater.schemas.tensors import Array, decode_tensor, encode_tensor
 
 Sums = tuple[NDArray[np.float64], ...]
 Parameters = tuple[NDArray[np.float32], ...]
 
 
 class WeightedSum:
-    """A running sum of weighted terms with the sum of their weights, and of their metrics.
+    """A running sum of weighted terms with the sum of their weights, and of their metrics and tallies.
 
     The only mutable value of this room: adding in place is what keeps the memory at one model.
     """
@@ -31,18 +31,27 @@ class WeightedSum:
         self._shapes = tuple(shapes)
         self._totals: Sums | None = None
         self._metrics: dict[tuple[Split, str], tuple[float, float]] = {}
+        self._tallies: dict[tuple[Split, str], NDArray[np.float64]] = {}
         self.weight = 0.0
 
-    def add(self, terms: Sequence[Array], weight: float, metrics: Iterable[Metric] = ()) -> None:
+    def add(
+        self,
+        terms: Sequence[Array],
+        weight: float,
+        metrics: Iterable[Metric] = (),
+        tallies: Iterable[Counts] = (),
+    ) -> None:
         """Fold one contribution: `terms` are w·Δ in the shapes given at the start.
 
         Raises:
-            ValueError: terms of other shapes, or a weight that is negative or not finite. Nothing is added then.
+            ValueError: terms of other shapes, a weight that is negative or not finite, or a tally of another length
+                than before. Nothing is added then.
         """
         if tuple(term.shape for term in terms) != self._shapes:
             raise ValueError(f"terms: shapes {[term.shape for term in terms]} where {list(self._shapes)} belong")
         if not (np.isfinite(weight) and weight >= 0):
             raise ValueError(f"weight: {weight} is not a finite number of at least 0")
+        counted = self._with(tallies)
         if self._totals is None:
             self._totals = tuple(np.zeros(shape, dtype=np.float64) for shape in self._shapes)
         for total, term in zip(self._totals, terms, strict=True):
@@ -51,6 +60,17 @@ class WeightedSum:
         for metric in metrics:
             before, divisor = self._metrics.get((metric.split, metric.name), (0.0, 0.0))
             self._metrics[metric.split, metric.name] = (before + metric.total, divisor + metric.weight)
+        self._tallies = counted
+
+    def _with(self, tallies: Iterable[Counts]) -> dict[tuple[Split, str], NDArray[np.float64]]:
+        """The tallies so far and these: whole counts up to 2**53 are exact, whatever the order."""
+        counted = dict(self._tallies)
+        for tally in tallies:
+            values, before = decode_tensor(tally.values, tally.name), counted.get((tally.split, tally.name))
+            if before is not None and before.shape != values.shape:
+                raise ValueError(f"{tally.name}: {len(values)} counts where {len(before)} belong")
+            counted[tally.split, tally.name] = values if before is None else before + values
+        return counted
 
     @property
     def totals(self) -> Sums:
@@ -62,6 +82,13 @@ class WeightedSum:
         return tuple(
             Metric(split=split, name=name, total=total, weight=weight)
             for (split, name), (total, weight) in sorted(self._metrics.items())
+        )
+
+    @property
+    def tallies(self) -> tuple[Counts, ...]:
+        return tuple(
+            Counts(split=split, name=name, values=encode_tensor(values))
+            for (split, name), values in sorted(self._tallies.items())
         )
 
     def mean(self) -> Sums:
@@ -92,16 +119,20 @@ def moved(parameters: Sequence[Array], step: Sequence[Array]) -> Parameters:
     )
 
 
-def trainable(manifest: Manifest, parameters: Sequence[Array]) -> tuple[Array, ...]:
-    """Those of a model's parameters that its delta is about."""
-    return tuple(value for parameter, value in zip(manifest.parameters, parameters, strict=True) if parameter.trainable)
+def shared(manifest: Manifest, parameters: Sequence[Array]) -> tuple[Array, ...]:
+    """Those of a model's parameters that its delta is about: they move, and they are no device's own."""
+    names = {parameter.name for parameter in manifest.shared}
+    return tuple(
+        value for parameter, value in zip(manifest.parameters, parameters, strict=True) if parameter.name in names
+    )
 
 
 def stepped(manifest: Manifest, parameters: Sequence[Array], step: Sequence[Array]) -> Parameters:
-    """The model after a step of its trainable parameters; the others stay."""
-    moving = iter(moved(trainable(manifest, parameters), step))
+    """The model after a step of its shared parameters; the others stay, and the personal ones are only initial."""
+    names = {parameter.name for parameter in manifest.shared}
+    moving = iter(moved(shared(manifest, parameters), step))
     return tuple(
-        next(moving) if parameter.trainable else value
+        next(moving) if parameter.name in names else value
         for parameter, value in zip(manifest.parameters, parameters, strict=True)
     )
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
-from headwater.core.aggregate import difference, trainable, weighted
+from headwater.core.aggregate import difference, shared, weighted
 from headwater.core.batches import minibatches, shuffling
 from headwater.device.runtime.guard import GraphRefused
 from headwater.device.runtime.trainer import Trainer, TrainingDiverged, TrainingTimedOut
@@ -111,5 +111,5 @@ class Agent:
         result = trainer.train(
             parameters, dataset, order=order, mask=mask, learning_rate=plan.learning_rate, time_limit_s=limit_s
         )
-        change = difference(result.parameters, trainable(trainer.manifest, parameters))
+        change = difference(result.parameters, shared(trainer.manifest, parameters))
         return weighted(change, examples), result.metrics

@@ -14,11 +14,11 @@ from typing import Final
 
 import numpy as np
 
-from headwater.core.aggregate import Parameters, Sums, WeightedSum, difference, stepped, trainable
+from headwater.core.aggregate import Parameters, Sums, WeightedSum, difference, shared, stepped
 from headwater.node.child import Assignment, Decline
 from headwater.node.hosting import RoundResult
 from headwater.node.parent import Parent
-from headwater.schemas.messages import Delta, Metric, Model, ObjectRef, Plan
+from headwater.schemas.messages import Delta, Model, ObjectRef, Plan
 from headwater.schemas.tensors import TensorError, decode_tensors, encode_tensors, parameter_specs
 from headwater.schemas.wire import encode
 from headwater.transport.objects import ObjectStore
@@ -75,7 +75,7 @@ class Relay:
         if not averages:
             return self._delta(plan, results, results[0].sum.totals, results[0].sum.weight)
         weight = sum(result.sum.weight for result in results) / len(results)
-        change = difference(trainable(manifest, parameters), trainable(manifest, base))
+        change = difference(shared(manifest, parameters), shared(manifest, base))
         return self._delta(plan, results, tuple(weight * tensor for tensor in change), weight)
 
     def _remaining_s(self, assignment: Assignment) -> float:
@@ -85,6 +85,7 @@ class Relay:
 
     def _delta(self, plan: Plan, results: list[RoundResult], sum_: Sums, weight: float) -> Delta:
         travelling = np.float64 if plan.task == "statistics" else np.float32
+        told = _told(results)
         return Delta(
             key=plan.key,
             sender=self._node,
@@ -93,7 +94,8 @@ class Relay:
             examples=results[-1].round.examples,
             devices=max(result.round.devices for result in results),
             tensors=encode_tensors(tensor.astype(travelling) for tensor in sum_),
-            metrics=_metrics(results),
+            metrics=told.metrics,
+            tallies=told.tallies,
         )
 
 
@@ -101,9 +103,9 @@ def _model(base: Model, parameters: Parameters) -> Model:
     return base.model_copy(update={"tensors": encode_tensors(parameters)})
 
 
-def _metrics(results: list[RoundResult]) -> tuple[Metric, ...]:
-    """Sums over the edge rounds."""
+def _told(results: list[RoundResult]) -> WeightedSum:
+    """The metrics and tallies, summed over the edge rounds."""
     folded = WeightedSum(())
     for result in results:
-        folded.add((), 0.0, result.sum.metrics)
-    return folded.metrics
+        folded.add((), 0.0, result.sum.metrics, result.sum.tallies)
+    return folded

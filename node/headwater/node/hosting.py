@@ -7,10 +7,12 @@ from typing import Final
 
 from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum, means
+from headwater.core.figures import figures_by_split
+from headwater.schemas.limits import MAX_TALLIED
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import Delta, Plan, Reason
 from headwater.schemas.statuses import MemberStatus, NodeStatus, RoundStatus
-from headwater.schemas.tensors import Array, decode_tensors, delta_specs
+from headwater.schemas.tensors import Array, TensorError, decode_tensor, decode_tensors, delta_specs
 from headwater.schemas.wire import WireError
 from headwater.transport.session import Traffic
 
@@ -99,7 +101,8 @@ def open_hosted(
         open_to_all=cohort is None,
     )
     # Eight bytes an element is the widest dtype that a delta may have.
-    max_delta_bytes = sum(math.prod(shape) * 8 for _, shape, _ in specs) + DELTA_OVERHEAD_BYTES
+    tallied = 2 * sum(tally.length for tally in manifest.tallies)
+    max_delta_bytes = 8 * (sum(math.prod(shape) for _, shape, _ in specs) + tallied) + DELTA_OVERHEAD_BYTES
     return Hosted(plan, manifest, round_, WeightedSum([shape for _, shape, _ in specs]), traffic, max_delta_bytes)
 
 
@@ -121,7 +124,7 @@ def checked_tensors(delta: Delta, node: str, hosted: Hosted) -> tuple[Array, ...
 
     Raises:
         WireError: it is not from the node whose topic it came on, or not for this task, or has unknown metrics.
-        TensorError: its tensors are not the manifest's.
+        TensorError: its tensors or tallies are not the manifest's.
     """
     if delta.sender != node:
         raise WireError("unauthorised", f"sender: {delta.sender} on the topic of {node}")
@@ -132,7 +135,34 @@ def checked_tensors(delta: Delta, node: str, hosted: Hosted) -> tuple[Array, ...
         raise WireError("malformed", f"metrics: {', '.join(sorted(unknown))} are not in the manifest")
     if not delta.weight > 0:
         raise WireError("malformed", "weight: 0; a node with nothing to give declines the plan")
+    check_tallies(delta, hosted.manifest)
     return decode_tensors(delta.tensors, delta_specs(delta.task, hosted.manifest))
+
+
+def check_tallies(delta: Delta, manifest: Manifest) -> None:
+    """Hold a delta's tallies against the manifest: each known one once a split at most, and nothing but counts.
+
+    Raises:
+        WireError: an unknown name, one that stands twice, or a count that no number of examples gives.
+        TensorError: another length or dtype, or a count that is not finite.
+    """
+    lengths = {tally.name: tally.length for tally in manifest.tallies}
+    seen = {(tally.split, tally.name) for tally in delta.tallies}
+    if len(seen) != len(delta.tallies):
+        raise WireError("malformed", "tallies: one stands twice")
+    for tally in delta.tallies:
+        if tally.name not in lengths:
+            raise WireError("malformed", f"tallies: {tally.name} is not in the manifest")
+        values, length = tally.values, lengths[tally.name]
+        if values.shape != (length,) or values.dtype != "float64":
+            found = f"{values.dtype} {list(values.shape)}"
+            raise TensorError("wrong_shape", f"{tally.name}: {found} where float64 [{length}] belongs")
+        counts = decode_tensor(values, tally.name)
+        if counts.min() < 0:
+            raise WireError("malformed", f"{tally.name}: holds {counts.min()}; a count is at least 0")
+        # A bound a device, so that no child can make its parent's own sum a thing to refuse.
+        if counts.max() > MAX_TALLIED * delta.devices:
+            raise WireError("malformed", f"{tally.name}: holds {counts.max()}; at most {MAX_TALLIED} a device")
 
 
 def status_of(
@@ -160,6 +190,7 @@ def status_of(
         bytes_up=since.received_bytes,
         metrics={f"{mean.split}/{mean.name}": mean.value for mean in means(hosted.sum.metrics)},
         members=_members(hosted, members),
+        figures=figures_by_split(hosted.sum.tallies),
     )
 
 

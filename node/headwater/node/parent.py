@@ -296,7 +296,7 @@ class Parent:
             match effect:
                 case rounds.Fold() if arrived is not None:
                     delta, tensors = arrived
-                    hosted.sum.add(tensors, delta.weight, delta.metrics)
+                    hosted.sum.add(tensors, delta.weight, delta.metrics, delta.tallies)
                     folded = True
                 case rounds.Acknowledge(sender):
                     self._owe(sender, hosted.plan.key)

@@ -18,6 +18,9 @@ MAX_TENSORS: Final = 4096
 MAX_RANK: Final = 8
 MAX_METRICS: Final = 64
 MAX_TALLY_LENGTH: Final = 4096
+MAX_TALLIED: Final = 2**40
+"""A device's count in one place of a tally; thousands of devices' then add up exactly in float64."""
+
 MAX_NAME_LENGTH: Final = 128
 MAX_TEXT_LENGTH: Final = 1024
 MAX_MAP_ENTRIES: Final = 256

@@ -145,7 +145,7 @@ class Delta(Frozen):
     """A weighted sum with its weight, going up.
 
     `tensors` hold the sum of w·Δ over `devices` devices and `examples` examples with the sum of w in `weight`: a tensor
-    for each trainable parameter (task train), none (evaluate), or the sums of x and of x² (statistics).
+    for each shared parameter (task train), none (evaluate), or the sums of x and of x² (statistics).
     `applied` lists what was done to it on the way (clip, noise, codec), in order.
     """
 

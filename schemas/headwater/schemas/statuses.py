@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat
 
 from headwater.schemas import limits
-from headwater.schemas.base import Count, Frozen, Name, NodeId, Role, RunId, Task, Text
+from headwater.schemas.base import Count, Frozen, Name, NodeId, Role, RunId, Split, Task, Text, Weight
 
 NodeState = Literal["online", "offline"]
 RoundState = Literal["open", "closed", "failed"]
@@ -59,6 +59,26 @@ class MemberStatus(Frozen):
     devices: Count = 0
 
 
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+
+
+class ClassFigures(Frozen):
+    """One class of a classifier; a figure is null where there is nothing to divide by."""
+
+    examples: Weight
+    recall: Share | None
+    precision: Share | None
+    f1: Share | None
+
+
+class Figures(Frozen):
+    """What a split's tallies say: of a classifier its classes, in order; of a reconstruction its errors' quantiles."""
+
+    balanced_accuracy: Share | None = None
+    classes: Annotated[tuple[ClassFigures, ...], Field(max_length=limits.MAX_TALLY_LENGTH)] = ()
+    error_quantiles: Annotated[dict[Name, Weight], Field(max_length=16, default_factory=dict)]
+
+
 Members = Annotated[tuple[MemberStatus, ...], Field(max_length=limits.MAX_CHILDREN)]
 
 
@@ -66,6 +86,7 @@ class RoundStatus(Frozen):
     """A round at the parent that runs it: the cloud's, or (as a cluster's) a gateway's.
 
     `metrics` are means over examples, named `split/name`; test metrics are of the model that the round began with.
+    `figures` are what the tallies say, by split.
     Bytes are payload bytes on the parent's links since the round opened.
     """
 
@@ -88,3 +109,4 @@ class RoundStatus(Frozen):
     metrics: Annotated[dict[Name, FiniteFloat], Field(max_length=limits.MAX_METRICS, default_factory=dict)]
     epsilon_spent: FiniteFloat | None = None
     members: Members = ()
+    figures: Annotated[dict[Split, Figures], Field(default_factory=dict)]

@@ -85,10 +85,10 @@ def parameter_specs(parameters: Iterable[Parameter]) -> tuple[tuple[str, tuple[i
 
 
 def delta_specs(task: Task, manifest: Manifest) -> tuple[tuple[str, tuple[int, ...], str], ...]:
-    """What a delta's tensors must be: the trainable parameters, or the sums of x and of x², or nothing."""
+    """What a delta's tensors must be: the shared parameters, or the sums of x and of x², or nothing."""
     match task:
         case "train":
-            return parameter_specs(manifest.trainable)
+            return parameter_specs(manifest.shared)
         case "statistics":
             return ("sum of x", manifest.x.shape, "float64"), ("sum of x²", manifest.x.shape, "float64")
         case "evaluate":

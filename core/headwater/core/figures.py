@@ -1,0 +1,72 @@
+"""Law: tallies are turned into figures only where somebody reads them; what has no examples has no figure.
+
+recall = correct / examples    precision = correct / predicted    F1 = 2·correct / (examples + predicted)
+balanced accuracy = mean of recall over the classes that have examples
+"""
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from headwater.core.sketch import NAME, quantile
+from headwater.schemas.base import Split
+from headwater.schemas.messages import Counts
+from headwater.schemas.statuses import ClassFigures, Figures
+from headwater.schemas.tensors import decode_tensor
+
+CLASS_TALLIES: Final = ("class_examples", "class_correct", "class_predicted")
+"""What a classifier counts, a number for each class: of the label, of the label where it was found, of the answer."""
+
+QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+MAX_CLASSES_TOLD: Final = 128
+"""A model of more classes tells its balanced accuracy only."""
+
+
+def per_class(examples: NDArray[Any], correct: NDArray[Any], predicted: NDArray[Any]) -> tuple[ClassFigures, ...]:
+    """The figures of each class, in order."""
+    return tuple(
+        ClassFigures(
+            examples=float(n),
+            recall=_ratio(hits, n),
+            precision=_ratio(hits, answers),
+            f1=_ratio(2 * hits, n + answers),
+        )
+        for n, hits, answers in zip(examples, correct, predicted, strict=True)
+    )
+
+
+def balanced_accuracy(classes: Iterable[ClassFigures]) -> float | None:
+    """The mean recall of the classes that have examples, or None where none has any."""
+    recalls = [figures.recall for figures in classes if figures.recall is not None]
+    return sum(recalls) / len(recalls) if recalls else None
+
+
+def error_quantiles(counts: NDArray[Any]) -> dict[str, float]:
+    """The quantiles that people read, or none where nothing was counted."""
+    return {name: quantile(counts, share) for name, share in QUANTILES.items()} if counts.sum() > 0 else {}
+
+
+def figures(tallies: Mapping[str, NDArray[Any]]) -> Figures:
+    """What the tallies of one split say, by their names; those that are not known here say nothing."""
+    classes: tuple[ClassFigures, ...] = ()
+    if all(name in tallies for name in CLASS_TALLIES):
+        classes = per_class(*(tallies[name] for name in CLASS_TALLIES))
+    return Figures(
+        balanced_accuracy=balanced_accuracy(classes),
+        classes=classes if len(classes) <= MAX_CLASSES_TOLD else (),
+        error_quantiles=error_quantiles(tallies[NAME]) if NAME in tallies else {},
+    )
+
+
+def figures_by_split(tallies: Iterable[Counts]) -> dict[Split, Figures]:
+    """The figures of each split that has tallies."""
+    by_split = groupby(sorted(tallies, key=lambda tally: tally.split), key=lambda tally: tally.split)
+    return {split: figures({tally.name: decode_tensor(tally.values) for tally in of_it}) for split, of_it in by_split}
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    """At most 1: counts come from devices, and no figure of theirs may stop the parent that tells them."""
+    return min(1.0, float(part) / float(whole)) if whole > 0 else None

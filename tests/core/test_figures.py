@@ -1,0 +1,116 @@
+"""Tallies as figures: a sketch of the union is the sum of sketches, and a quantile stays within its bound."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headwater.core.figures import balanced_accuracy, error_quantiles, figures_by_split, per_class
+from headwater.core.sketch import BUCKETS, GAMMA, LARGEST, SMALLEST, bucket_of, quantile, sketch
+from headwater.schemas.messages import Counts
+from headwater.schemas.tensors import encode_tensor
+
+errors = st.floats(SMALLEST, LARGEST, exclude_min=True)
+samples = st.lists(errors, min_size=1, max_size=200)
+
+
+@pytest.mark.parametrize(
+    ("error", "bucket"),
+    [
+        (0.0, 0),
+        (SMALLEST, 0),
+        (SMALLEST * GAMMA * 0.999, 0),
+        (SMALLEST * GAMMA * 1.001, 1),
+        (SMALLEST * GAMMA**64.5, 64),
+        (LARGEST * 1.001, BUCKETS - 1),
+        (1e300, BUCKETS - 1),
+    ],
+)
+def test_a_bucket_covers_from_a_power_of_gamma_to_the_next(error: float, bucket: int) -> None:
+    assert bucket_of(error) == bucket
+
+
+def test_the_last_bucket_begins_at_the_largest() -> None:
+    assert math.isclose(SMALLEST * GAMMA ** (BUCKETS - 1), 1e6)
+    assert math.sqrt(GAMMA) < 1.12
+
+
+@given(samples, samples)
+def test_the_sum_of_two_sketches_is_the_sketch_of_the_union(first: list[float], second: list[float]) -> None:
+    np.testing.assert_array_equal(sketch(first) + sketch(second), sketch(first + second))
+
+
+@given(samples, st.floats(0, 1))
+def test_a_quantile_is_within_its_buckets_relative_error(sample: list[float], share: float) -> None:
+    exact = sorted(sample)[max(1, math.ceil(share * len(sample))) - 1]
+    assert (
+        exact / math.sqrt(GAMMA) * (1 - 1e-9)
+        <= quantile(sketch(sample), share)
+        <= exact * math.sqrt(GAMMA) * (1 + 1e-9)
+    )
+
+
+@given(samples)
+def test_quantiles_grow_with_their_share(sample: list[float]) -> None:
+    told = list(error_quantiles(sketch(sample)).values())
+    assert told == sorted(told)
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "says"),
+    [
+        (np.zeros(BUCKETS), 0.5, "nothing was counted"),
+        (np.ones(BUCKETS - 1), 0.5, r"shape \[127\] where \[128\]"),
+        (np.ones(BUCKETS), 1.5, "use 0 to 1"),
+    ],
+)
+def test_a_quantile_of_nothing_is_refused(counts: np.ndarray, share: float, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        quantile(counts, share)
+
+
+def test_three_classes_worked_by_hand() -> None:
+    """4 examples of class 0, 3 found; 1 of class 1, found, and guessed twice; class 2 has none."""
+    zero, one, two = per_class(np.array([4.0, 1.0, 0.0]), np.array([3.0, 1.0, 0.0]), np.array([3.0, 2.0, 0.0]))
+    assert (zero.examples, zero.recall, zero.precision, zero.f1) == (4.0, 0.75, 1.0, 6 / 7)
+    assert (one.recall, one.precision, one.f1) == (1.0, 0.5, 2 / 3)
+    assert (two.examples, two.recall, two.precision, two.f1) == (0.0, None, None, None)
+    assert balanced_accuracy([zero, one, two]) == 0.875
+    assert balanced_accuracy([two]) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
+def test_the_figures_are_those_of_the_answers_themselves(pairs: list[tuple[int, int]]) -> None:
+    labels, answers = np.array(pairs).T
+    hits = labels[labels == answers]
+    counts = [np.bincount(of, minlength=4).astype(float) for of in (labels, hits, answers)]
+    for label, figures in enumerate(per_class(*counts)):
+        asked, answered = answers[labels == label], labels[answers == label]
+        assert figures.recall == (np.mean(asked == label) if len(asked) else None)
+        assert figures.precision == (np.mean(answered == label) if len(answered) else None)
+
+
+def test_counts_that_cannot_be_stop_nobody() -> None:
+    (figures,) = per_class(np.array([5e-324]), np.array([2.0**40]), np.array([0.0]))
+    assert figures.recall == 1.0
+
+
+def test_each_split_has_its_figures() -> None:
+    def counts(split: str, name: str, *values: float) -> Counts:
+        return Counts(split=split, name=name, values=encode_tensor(np.array(values, np.float64)))
+
+    told = figures_by_split(
+        [
+            counts("test", "class_examples", 2, 2),
+            counts("train", "error_sketch", *sketch([1.0])),
+            counts("test", "class_correct", 2, 1),
+            counts("test", "class_predicted", 3, 1),
+            counts("test", "of_the_owners_own", 7),
+        ]
+    )
+    assert told["test"].balanced_accuracy == 0.75
+    assert [c.recall for c in told["test"].classes] == [1.0, 0.5]
+    assert told["train"].error_quantiles["p50"] == pytest.approx(1.0, rel=0.12)
+    assert told["train"].classes == ()
