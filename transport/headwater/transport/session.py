@@ -6,59 +6,22 @@ that one may speak. After that a lost link is an event, not an error.
 """
 
 import asyncio
-import logging
-import random
 import secrets
-import socket
-import ssl
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import aiomqtt
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
-from headwater.schemas.errors import AccessRefused, BrokerUnreachable
-from headwater.schemas.limits import MAX_MESSAGE_SIZE_BYTES
-from headwater.schemas.settings import BrokerSettings
+from headwater.schemas.errors import AccessRefused
+from headwater.schemas.links import BrokerSettings
 from headwater.schemas.topics import Topics
+from headwater.transport.link import PUBLISH_TIMEOUT_S, Client, Link, OnMessage, log
+from headwater.transport.link import LinkDown as LinkDown
+from headwater.transport.link import Publication as Publication
 
-log = logging.getLogger("headwater.transport")
-# What paho has to say comes back as exceptions, and is told once, in this module's words.
-_paho_log = logging.getLogger("headwater.transport.paho")
-_paho_log.setLevel(logging.CRITICAL)
-
-MAX_INFLIGHT: Final = 32
-"""QoS 1 publishes on the way at once; further ones wait in `MAX_WAITING`."""
-
-MAX_WAITING: Final = 4096
-"""Publishes that may wait in one client; a caller beyond that gets `LinkDown`."""
-
-PUBLISH_TIMEOUT_S: Final = 20.0
 ECHO_TIMEOUT_S: Final = 5.0
 GOODBYE_TIMEOUT_S: Final = 2.0
-FIRST_RETRY_S: Final = 0.2
-_PACKET_OVERHEAD_BYTES: Final = 1024
-_REFUSED_LOGIN: Final = frozenset({4, 5, 134, 135, 138})
-_OTHER_PROTOCOL: Final = frozenset({1, 132})
-
-OnMessage = Callable[[str, bytes, bool], None]
-"""(topic, payload, retained), called inside the event loop: decide, schedule, do not block."""
-
-
-class LinkDown(Exception):
-    """There is no connection, or it went while a publish was on its way. Whoever waits asks again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    topic: str
-    payload: bytes
-    qos: int = 1
-    retain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,44 +35,7 @@ class Traffic:
         return Traffic(self.sent_bytes - before.sent_bytes, self.received_bytes - before.received_bytes)
 
 
-class _Client(aiomqtt.Client):
-    """aiomqtt with three seams opened: messages are handed over at once instead of through an unbounded queue, a
-    publish that an MQTT 5 broker refused is reported, and a broker that hangs up before CONNACK is noticed."""
-
-    def __init__(self, *args: Any, deliver: OnMessage, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._deliver = deliver
-        self.pending_calls_threshold = MAX_WAITING
-        self.refusals: set[str] = set()
-
-    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
-        self._deliver(message.topic, message.payload, message.retain)
-
-    def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
-        if getattr(reason_code, "is_failure", False):
-            self.refusals.add(str(reason_code))
-        super()._on_publish(client, userdata, mid, reason_code, properties)
-
-    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
-        if not self._connected.done():
-            self._connected.set_exception(aiomqtt.MqttCodeError(reason_code, "closed before CONNACK"))
-            return
-        super()._on_disconnect(client, userdata, flags, reason_code, properties)
-
-    async def lost(self) -> None:
-        """Returns when the connection is gone."""
-        await asyncio.wait((self._disconnected,))
-        self.is_lost()
-
-    def is_lost(self) -> bool:
-        # Looking at the exception also keeps asyncio from reporting it as never retrieved.
-        if not self._disconnected.done():
-            return False
-        self._disconnected.exception()
-        return True
-
-
-class Session:
+class Session(Link):
     """A node's connection to one broker.
 
     Args:
@@ -133,48 +59,17 @@ class Session:
         on_connect: Callable[[], Awaitable[None]],
         will: Publication | None = None,
     ) -> None:
-        self._broker = broker
+        super().__init__(broker, client=client, will=will)
         self._node = node
-        self._client_id = client
         self._echo_topic = Topics(fleet).echo(node)
         self._echo_token = b""
         self._echo_heard = asyncio.Event()
         self._filters = (*filters, self._echo_topic)
         self._on_message = on_message
         self._on_connect = on_connect
-        self._will = will
-        self._client: _Client | None = None
-        self._protocols = _protocols(broker.protocol)
-        self._proven = False
-        self._connected = asyncio.Event()
+        self._client: Client | None = None
         self._refusals_logged: set[str] = set()
         self.traffic = Traffic()
-
-    @property
-    def connected(self) -> bool:
-        return self._connected.is_set()
-
-    async def wait_connected(self) -> None:
-        await self._connected.wait()
-
-    async def run(self) -> None:
-        """Stay connected until cancelled.
-
-        Raises:
-            BrokerUnreachable: no first connection within `connect_timeout_s`.
-            AccessRefused: the broker refused the login or, at the first connection, the node's own topics.
-        """
-        started = time.monotonic()
-        retries = 0
-        while True:
-            try:
-                await self._live()
-                retries = 0
-            except (aiomqtt.MqttError, LinkDown, OSError) as error:
-                self._judge(error, time.monotonic() - started)
-            wait_s = min(self._broker.max_retry_wait_s, FIRST_RETRY_S * 2**retries) * random.uniform(0.5, 1.0)
-            retries = min(retries + 1, 16)
-            await asyncio.sleep(wait_s)
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         """Hand a message to the broker; returns when it has acknowledged it (QoS 1).
@@ -195,61 +90,23 @@ class Session:
 
     # ── one connection ──────────────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def _where(self) -> str:
-        return f"{self._broker.host}:{self._broker.port}"
-
-    async def _live(self) -> None:
-        client = self._new_client()
+    async def _serve(self, client: Client) -> None:
+        self._client = client
         try:
-            await self._live_with(client)
+            await client.subscribe([(topic, 1) for topic in self._filters])
+            await self._prove(client)
+            self._connected.set()
+            log.info("connected to %s as %s", self._where, self._client_id)
+            await self._on_connect()
+            await self._stay(client)
+        except asyncio.CancelledError:
+            await self._say_goodbye(client)
+            raise
         finally:
-            client.is_lost()
+            self._connected.clear()
+            self._client = None
 
-    async def _live_with(self, client: _Client) -> None:
-        async with client:
-            self._client = client
-            try:
-                await client.subscribe([(topic, 1) for topic in self._filters])
-                await self._prove(client)
-                self._connected.set()
-                log.info("connected to %s as %s", self._where, self._client_id)
-                await self._on_connect()
-                await client.lost()
-                log.warning("lost the connection to %s; reconnecting", self._where)
-            except asyncio.CancelledError:
-                await self._say_goodbye(client)
-                raise
-            finally:
-                self._connected.clear()
-                self._client = None
-
-    def _new_client(self) -> _Client:
-        version = self._protocols[0]
-        five = version is aiomqtt.ProtocolVersion.V5
-        return _Client(
-            self._broker.host,
-            self._broker.port,
-            deliver=self._receive,
-            identifier=self._client_id,
-            username=self._broker.user,
-            password=self._broker.secret(),
-            protocol=version,
-            clean_session=None if five else True,
-            clean_start=True if five else MQTT_CLEAN_START_FIRST_ONLY,
-            properties=_connect_properties() if five else None,
-            keepalive=round(self._broker.keepalive_s),
-            timeout=PUBLISH_TIMEOUT_S,
-            max_inflight_messages=MAX_INFLIGHT,
-            max_queued_outgoing_messages=MAX_WAITING,
-            will=self._will and aiomqtt.Will(self._will.topic, self._will.payload, self._will.qos, self._will.retain),
-            tls_context=_tls_context(self._broker),
-            tls_insecure=True if self._broker.tls and self._broker.tls.insecure else None,
-            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
-            logger=_paho_log,
-        )
-
-    async def _prove(self, client: _Client) -> None:
+    async def _prove(self, client: Client) -> None:
         """Hear oneself, or learn that the broker's rules forbid it."""
         self._echo_heard.clear()
         self._echo_token = secrets.token_bytes(8)
@@ -280,7 +137,7 @@ class Session:
             # One bad message must not take the connection down with it.
             log.exception("a message on %s was dropped", topic)
 
-    async def _publish(self, client: _Client, publication: Publication) -> None:
+    async def _publish(self, client: Client, publication: Publication) -> None:
         try:
             await client.publish(
                 publication.topic, publication.payload, publication.qos, publication.retain, timeout=PUBLISH_TIMEOUT_S
@@ -292,66 +149,10 @@ class Session:
             self._refusals_logged.add(reason)
             log.error("broker %s refused a publish on %s: %s", self._where, publication.topic, reason)
 
-    async def _say_goodbye(self, client: _Client) -> None:
+    async def _say_goodbye(self, client: Client) -> None:
         if self._will is None or not self.connected or client.is_lost():
             return
         try:
             await asyncio.wait_for(self._publish(client, self._will), GOODBYE_TIMEOUT_S)
         except (TimeoutError, LinkDown):
             log.info("could not say goodbye to %s", self._where)
-
-    # ── what an end means ───────────────────────────────────────────────────────────────────────────────────────
-
-    def _judge(self, error: Exception, elapsed_s: float) -> None:
-        code = _code(error)
-        if self._may_speak_older(error, code):
-            self._protocols = self._protocols[1:]
-            return
-        if code in _REFUSED_LOGIN and not self._proven:
-            raise AccessRefused(
-                f"broker {self._where} refused user {self._broker.user or 'anonymous'!r}: {error}; "
-                "check broker.user and broker.password_file"
-            ) from None
-        if not self._proven and elapsed_s >= self._broker.connect_timeout_s:
-            raise BrokerUnreachable(
-                f"broker {self._where}: no connection within {self._broker.connect_timeout_s:g} s ({error}); "
-                "check broker.host, broker.port and that the broker runs"
-            ) from None
-        log.warning("no connection to %s (%s); trying again", self._where, error)
-
-    def _may_speak_older(self, error: Exception, code: int | None) -> bool:
-        hung_up = "closed before CONNACK" in str(getattr(error, "args", ""))
-        return len(self._protocols) > 1 and not self._proven and (code in _OTHER_PROTOCOL or hung_up)
-
-
-def _protocols(choice: str) -> tuple[aiomqtt.ProtocolVersion, ...]:
-    both = (aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311)
-    return {"auto": both, "5": both[:1], "3.1.1": both[1:]}[choice]
-
-
-def _connect_properties() -> Properties:
-    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-    properties.ReceiveMaximum = MAX_INFLIGHT
-    properties.MaximumPacketSize = MAX_MESSAGE_SIZE_BYTES + _PACKET_OVERHEAD_BYTES
-    return properties
-
-
-def _code(error: Exception) -> int | None:
-    rc = getattr(error, "rc", None)
-    value = getattr(rc, "value", rc)
-    return int(value) if isinstance(value, int) else None
-
-
-def _tls_context(broker: BrokerSettings) -> ssl.SSLContext | None:
-    """Raises AccessRefused naming the file that cannot be used."""
-    if broker.tls is None:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=str(broker.tls.ca) if broker.tls.ca else None)
-        if broker.tls.certificate:
-            context.load_cert_chain(str(broker.tls.certificate), str(broker.tls.key) if broker.tls.key else None)
-    except (OSError, ssl.SSLError) as error:
-        raise AccessRefused(f"broker.tls: {error}; check broker.tls.ca, .certificate and .key") from None
-    if broker.tls.insecure:
-        context.check_hostname = False
-    return context

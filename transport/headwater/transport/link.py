@@ -1,0 +1,246 @@
+"""Law: what any connection to a broker shares: reconnecting with jitter, MQTT 5 before 3.1.1, and what an end means.
+
+A `Link` leaves one thing open: what is done on each connection, until it is lost.
+"""
+
+import asyncio
+import logging
+import random
+import socket
+import ssl
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiomqtt
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from headwater.schemas.errors import AccessRefused, BrokerUnreachable
+from headwater.schemas.limits import MAX_MESSAGE_SIZE_BYTES
+from headwater.schemas.links import BrokerSettings
+
+log = logging.getLogger("headwater.transport")
+# What paho has to say comes back as exceptions, and is told once, in this module's words.
+_paho_log = logging.getLogger("headwater.transport.paho")
+_paho_log.setLevel(logging.CRITICAL)
+
+MAX_INFLIGHT: Final = 32
+"""QoS 1 publishes on the way at once; further ones wait in `MAX_WAITING`."""
+
+MAX_WAITING: Final = 4096
+"""Publishes that may wait in one client; a caller beyond that gets `LinkDown`."""
+
+PUBLISH_TIMEOUT_S: Final = 20.0
+FIRST_RETRY_S: Final = 0.2
+_PACKET_OVERHEAD_BYTES: Final = 1024
+_REFUSED_LOGIN: Final = frozenset({4, 5, 134, 135, 138})
+_OTHER_PROTOCOL: Final = frozenset({1, 132})
+
+OnMessage = Callable[[str, bytes, bool], None]
+"""(topic, payload, retained), called inside the event loop: decide, schedule, do not block."""
+
+
+class LinkDown(Exception):
+    """There is no connection, or it went while a publish was on its way. Whoever waits asks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+
+
+class Client(aiomqtt.Client):
+    """aiomqtt with three seams opened: messages are handed over at once instead of through an unbounded queue, a
+    publish that an MQTT 5 broker refused is reported, and a broker that hangs up before CONNACK is noticed."""
+
+    def __init__(self, *args: Any, deliver: OnMessage, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deliver = deliver
+        self.pending_calls_threshold = MAX_WAITING
+        self.refusals: set[str] = set()
+
+    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+        self._deliver(message.topic, message.payload, message.retain)
+
+    def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
+        if getattr(reason_code, "is_failure", False):
+            self.refusals.add(str(reason_code))
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
+        if not self._connected.done():
+            self._connected.set_exception(aiomqtt.MqttCodeError(reason_code, "closed before CONNACK"))
+            return
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
+    async def lost(self) -> None:
+        """Returns when the connection is gone."""
+        await asyncio.wait((self._disconnected,))
+        self.is_lost()
+
+    def is_lost(self) -> bool:
+        # Looking at the exception also keeps asyncio from reporting it as never retrieved.
+        if not self._disconnected.done():
+            return False
+        self._disconnected.exception()
+        return True
+
+
+class Link(ABC):
+    """A connection to one broker that is made anew whenever it is lost.
+
+    Args:
+        client: the MQTT client identifier.
+        patient: a broker that is not there yet is waited for, however long.
+        will: published by the broker when this connection dies.
+    """
+
+    def __init__(
+        self, broker: BrokerSettings, *, client: str, patient: bool = False, will: Publication | None = None
+    ) -> None:
+        self._broker = broker
+        self._client_id = client
+        self._patient = patient
+        self._will = will
+        self._protocols = _protocols(broker.protocol)
+        self._proven = False
+        self._connected = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        return self._connected.is_set()
+
+    async def wait_connected(self) -> None:
+        await self._connected.wait()
+
+    async def run(self) -> None:
+        """Stay connected until cancelled.
+
+        Raises:
+            BrokerUnreachable: no first connection within `connect_timeout_s`, where it is not patient.
+            AccessRefused: the broker refused the login or, at the first connection, the topics.
+        """
+        started = time.monotonic()
+        retries = 0
+        while True:
+            try:
+                await self._live()
+                retries = 0
+            except (aiomqtt.MqttError, LinkDown, OSError) as error:
+                self._judge(error, time.monotonic() - started)
+            wait_s = min(self._broker.max_retry_wait_s, FIRST_RETRY_S * 2**retries) * random.uniform(0.5, 1.0)
+            retries = min(retries + 1, 16)
+            await asyncio.sleep(wait_s)
+
+    @abstractmethod
+    async def _serve(self, client: Client) -> None:
+        """What is done on a connection until it is lost: subscribe, then `_stay`."""
+
+    @abstractmethod
+    def _receive(self, topic: str, payload: bytes, retained: bool) -> None: ...
+
+    # ── one connection ──────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _where(self) -> str:
+        return f"{self._broker.host}:{self._broker.port}"
+
+    async def _live(self) -> None:
+        client = self._new_client()
+        try:
+            async with client:
+                await self._serve(client)
+        finally:
+            client.is_lost()
+
+    async def _stay(self, client: Client) -> None:
+        await client.lost()
+        log.warning("lost the connection to %s; reconnecting", self._where)
+
+    def _new_client(self) -> Client:
+        version = self._protocols[0]
+        five = version is aiomqtt.ProtocolVersion.V5
+        return Client(
+            self._broker.host,
+            self._broker.port,
+            deliver=self._receive,
+            identifier=self._client_id,
+            username=self._broker.user,
+            password=self._broker.secret(),
+            protocol=version,
+            clean_session=None if five else True,
+            clean_start=True if five else MQTT_CLEAN_START_FIRST_ONLY,
+            properties=_connect_properties() if five else None,
+            keepalive=round(self._broker.keepalive_s),
+            timeout=PUBLISH_TIMEOUT_S,
+            max_inflight_messages=MAX_INFLIGHT,
+            max_queued_outgoing_messages=MAX_WAITING,
+            will=self._will and aiomqtt.Will(self._will.topic, self._will.payload, self._will.qos, self._will.retain),
+            tls_context=_tls_context(self._broker),
+            tls_insecure=True if self._broker.tls and self._broker.tls.insecure else None,
+            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
+            logger=_paho_log,
+        )
+
+    # ── what an end means ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _judge(self, error: Exception, elapsed_s: float) -> None:
+        code = _code(error)
+        if self._may_speak_older(error, code):
+            self._protocols = self._protocols[1:]
+            return
+        if code in _REFUSED_LOGIN and not self._proven:
+            raise AccessRefused(
+                f"broker {self._where} refused user {self._broker.user or 'anonymous'!r}: {error}; "
+                "check broker.user and broker.password_file"
+            ) from None
+        if not self._proven and not self._patient and elapsed_s >= self._broker.connect_timeout_s:
+            raise BrokerUnreachable(
+                f"broker {self._where}: no connection within {self._broker.connect_timeout_s:g} s ({error}); "
+                "check broker.host, broker.port and that the broker runs"
+            ) from None
+        log.warning("no connection to %s (%s); trying again", self._where, error)
+
+    def _may_speak_older(self, error: Exception, code: int | None) -> bool:
+        hung_up = "closed before CONNACK" in str(getattr(error, "args", ""))
+        return len(self._protocols) > 1 and not self._proven and (code in _OTHER_PROTOCOL or hung_up)
+
+
+def _protocols(choice: str) -> tuple[aiomqtt.ProtocolVersion, ...]:
+    both = (aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311)
+    return {"auto": both, "5": both[:1], "3.1.1": both[1:]}[choice]
+
+
+def _connect_properties() -> Properties:
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.ReceiveMaximum = MAX_INFLIGHT
+    properties.MaximumPacketSize = MAX_MESSAGE_SIZE_BYTES + _PACKET_OVERHEAD_BYTES
+    return properties
+
+
+def _code(error: Exception) -> int | None:
+    rc = getattr(error, "rc", None)
+    value = getattr(rc, "value", rc)
+    return int(value) if isinstance(value, int) else None
+
+
+def _tls_context(broker: BrokerSettings) -> ssl.SSLContext | None:
+    """Raises AccessRefused naming the file that cannot be used."""
+    if broker.tls is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=str(broker.tls.ca) if broker.tls.ca else None)
+        if broker.tls.certificate:
+            context.load_cert_chain(str(broker.tls.certificate), str(broker.tls.key) if broker.tls.key else None)
+    except (OSError, ssl.SSLError) as error:
+        raise AccessRefused(f"broker.tls: {error}; check broker.tls.ca, .certificate and .key") from None
+    if broker.tls.insecure:
+        context.check_hostname = False
+    return context
