@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -14,11 +15,14 @@ from sqlalchemy import create_engine, text
 
 from headwater.cloud.history import ClosedRound, History, open_history
 from headwater.cloud.history.tables import Base
+from headwater.core.sketch import sketch
 from headwater.node.hosting import Contribution, Refused
+from headwater.schemas.base import Split
 from headwater.schemas.errors import HistoryError, RunFailed
-from headwater.schemas.messages import Metric
+from headwater.schemas.messages import Counts, Metric
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import NodeStatus
+from headwater.schemas.tensors import encode_tensor
 from support.postgres import database_url
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -92,6 +96,45 @@ def test_test_metrics_belong_to_the_model_that_was_measured(history: History) ->
     measured_next = Metric(split="test", name="correct", total=15.0, weight=20.0)
     history.record_round(replace(ROUND, round=2, measured=1, model=b"model 2", metrics=(measured_next,)), NOW)
     assert [told.accuracy for told in history.rounds_of("r1")] == [0.75, None]
+
+
+def counts(split: Split, name: str, *values: float) -> Counts:
+    return Counts(split=split, name=name, values=encode_tensor(np.array(values, np.float64)))
+
+
+def test_tallies_are_kept_and_told_as_figures_of_the_model_that_was_measured(history: History) -> None:
+    started(history)
+    of_training = (counts("train", "error_sketch", *sketch([1.0, 1.0, 100.0])),)
+    history.record_round(replace(ROUND, tallies=of_training), NOW)
+    of_testing = (
+        counts("test", "class_examples", 4, 2),
+        counts("test", "class_correct", 3, 1),
+        counts("test", "class_predicted", 4, 2),
+    )
+    for _ in range(2):
+        history.record_round(replace(ROUND, round=2, measured=1, model=b"model 2", tallies=of_testing), NOW)
+    first, second = history.rounds_of("r1")
+    assert first.train is not None
+    assert first.train.error_quantiles["p99"] == pytest.approx(100.0, rel=0.12)
+    assert first.test is not None
+    assert first.test.balanced_accuracy == 0.625
+    assert [of_class.recall for of_class in first.test.classes] == [0.75, 0.5]
+    assert (second.train, second.test) == (None, None)
+
+
+def test_a_database_of_the_first_schema_is_migrated_with_what_it_holds(url: str) -> None:
+    open_history(url).close()
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE tallies"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    old = History(engine, "old")
+    old.enqueue_run("r1", "plant", DESCRIPTION, None, NOW)
+    old.close()
+    migrated = open_history(url)
+    assert migrated.show_run("r1").id == "r1"
+    assert migrated.rounds_of("r1") == ()
+    migrated.close()
 
 
 def test_a_round_recorded_twice_is_there_once(history: History) -> None:

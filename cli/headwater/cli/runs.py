@@ -82,7 +82,7 @@ def show(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = Fa
         rounds = history.rounds_of(record.id)
     head = f"{record.id}: {record.state}, round {record.round} of {record.description.rounds}"
     lines = [head + (f" ({record.failure})" if record.failure else ""), *map(_line, rounds)]
-    _show(as_json, _brief(record) | {"rounds": [asdict(r) for r in rounds]}, "\n".join(lines))
+    _show(as_json, _brief(record) | {"rounds": [_told(r) for r in rounds]}, "\n".join(lines))
 
 
 @app.command("watch")
@@ -95,7 +95,7 @@ def watch(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = F
             record = history.show_run(record.id)
             rounds = history.rounds_of(record.id)
             for round_ in rounds[told:]:
-                _show(as_json, asdict(round_), _line(round_))
+                _show(as_json, _told(round_), _line(round_))
             told = len(rounds)
             if record.state in ENDED:
                 break
@@ -222,6 +222,11 @@ def _brief(record: "RunRecord") -> dict[str, Any]:
         "started_at": record.started_at.isoformat() if record.started_at else None,
         "ended_at": record.ended_at.isoformat() if record.ended_at else None,
     }
+
+
+def _told(round_: "RoundRecord") -> dict[str, Any]:
+    figures = {"train": round_.train, "test": round_.test}
+    return asdict(round_) | {split: told.model_dump() if told else None for split, told in figures.items()}
 
 
 def _line(round_: "RoundRecord") -> str:

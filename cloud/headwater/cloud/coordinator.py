@@ -269,6 +269,7 @@ def _closed(result: RoundResult, measured: int, opened_at: datetime, model: byte
         contributions=result.contributions,
         refusals=result.refusals,
         metrics=result.sum.metrics if result.closed else (),
+        tallies=result.sum.tallies if result.closed else (),
     )
 
 

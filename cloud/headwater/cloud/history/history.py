@@ -3,11 +3,13 @@
 Methods block; the coordinator calls them in a thread, one at a time. Several processes may share a database.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -15,9 +17,11 @@ from sqlalchemy.orm import Session
 from headwater.cloud.history import tables
 from headwater.cloud.history.faults import named
 from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord
+from headwater.core.figures import figures
 from headwater.schemas.errors import HistoryError, RunFailed
 from headwater.schemas.run import RunDescription
-from headwater.schemas.statuses import NodeStatus, RunState
+from headwater.schemas.statuses import Figures, NodeStatus, RunState
+from headwater.schemas.tensors import decode_tensor
 from headwater.schemas.wire import reference
 
 
@@ -156,7 +160,7 @@ class History:
     # ── rounds ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def record_round(self, closed: ClosedRound, now: datetime) -> None:
-        """An attempt with its contributions, metrics, refusals and new model: all of it, or nothing."""
+        """An attempt with its contributions, metrics, tallies, refusals and new model: all of it, or nothing."""
         key = {"run": closed.run, "round": closed.round, "attempt": closed.attempt, "task": closed.task}
         with self._transaction("record round") as session:
             session.execute(delete(tables.Contribution).filter_by(**key))
@@ -182,6 +186,12 @@ class History:
             for metric in closed.metrics:
                 version = closed.measured if metric.split == "test" else closed.round
                 session.merge(tables.Metric(run=closed.run, version=version, **metric.model_dump()))
+            for tally in closed.tallies:
+                version = closed.measured if tally.split == "test" else closed.round
+                counts = decode_tensor(tally.values, tally.name).tolist()
+                session.merge(
+                    tables.Tally(run=closed.run, version=version, split=tally.split, name=tally.name, counts=counts)
+                )
             if closed.model is not None:
                 sha256 = _put(session, closed.model, now)
                 session.merge(tables.ModelVersion(run=closed.run, version=closed.round, sha256=sha256))
@@ -200,7 +210,8 @@ class History:
                 for m in session.scalars(select(tables.Metric).where(tables.Metric.run == run))
                 if m.weight > 0
             }
-            return tuple(_round(row, means) for row in rows)
+            figures = _figures(session.scalars(select(tables.Tally).where(tables.Tally.run == run)))
+            return tuple(_round(row, means, figures) for row in rows)
 
     # ── nodes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -302,7 +313,16 @@ def _run(row: tables.Run, last_round: int) -> RunRecord:
     )
 
 
-def _round(row: tables.Round, means: dict[tuple[int, str, str], float]) -> RoundRecord:
+def _figures(rows: Iterable[tables.Tally]) -> dict[tuple[int, str], Figures]:
+    tallies: dict[tuple[int, str], dict[str, NDArray[np.float64]]] = {}
+    for row in rows:
+        tallies.setdefault((row.version, row.split), {})[row.name] = np.array(row.counts)
+    return {version_and_split: figures(named_counts) for version_and_split, named_counts in tallies.items()}
+
+
+def _round(
+    row: tables.Round, means: dict[tuple[int, str, str], float], figures: dict[tuple[int, str], Figures]
+) -> RoundRecord:
     result = row.round if row.task == "train" else None
     return RoundRecord(
         round=row.round,
@@ -321,4 +341,6 @@ def _round(row: tables.Round, means: dict[tuple[int, str, str], float]) -> Round
         loss=means.get((row.round, "train", "loss")) if result is not None else None,
         test_loss=means.get((row.round, "test", "loss")) if result is not None else None,
         accuracy=means.get((row.round, "test", "correct")) if result is not None else None,
+        train=figures.get((row.round, "train")) if result is not None else None,
+        test=figures.get((row.round, "test")) if result is not None else None,
     )

@@ -5,9 +5,9 @@ from datetime import datetime
 
 from headwater.node.hosting import Contribution, Refused
 from headwater.schemas.base import Task
-from headwater.schemas.messages import Metric
+from headwater.schemas.messages import Counts, Metric
 from headwater.schemas.run import RunDescription
-from headwater.schemas.statuses import RunState
+from headwater.schemas.statuses import Figures, RunState
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,15 @@ class ClosedRound:
     contributions: tuple[Contribution, ...] = ()
     refusals: tuple[Refused, ...] = ()
     metrics: tuple[Metric, ...] = ()
+    tallies: tuple[Counts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
-    """A round as the history tells it, with the means of its metrics."""
+    """A round as the history tells it, with the means of its metrics and the figures of its tallies.
+
+    What is of the train split is of the round; what is of the test split is of the model that the round made.
+    """
 
     round: int
     attempt: int
@@ -77,3 +81,5 @@ class RoundRecord:
     loss: float | None
     test_loss: float | None
     accuracy: float | None
+    train: Figures | None = None
+    test: Figures | None = None

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
     DateTime,
     Float,
     ForeignKey,
@@ -154,6 +155,23 @@ class Metric(Base):
     name: Mapped[str] = mapped_column(String(128), primary_key=True, comment="loss, correct, …")
     total: Mapped[float] = mapped_column(Float, comment="Sum over examples.")
     weight: Mapped[float] = mapped_column(Float, comment="Number of examples that it was summed over.")
+
+
+class Tally(Base):
+    """A tally of a model version."""
+
+    __tablename__ = "tallies"
+    __table_args__ = (
+        {"comment": "Counts behind the figures of model versions, summed over the tree: by class, or an error sketch."},
+    )
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True, comment="The run.")
+    version: Mapped[int] = mapped_column(
+        Integer, primary_key=True, comment="For test: the model version that was measured. For train: the round."
+    )
+    split: Mapped[str] = mapped_column(String(8), primary_key=True, comment="train or test.")
+    name: Mapped[str] = mapped_column(String(128), primary_key=True, comment="class_examples, error_sketch, …")
+    counts: Mapped[list[float]] = mapped_column(JSON, comment="The counts, a JSON list in the order of the classes.")
 
 
 class Refusal(Base):
