@@ -1,5 +1,6 @@
 """Law: the plan of a round follows from the run's description and the round's number, without a look at the clock."""
 
+from headwater.core.schedule import learning_rate
 from headwater.schemas.base import Task
 from headwater.schemas.messages import ObjectRef, Plan, RoundKey
 from headwater.schemas.run import MlpModel, RunDescription
@@ -20,16 +21,19 @@ def plan(
     run: str, description: RunDescription, task: Task, round_: int, attempt: int, *, model: ObjectRef, bundle: ObjectRef
 ) -> Plan:
     """What is asked of the cloud's children."""
+    local = description.local
     return Plan(
         key=RoundKey(run=run, round=round_, attempt=attempt),
         task=task,
         data=description.data,
         model=model,
         bundle=bundle,
-        local_epochs=description.local.epochs,
+        local_epochs=local.epochs,
         edge_rounds=description.edge_rounds,
-        batch_size=description.local.batch_size,
-        learning_rate=description.local.learning_rate,
+        batch_size=local.batch_size,
+        learning_rate=learning_rate(
+            local.learning_rate, local.schedule, local.warmup_rounds, round_, description.rounds
+        ),
         seed=description.seed,
         evaluate=task == "train" and evaluates(description, round_),
         deadline_s=description.cohort.deadline_s,
