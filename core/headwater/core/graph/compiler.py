@@ -1,12 +1,14 @@
-"""Law: forward, loss, backward and update are one graph of standard operators; a local epoch is one `Scan`.
+"""Law: forward, loss, backward and update are one graph of standard operators; a run of steps is one `Scan`.
 
-The walk goes once over the forward nodes in reverse, asks each operator's row for its backward rule, and adds where
-gradients meet. Parameters are inputs, so a graph is shipped once and afterwards only parameters travel.
+Parameters are inputs, so a graph is shipped once and afterwards only parameters travel. What a step carries to the
+next (parameters, statistics, the optimiser's slots) comes in and goes out, so a run may be cut anywhere.
+
+step.py holds what one step computes; here it is put into graphs.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -14,26 +16,35 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from headwater.core.graph.differentiate import run_forward
 from headwater.core.graph.forward import OPSET, Forward, depending, read_forward
-from headwater.core.graph.objective import DTYPES, OBJECTIVES, Objective
-from headwater.core.graph.operators import OPERATORS, attributes_of
+from headwater.core.graph.objective import DTYPES, OBJECTIVES
+from headwater.core.graph.operators import attributes_of
 from headwater.core.graph.refusal import UnsupportedModel
-from headwater.core.graph.tape import Tape
-from headwater.schemas.manifest import Example, GraphName, Manifest, Parameter
+from headwater.core.graph.step import Recipe, Step, measured, probe, renamed, step_body
+from headwater.core.graph.tape import FLOAT, INT64, Tape, needed
+from headwater.core.graph.update import RULES, hyper, hyperparameters
+from headwater.schemas.manifest import Example, GraphName, Manifest, Parameter, Slot, Variant
 from headwater.schemas.manifest import Objective as ObjectiveName
 from headwater.schemas.messages import Bundle
+from headwater.schemas.run import LocalTraining, Loss
 
 IR_VERSION: Final = 10
-_FLOAT: Final = onnx.TensorProto.FLOAT
-_INT64: Final = onnx.TensorProto.INT64
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A bundle for the devices, and the forward model's own parameters in the manifest's order."""
+    """A bundle for the devices, and the forward model's own parameters in the manifest's order.
+
+    `local` is what the train graph was made for. `proofs` never leave the cloud: graphs by which the gate judges
+    those of the bundle: `loss` (a step's loss in training mode, without a backward rule in it) and `gradient` (of it).
+    """
 
     bundle: Bundle
     initial: tuple[NDArray[np.float32], ...]
+    forward: Forward
+    local: LocalTraining = field(default_factory=LocalTraining)
+    proofs: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def manifest(self) -> Manifest:
@@ -47,38 +58,48 @@ def compile_bundle(
     name: str,
     classes: int = 0,
     frozen: tuple[str, ...] = (),
+    personal: tuple[str, ...] = (),
+    loss: Loss | None = None,
+    local: LocalTraining | None = None,
+    variant: Variant = "plain",
 ) -> Compiled:
-    """Turn a forward ONNX model into the graphs `train` and `evaluate`.
+    """Turn a forward ONNX model into the graphs `train`, `evaluate` and `infer`.
 
     Args:
         classes: what the run expects, or 0 to take what the model gives.
         frozen: name patterns of parameters that do not train.
+        personal: name patterns of parameters that train and never leave their device.
+        local: the optimiser with its weight decay and clipping.
+        variant: what a step does besides (see `Manifest`).
 
     Raises:
         UnsupportedModel: by operator, attribute and node, with the mend.
     """
-    model = read_forward(forward, frozen)
+    model = read_forward(forward, frozen, personal)
+    _check_output(model)
     row = OBJECTIVES[objective]
-    prediction = _prediction(model, objective)
-    manifest = Manifest(
-        model=name,
-        objective=objective,
-        parameters=model.parameters,
-        x=Example(shape=tuple(size or 0 for size in model.shapes[model.x][1:]), dtype="float32"),
-        y=row.target(model.shapes[prediction], classes),
-        metrics=row.metrics,
-    )
+    prediction = _prediction(model, row.steps_over)
+    local = local or LocalTraining()
+    recipe = Recipe(model, row, prediction, loss or Loss(), local, variant)
+    manifest = _manifest(recipe, objective, name, classes)
     if not manifest.trainable:
         raise UnsupportedModel("model: every parameter is frozen; let at least one train")
     if prediction not in depending(model.nodes, [parameter.name for parameter in manifest.trainable]):
         raise UnsupportedModel(
             f"output {model.output!r}: no parameter that trains reaches it; check the model's output"
         )
+    if variant == "clipped" and any(parameter.state for parameter in manifest.parameters):
+        raise UnsupportedModel(
+            "model: BatchNormalization lets an example see its neighbours, so no gradient is one example's alone; "
+            "use GroupNormalization or LayerNormalization"
+        )
     graphs: dict[GraphName, bytes] = {
-        "train": _train_graph(model, manifest, row, prediction).SerializeToString(),
-        "evaluate": _evaluate_graph(model, manifest, row, prediction).SerializeToString(),
+        "train": _train_graph(recipe, manifest).SerializeToString(),
+        "evaluate": _evaluate_graph(recipe, manifest).SerializeToString(),
+        "infer": _infer_graph(recipe, manifest).SerializeToString(),
     }
-    return Compiled(Bundle(manifest=manifest, graphs=graphs), model.initial)
+    proofs = {what: _proof(recipe, manifest, what).SerializeToString() for what in ("loss", "gradient")}
+    return Compiled(Bundle(manifest=manifest, graphs=graphs), model.initial, model, local, proofs)
 
 
 def export_inference(forward: bytes, parameters: Sequence[NDArray[np.float32]]) -> bytes:
@@ -87,7 +108,7 @@ def export_inference(forward: bytes, parameters: Sequence[NDArray[np.float32]]) 
     Raises:
         UnsupportedModel: the forward model is none, or takes other parameters.
     """
-    model = read_forward(forward, ())
+    model = read_forward(forward)
     if [value.shape for value in parameters] != [parameter.shape for parameter in model.parameters]:
         raise UnsupportedModel("parameters: other shapes than the model's; export with the run's own forward model")
     values = {parameter.name: value for parameter, value in zip(model.parameters, parameters, strict=True)}
@@ -98,168 +119,181 @@ def export_inference(forward: bytes, parameters: Sequence[NDArray[np.float32]]) 
     return bytes(model.model.SerializeToString())
 
 
-def gradients(tape: Tape, nodes: Sequence[onnx.NodeProto], seed: Mapping[str, str], wanted: set[str]) -> dict[str, str]:
-    """Reverse-mode differentiation: the name of the gradient of each value of `wanted` that the seeds depend on."""
-    depends = depending(nodes, wanted)
-    arriving: dict[str, list[str]] = {name: [gradient] for name, gradient in seed.items()}
-    for node in reversed(nodes):
-        output = node.output[0]
-        if output not in arriving or output not in depends:
-            continue
-        gradient = tape.total(arriving.pop(output))
-        back = OPERATORS[node.op_type].backward(tape, node, attributes_of(node), gradient)
-        for name, grad in zip(node.input, back, strict=False):
-            if grad is not None and name in depends:
-                arriving.setdefault(name, []).append(grad)
-    return {name: tape.total(terms) for name, terms in arriving.items() if name in wanted}
+# ── what a model and an objective make of each other ────────────────────────────────────────────────────────────
 
 
-def _prediction(model: Forward, objective: ObjectiveName) -> str:
-    """Cross-entropy takes logits: a final Softmax is stepped over for the loss and kept for inference."""
-    last = next((node for node in model.nodes if model.output in node.output), None)
-    if last is None or model.shapes[model.output][:1] != (None,):
-        raise UnsupportedModel(f"output {model.output!r}: it is not computed from x; check the model's output")
-    if objective == "cross_entropy" and last.op_type == "Softmax" and attributes_of(last)["axis"] in (-1, 1):
-        return str(last.input[0])
-    return model.output
+def _check_output(model: Forward) -> None:
+    shape = model.shapes.get(model.output)
+    if shape is None or shape[:1] != (None,) or model.output not in depending(model.nodes, [model.x]):
+        raise UnsupportedModel(
+            f"output {model.output!r}: it is not computed from x with the batch first; check the model's output"
+        )
 
 
-def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    """The nodes that the outputs depend on, in their order."""
-    wanted, kept = set(outputs), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            kept.append(node)
-            wanted.update(node.input)
-    return kept[::-1]
+def _prediction(model: Forward, steps_over: str | None) -> str:
+    """Losses that take logits step over a final activation, which is kept for inference."""
+    makers = {name: node for node in model.nodes for name in node.output}
+    last = makers.get(model.output)
+    while last is not None and last.op_type == "Identity":
+        last = makers.get(last.input[0])
+    if last is None or last.op_type != steps_over:
+        return model.output
+    if steps_over == "Softmax" and attributes_of(last)["axis"] not in (-1, len(model.shapes[model.output]) - 1):
+        return model.output
+    return str(last.input[0])
 
 
-def _renamed(nodes: Sequence[onnx.NodeProto], names: Mapping[str, str]) -> list[onnx.NodeProto]:
-    renamed = []
-    for node in nodes:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copy.input[:] = [names.get(name, name) for name in node.input]
-        copy.output[:] = [names.get(name, name) for name in node.output]
-        renamed.append(copy)
-    return renamed
+def _manifest(recipe: Recipe, objective: ObjectiveName, name: str, classes: int) -> Manifest:
+    model, rule = recipe.model, RULES[recipe.local.optimiser]
+    shape = model.shapes[recipe.prediction]
+    trainable = [parameter for parameter in model.parameters if parameter.trainable]
+    slots = [Slot(name=f"{slot}_{p.name}", shape=p.shape) for slot in rule.slots for p in trainable]
+    if rule.counts:
+        slots.append(Slot(name="steps", shape=()))
+    dropping = [node for node in recipe.nodes if node.op_type == "Dropout"]
+    return Manifest(
+        model=name,
+        objective=objective,
+        parameters=model.parameters,
+        x=Example(shape=tuple(size or 0 for size in model.shapes[model.x][1:]), dtype="float32"),
+        y=recipe.row.target(shape, classes, model.shapes[model.x]),
+        metrics=recipe.row.metrics,
+        tallies=recipe.row.tallies(shape),
+        variant=recipe.variant,
+        random=bool(dropping),
+        slots=tuple(slots),
+        hyperparameters=hyperparameters(recipe.local)
+        | ({"example_norm": 1.0, "noise_multiplier": 0.0} if recipe.variant == "clipped" else {})
+        | ({"proximal": 0.0} if recipe.variant == "proximal" else {}),
+    )
 
 
-def _train_graph(model: Forward, manifest: Manifest, row: Objective, prediction: str) -> onnx.ModelProto:
-    body, constants = _train_body(model, manifest, row, prediction)
+# ── graphs ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _train_graph(recipe: Recipe, manifest: Manifest) -> onnx.ModelProto:
+    """One `Scan` over the steps: what a step carries goes in and comes out; order, mask, rate and draws are cut up."""
+    step = step_body(recipe, manifest)
     outer = Tape("out_", {})
-    zero = outer.constant(0.0)
-    finals = [_new(parameter) for parameter in manifest.trainable] + list(manifest.metrics)
+    finals = [
+        *(f"new_{p.name}" for p in manifest.moving),
+        *(f"new_slot_{slot.name}" for slot in manifest.slots),
+        *manifest.metrics,
+        *(tally.name for tally in manifest.tallies),
+    ]
+    starts = [p.name for p in manifest.moving] + [f"slot_{slot.name}" for slot in manifest.slots]
+    starts += [outer.constant(0.0)] * len(manifest.metrics)
+    starts += [outer.constant(np.zeros(tally.length)) for tally in manifest.tallies]
+    scanned = [name for name, _, _ in scanned_inputs(manifest)]
     scan = helper.make_node(
-        "Scan",
-        [parameter.name for parameter in manifest.trainable] + [zero] * len(manifest.metrics) + ["order", "mask"],
-        finals,
-        name="steps",
-        body=body,
-        num_scan_inputs=2,
+        "Scan", starts + scanned, finals, name="steps", body=step.body, num_scan_inputs=len(scanned)
     )
     inputs = [
         *_parameter_inputs(manifest),
         *_example_inputs(manifest),
-        helper.make_tensor_value_info("order", _INT64, ["steps", "batch"]),
-        helper.make_tensor_value_info("mask", _FLOAT, ["steps", "batch"]),
-        helper.make_tensor_value_info("learning_rate", _FLOAT, []),
+        *(helper.make_tensor_value_info(name, dtype, shape) for name, dtype, shape in scanned_inputs(manifest)),
+        *(helper.make_tensor_value_info(f"slot_{s.name}", FLOAT, s.shape) for s in manifest.slots),
+        *(helper.make_tensor_value_info(hyper(name), FLOAT, []) for name in sorted(manifest.hyperparameters)),
+        *_reference_inputs(manifest),
     ]
-    outputs = [helper.make_tensor_value_info(_new(p), _FLOAT, p.shape) for p in manifest.trainable]
-    outputs += [helper.make_tensor_value_info(metric, _FLOAT, []) for metric in manifest.metrics]
-    initializers = [*outer.constants.values(), *constants.values(), *_constants(model)]
-    inner = [value.name for value in body.input] + [name for node in body.node for name in node.output]
+    outputs = [helper.make_tensor_value_info(f"new_{p.name}", FLOAT, p.shape) for p in manifest.moving]
+    outputs += [helper.make_tensor_value_info(f"new_slot_{s.name}", FLOAT, s.shape) for s in manifest.slots]
+    outputs += _measure_outputs(manifest)
+    initializers = [*outer.constants.values(), *step.constants.values(), *_constants(recipe, step.nodes)]
+    inner = [value.name for value in step.body.input] + [name for node in step.body.node for name in node.output]
     return _model(helper.make_graph([scan], "train", inputs, outputs, initializers), inner)
 
 
-def _train_body(
-    model: Forward, manifest: Manifest, row: Objective, prediction: str
-) -> tuple[onnx.GraphProto, dict[str, onnx.TensorProto]]:
-    """One step: gather the rows, forward, loss, backward, update; the metrics' sums are carried along."""
-    names = _inner_names(model, manifest)
-    inner = {names.get(name, name): shape for name, shape in model.shapes.items()}
-    tape = Tape("step_", inner)
-    tape.emit("Gather", "x", "rows", name=names[model.x], axis=0)
-    target = tape.emit("Gather", "y", "rows", axis=0)
-    nodes = _renamed(_needed(model.nodes, [prediction]), names)
-    tape.nodes.extend(nodes)
-    output = names.get(prediction, prediction)
-    # A step whose rows are all filler must neither divide by zero nor move anything.
-    divisor = tape.emit("Max", tape.emit("ReduceSum", "keep", tape.axes([0]), keepdims=0), tape.constant(1.0))
-    share = tape.emit("Div", "keep", divisor)
-    values = row.values(tape, output, target)
-    seed = row.gradient(tape, output, target, share)
-    trainable = [names[parameter.name] for parameter in manifest.trainable]
-    found = gradients(tape, nodes, {output: seed}, set(trainable))
-    new = [_updated(tape, name, found.get(name)) for name in trainable]
-    sums = [
-        tape.emit("Add", f"sum_{metric}", tape.emit("ReduceSum", tape.emit("Mul", value, "keep"), keepdims=0))
-        for metric, value in zip(manifest.metrics, values, strict=True)
+def scanned_inputs(manifest: Manifest) -> list[tuple[str, int, list[Any]]]:
+    """The inputs that each step takes one row of: name, dtype, shape."""
+    inputs: list[tuple[str, int, list[Any]]] = [
+        ("order", INT64, ["steps", "batch"]),
+        ("mask", FLOAT, ["steps", "batch"]),
+        ("learning_rate", FLOAT, ["steps"]),
     ]
+    if manifest.random:
+        inputs.append(("seeds", INT64, ["steps"]))
+    if manifest.variant == "clipped":
+        inputs += [(f"noise_{p.name}", FLOAT, ["steps", *p.shape]) for p in manifest.trainable]
+    return inputs
+
+
+def _reference_inputs(manifest: Manifest) -> list[onnx.ValueInfoProto]:
+    stem = {"proximal": "anchor", "corrected": "correction"}.get(manifest.variant)
+    if stem is None:
+        return []
+    return [helper.make_tensor_value_info(f"{stem}_{p.name}", FLOAT, p.shape) for p in manifest.trainable]
+
+
+def _evaluate_graph(recipe: Recipe, manifest: Manifest) -> onnx.ModelProto:
+    tape = measured(recipe, manifest)
     inputs = [
-        helper.make_tensor_value_info(n, _FLOAT, p.shape) for n, p in zip(trainable, manifest.trainable, strict=True)
+        *_parameter_inputs(manifest),
+        *_example_inputs(manifest),
+        helper.make_tensor_value_info("mask", FLOAT, ["n"]),
     ]
-    inputs += [helper.make_tensor_value_info(f"sum_{metric}", _FLOAT, []) for metric in manifest.metrics]
-    inputs += [
-        helper.make_tensor_value_info("rows", _INT64, ["batch"]),
-        helper.make_tensor_value_info("keep", _FLOAT, ["batch"]),
+    return _finished("evaluate", recipe, tape, inputs, _measure_outputs(manifest))
+
+
+def _infer_graph(recipe: Recipe, manifest: Manifest) -> onnx.ModelProto:
+    model = recipe.model
+    names = recipe.names() | {model.x: "x"}
+    tape = recipe.tape("infer_", names, None)
+    run_forward(tape, renamed(needed(model.nodes, [model.output]), names))
+    tape.emit("Identity", names[model.output], name="prediction")
+    shape = [size or "n" for size in model.shapes[model.output]]
+    inputs = [*_parameter_inputs(manifest), _example_inputs(manifest)[0]]
+    return _finished("infer", recipe, tape, inputs, [helper.make_tensor_value_info("prediction", FLOAT, shape)])
+
+
+def _proof(recipe: Recipe, manifest: Manifest, what: str) -> onnx.ModelProto:
+    tape, outputs = probe(recipe, manifest, gradient=what == "gradient")
+    inputs = [
+        *_parameter_inputs(manifest),
+        *_example_inputs(manifest),
+        helper.make_tensor_value_info("mask", FLOAT, ["n"]),
+        *([helper.make_tensor_value_info("seeds", INT64, [])] if manifest.random else []),
     ]
-    outputs = [helper.make_tensor_value_info(n, _FLOAT, p.shape) for n, p in zip(new, manifest.trainable, strict=True)]
-    outputs += [helper.make_tensor_value_info(name, _FLOAT, []) for name in sums]
-    # The rules also give gradients that nobody asked for, above all that of x.
-    body = helper.make_graph(_needed(tape.nodes, [*new, *sums]), "step", inputs, outputs)
-    return body, tape.constants
+    shapes: dict[str, Sequence[int]] = {f"gradient_{p.name}": p.shape for p in manifest.trainable}
+    shapes |= {f"new_{p.name}": p.shape for p in manifest.parameters if p.state}
+    infos = [helper.make_tensor_value_info(name, FLOAT, shapes.get(name, ())) for name in outputs]
+    return _finished(what, recipe, tape, inputs, infos)
 
 
-def _updated(tape: Tape, parameter: str, gradient: str | None) -> str:
-    """w − η·g. A parameter that the loss does not see stays."""
-    if gradient is None:
-        return tape.emit("Identity", parameter)
-    return tape.emit("Sub", parameter, tape.emit("Mul", "learning_rate", gradient))
+def _finished(
+    name: str, recipe: Recipe, tape: Tape, inputs: list[Any], outputs: list[onnx.ValueInfoProto]
+) -> onnx.ModelProto:
+    nodes = needed(tape.nodes, [value.name for value in outputs])
+    initializers = [*tape.constants.values(), *_constants(recipe, nodes)]
+    return _model(helper.make_graph(nodes, name, inputs, outputs, initializers))
 
 
-def _inner_names(model: Forward, manifest: Manifest) -> dict[str, str]:
-    """Values of the forward model as they are called inside the step, clear of the outer graph's names."""
-    names = _value_names(model)
-    names |= {parameter.name: f"w_{parameter.name}" for parameter in manifest.trainable}
-    names[model.x] = "f_x"
-    return names
-
-
-def _value_names(model: Forward) -> dict[str, str]:
-    names = {name: f"f_{name}" for node in model.nodes for name in node.output}
-    return names | {name: f"c_{name}" for name in model.constants}
-
-
-def _constants(model: Forward) -> list[onnx.TensorProto]:
-    return [numpy_helper.from_array(numpy_helper.to_array(t), f"c_{name}") for name, t in model.constants.items()]
-
-
-def _evaluate_graph(model: Forward, manifest: Manifest, row: Objective, prediction: str) -> onnx.ModelProto:
-    names = _value_names(model) | {model.x: "x"}
-    tape = Tape("eval_", {names.get(name, name): shape for name, shape in model.shapes.items()})
-    tape.nodes.extend(_renamed(_needed(model.nodes, [prediction]), names))
-    for metric, value in zip(manifest.metrics, row.values(tape, names.get(prediction, prediction), "y"), strict=True):
-        tape.emit("ReduceSum", value, name=metric, keepdims=0)
-    inputs = [*_parameter_inputs(manifest), *_example_inputs(manifest)]
-    outputs = [helper.make_tensor_value_info(metric, _FLOAT, []) for metric in manifest.metrics]
-    initializers = [*tape.constants.values(), *_constants(model)]
-    return _model(helper.make_graph(tape.nodes, "evaluate", inputs, outputs, initializers))
+def _constants(recipe: Recipe, nodes: Sequence[onnx.NodeProto]) -> list[onnx.TensorProto]:
+    """The forward model's constants that these nodes take."""
+    taken = {name for node in nodes for name in node.input}
+    return [
+        numpy_helper.from_array(np.ascontiguousarray(value), f"c_{name}")
+        for name, value in recipe.model.constants.items()
+        if f"c_{name}" in taken
+    ]
 
 
 def _parameter_inputs(manifest: Manifest) -> list[Any]:
-    return [helper.make_tensor_value_info(p.name, _FLOAT, p.shape) for p in manifest.parameters]
+    return [helper.make_tensor_value_info(p.name, FLOAT, p.shape) for p in manifest.parameters]
 
 
 def _example_inputs(manifest: Manifest) -> list[Any]:
+    inputs = [helper.make_tensor_value_info("x", FLOAT, ["n", *manifest.x.shape])]
+    if manifest.y is not None:
+        inputs.append(helper.make_tensor_value_info("y", DTYPES[manifest.y.dtype], ["n", *manifest.y.shape]))
+    return inputs
+
+
+def _measure_outputs(manifest: Manifest) -> list[onnx.ValueInfoProto]:
     return [
-        helper.make_tensor_value_info("x", _FLOAT, ["n", *manifest.x.shape]),
-        helper.make_tensor_value_info("y", DTYPES[manifest.y.dtype], ["n", *manifest.y.shape]),
+        *(helper.make_tensor_value_info(metric, FLOAT, []) for metric in manifest.metrics),
+        *(helper.make_tensor_value_info(tally.name, FLOAT, [tally.length]) for tally in manifest.tallies),
     ]
-
-
-def _new(parameter: Parameter) -> str:
-    return f"new_{parameter.name}"
 
 
 def _model(graph: onnx.GraphProto, inner: Sequence[str] = ()) -> onnx.ModelProto:
@@ -274,3 +308,6 @@ def _model(graph: onnx.GraphProto, inner: Sequence[str] = ()) -> onnx.ModelProto
     )
     onnx.checker.check_model(model)
     return model
+
+
+__all__ = ["Compiled", "Parameter", "Step", "compile_bundle", "export_inference"]

@@ -1,12 +1,13 @@
 """Law: a forward model is read once, checked whole, and known by its shapes; its parameters are in the order of use.
 
 Initializer order, exporter names and file order carry no meaning. No example may depend on another of its batch.
+What follows from shapes alone, as exporters write it for a Reshape, is worked out here and gone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -14,50 +15,56 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from headwater.core.graph.operators import attributes_of, check_shapes
+from headwater.core.graph.execution import run_all
+from headwater.core.graph.operators import OPERATORS, attributes_of, check_node
+from headwater.core.graph.operators.composite import rewritten
 from headwater.core.graph.refusal import UnsupportedModel
-from headwater.core.graph.tape import Shape
+from headwater.core.graph.tape import Shape, needed
 from headwater.schemas.limits import MAX_NAME_LENGTH, MAX_OBJECT_SIZE_BYTES, MAX_RANK, MAX_TENSORS
 from headwater.schemas.manifest import Parameter
 
 OPSETS: Final = range(13, 22)
-"""Within these the meaning of every supported operator is the same."""
+"""Within these every supported operator can be read."""
 
 OPSET: Final = 18
 """Of the graphs that come out."""
 
-_BATCHES: Final = (7919, 7907)
-"""Two batch sizes; a dimension that differs between them hangs on the batch, whatever an exporter called it."""
+_BATCHES: Final = (3, 5)
+"""Two batch sizes; a dimension that grows with them hangs on the batch, whatever an exporter called it."""
+
+_BLIND: Final = frozenset({"Shape", "Size"})
+"""Operators that see sizes, never values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A checked forward model: `x` and `output` by name, the shape of every value, parameters and constants."""
+    """A checked forward model: `x` and `output` by name, the shape of every value, parameters and constants.
+
+    `nodes` are those that compute, in order; `model` is the same model for inference, rewritten into operators that
+    have rules.
+    """
 
     model: onnx.ModelProto
     x: str
     output: str
+    nodes: tuple[onnx.NodeProto, ...]
     shapes: Mapping[str, Shape]
     parameters: tuple[Parameter, ...]
     initial: tuple[NDArray[np.float32], ...]
-    constants: Mapping[str, onnx.TensorProto]
-
-    @property
-    def nodes(self) -> tuple[onnx.NodeProto, ...]:
-        """Those that compute: what a Constant gives is in `constants`."""
-        return tuple(node for node in self.model.graph.node if node.op_type != "Constant")
+    constants: Mapping[str, NDArray[Any]]
 
 
-def read_forward(payload: bytes, frozen: tuple[str, ...]) -> Forward:
+def read_forward(payload: bytes, frozen: tuple[str, ...] = (), personal: tuple[str, ...] = ()) -> Forward:
     """Check a forward ONNX model.
 
     Args:
         frozen: name patterns (as in file names) of parameters that do not train.
+        personal: name patterns of parameters that train and never leave their device.
 
     Raises:
         UnsupportedModel: anything that cannot be trained, by operator, attribute and node.
     """
-    model = _parsed(payload)
+    model = _plain(_parsed(payload))
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     inputs = [value.name for value in graph.input if value.name not in weights]
@@ -67,31 +74,38 @@ def read_forward(payload: bytes, frozen: tuple[str, ...]) -> Forward:
         )
     for node in graph.node:
         attributes_of(node)
-    used = list(dict.fromkeys(name for node in graph.node for name in node.input if name in weights))
-    floats = [name for name in used if weights[name].data_type == onnx.TensorProto.FLOAT]
-    _check_parameters(weights, used, floats)
-    _check_input(next(value for value in graph.input if value.name == inputs[0]))
-    shapes = _shapes(model, inputs[0])
-    for node in graph.node:
-        check_shapes(node, shapes)
-    parameters = tuple(
-        Parameter(
-            name=name,
-            shape=tuple(weights[name].dims),
-            trainable=not any(fnmatchcase(name, pattern) for pattern in frozen),
-        )
-        for name in floats
-    )
+    x, output = inputs[0], graph.output[0].name
+    _check_input(next(value for value in graph.input if value.name == x))
+    found = _Traced(model, x, _parameter_names(graph, weights))
+    nodes = needed(found.nodes, [output])
+    used = list(dict.fromkeys(name for node in nodes for name in node.input))
+    floats = [name for name in used if name in found.parameters]
+    _check_parameters(weights, floats, {name for name in used if name in weights})
+    shapes = found.shapes(nodes, [x, *used])
+    for node in nodes:
+        check_node(node, shapes, {*used, output})
     return Forward(
         model=model,
-        x=inputs[0],
-        output=graph.output[0].name,
+        x=x,
+        output=output,
+        nodes=tuple(nodes),
         shapes=shapes,
-        parameters=parameters,
+        parameters=_parameters(nodes, floats, shapes, frozen, personal),
         initial=tuple(np.array(numpy_helper.to_array(weights[name]), dtype=np.float32) for name in floats),
-        constants={name: weights[name] for name in used if name not in floats}
-        | {node.output[0]: _constant(node) for node in graph.node if node.op_type == "Constant"},
+        constants={name: found.constants[name] for name in used if name in found.constants},
     )
+
+
+def depending(nodes: Sequence[onnx.NodeProto], on: Iterable[str]) -> set[str]:
+    """The values that depend on any of `on`, these included. `nodes` are in the order in which they run."""
+    depends = set(on)
+    for node in nodes:
+        if node.op_type not in _BLIND and depends.intersection(node.input):
+            depends.update(node.output)
+    return depends - {""}
+
+
+# ── the file ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _parsed(payload: bytes) -> onnx.ModelProto:
@@ -102,7 +116,7 @@ def _parsed(payload: bytes) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
         raise UnsupportedModel(f"model: not a valid ONNX model ({str(error).splitlines()[0]})") from None
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = _opset(model)
     if opset not in OPSETS:
         raise UnsupportedModel(f"model: opset {opset}; export with {OPSETS[0]} to {OPSETS[-1]}, best {OPSET}")
     if model.functions or model.graph.sparse_initializer:
@@ -112,92 +126,193 @@ def _parsed(payload: bytes) -> onnx.ModelProto:
     return model
 
 
-def depending(nodes: Sequence[onnx.NodeProto], on: Iterable[str]) -> set[str]:
-    """The values that depend on any of `on`, these included. `nodes` are in the order in which they run."""
-    depends = set(on)
-    for node in nodes:
-        if depends.intersection(node.input):
-            depends.update(node.output)
-    return depends
+def _opset(model: onnx.ModelProto) -> int:
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in opset 18, for inference, without composites."""
+    opset = _opset(model)
+    if opset < OPSET:
+        for node in model.graph.node:
+            # Named by the reader's own refusal, before a converter stumbles over it.
+            if node.op_type not in OPERATORS and not rewritten(node, opset)[1:]:
+                attributes_of(node)
+        try:
+            model = onnx.version_converter.convert_version(model, OPSET)
+        except Exception as error:
+            # The converter's exceptions have no base of their own.
+            raise UnsupportedModel(
+                f"model: opset {opset} cannot be brought to {OPSET} ({str(error).splitlines()[0]}); export with {OPSET}"
+            ) from None
+    nodes = [new for node in model.graph.node for new in rewritten(_for_inference(node), opset)]
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    del plain.graph.node[:]
+    plain.graph.node.extend(nodes)
+    for entry in plain.opset_import:
+        entry.version = OPSET if entry.domain in ("", "ai.onnx") else entry.version
+    plain.ir_version = min(plain.ir_version, 10)
+    plain.graph.ClearField("value_info")
+    return plain
+
+
+def _for_inference(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Without what makes Dropout and BatchNormalization behave as in training: a training graph does so anyway."""
+    if node.op_type not in ("Dropout", "BatchNormalization"):
+        return node
+    plain = onnx.NodeProto()
+    plain.CopyFrom(node)
+    if node.op_type == "Dropout":
+        del plain.input[2:]
+    kept = [attribute for attribute in node.attribute if attribute.name != "training_mode"]
+    del plain.attribute[:]
+    plain.attribute.extend(kept)
+    del plain.output[1:]
+    return plain
 
 
 def _check_input(x: onnx.ValueInfoProto) -> None:
-    dtype, shape = x.type.tensor_type.elem_type, _shape(x)
+    dtype = x.type.tensor_type.elem_type
+    dimensions = [d.dim_value if d.HasField("dim_value") else None for d in x.type.tensor_type.shape.dim]
     if dtype != onnx.TensorProto.FLOAT:
         name = onnx.TensorProto.DataType.Name(dtype)
         raise UnsupportedModel(f"input {x.name!r}: {name}; the examples must be FLOAT (float32)")
-    if not shape or shape[0] is not None or None in shape[1:]:
+    if not dimensions or dimensions[0] is not None or None in dimensions[1:]:
         raise UnsupportedModel(
-            f"input {x.name!r}: shape {list(shape)}; the first must be the (dynamic) batch, all others fixed"
+            f"input {x.name!r}: shape {dimensions}; the first must be the (dynamic) batch, all others fixed"
         )
 
 
-def _check_parameters(weights: Mapping[str, onnx.TensorProto], used: list[str], floats: list[str]) -> None:
+# ── parameters ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _parameter_names(graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto]) -> set[str]:
+    """Float initializers, but for those that stand only where an operator takes constants."""
+    names = set()
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name not in weights or position in OPERATORS[node.op_type].fixed:
+                continue
+            if weights[name].data_type == onnx.TensorProto.FLOAT:
+                names.add(name)
+            elif weights[name].data_type not in (onnx.TensorProto.INT64, onnx.TensorProto.BOOL):
+                dtype = onnx.TensorProto.DataType.Name(weights[name].data_type)
+                raise UnsupportedModel(f"parameter {name!r}: {dtype}; parameters must be FLOAT (float32)")
+    return names
+
+
+def _check_parameters(weights: Mapping[str, onnx.TensorProto], floats: Sequence[str], used: set[str]) -> None:
     for name in used:
         if len(name) > MAX_NAME_LENGTH or len(weights[name].dims) > MAX_RANK:
             raise UnsupportedModel(
                 f"parameter {name[:MAX_NAME_LENGTH]!r}: a name of {len(name)} characters, rank "
                 f"{len(weights[name].dims)}; at most {MAX_NAME_LENGTH} and {MAX_RANK}"
             )
-        if weights[name].data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT64):
-            dtype = onnx.TensorProto.DataType.Name(weights[name].data_type)
-            raise UnsupportedModel(f"parameter {name!r}: {dtype}; parameters must be FLOAT (float32)")
     if not floats:
         raise UnsupportedModel("model: no float32 parameters; there is nothing to train")
     if len(floats) > MAX_TENSORS:
         raise UnsupportedModel(f"model: {len(floats)} parameters; at most {MAX_TENSORS}, join some")
 
 
-def _constant(node: onnx.NodeProto) -> onnx.TensorProto:
-    """What a Constant gives, as a tensor of the output's name."""
-    attribute = node.attribute[0]
-    value = onnx.helper.get_attribute_value(attribute)
-    if isinstance(value, onnx.TensorProto):
-        return numpy_helper.from_array(numpy_helper.to_array(value), node.output[0])
-    dtype = np.float32 if "float" in attribute.name else np.int64
-    return numpy_helper.from_array(np.asarray(value, dtype), node.output[0])
-
-
-def _shapes(model: onnx.ModelProto, x: str) -> dict[str, Shape]:
-    """The shape of every value: what depends on x has the batch as its first dimension and nowhere else."""
-    one, other = (_inferred(model, x, size) for size in _BATCHES)
-    depends = depending(model.graph.node, [x])
-    missing = sorted({name for node in model.graph.node for name in node.output} - one.keys())
-    if missing:
-        raise UnsupportedModel(f"value {missing[0]!r}: its shape is not known; export with fixed shapes")
-    shapes: dict[str, Shape] = {}
-    for name, shape in one.items():
-        if name not in depends:
-            shapes[name] = shape
-            continue
-        if (shape[:1], other[name][:1]) != tuple((size,) for size in _BATCHES) or shape[1:] != other[name][1:]:
-            found = ["batch" if size == _BATCHES[0] else size for size in shape]
-            raise UnsupportedModel(
-                f"value {name!r}: shape {found}; the first must be the (dynamic) batch, all others fixed"
+def _parameters(
+    nodes: Sequence[onnx.NodeProto],
+    names: Sequence[str],
+    shapes: Mapping[str, Shape],
+    frozen: tuple[str, ...],
+    personal: tuple[str, ...],
+) -> tuple[Parameter, ...]:
+    statistics = [node.input[p] for node in nodes for p in OPERATORS[node.op_type].state]
+    shared = next((name for name in statistics if statistics.count(name) > 1), None)
+    if shared is not None:
+        raise UnsupportedModel(
+            f"parameter {shared!r}: two nodes keep their running statistics in it; give each its own"
+        )
+    made = []
+    for name in names:
+        fixed, own = _matches(name, frozen), _matches(name, personal)
+        made.append(
+            Parameter(
+                name=name,
+                shape=tuple(size or 0 for size in shapes[name]),
+                trainable=not fixed and name not in statistics,
+                state=not fixed and name in statistics,
+                personal=own and not fixed,
             )
-        shapes[name] = (None, *shape[1:])
-    return shapes
+        )
+    return tuple(made)
 
 
-def _inferred(model: onnx.ModelProto, x: str, batch: int) -> dict[str, Shape]:
-    """All shapes for a batch of this size, by the operators alone: what the file claims of inner values is dropped."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.ClearField("value_info")
-    for value in copy.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    for value in copy.graph.input:
-        if value.name == x:
-            value.type.tensor_type.shape.dim[0].dim_value = batch
-    try:
-        graph = onnx.shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True).graph
-    except onnx.shape_inference.InferenceError as error:
-        raise UnsupportedModel(f"model: shapes do not fit ({str(error).splitlines()[0]})") from None
-    known = [v for v in (*graph.input, *graph.value_info, *graph.output) if v.type.tensor_type.HasField("shape")]
-    shapes = {value.name: _shape(value) for value in known}
-    return shapes | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _shape(value: onnx.ValueInfoProto) -> Shape:
-    dimensions = value.type.tensor_type.shape.dim
-    return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dimensions)
+# ── shapes, and what follows from them ──────────────────────────────────────────────────────────────────────────
+
+
+class _Traced:
+    """What two runs with batches of two sizes tell: every shape, and every value that hangs on sizes alone."""
+
+    def __init__(self, model: onnx.ModelProto, x: str, parameters: set[str]) -> None:
+        self.parameters = parameters
+        self._x = x
+        size = [dim.dim_value for dim in next(v for v in model.graph.input if v.name == x).type.tensor_type.shape.dim]
+        self._small, self._large = (
+            run_all(model, {x: np.zeros((batch, *size[1:]), np.float32)}) for batch in _BATCHES
+        )
+        self._depends = depending(model.graph.node, [x])
+        moving = depending(model.graph.node, [x, *parameters])
+        initializers = {t.name: np.asarray(numpy_helper.to_array(t)) for t in model.graph.initializer}
+        self.constants = {name: value for name, value in initializers.items() if name not in parameters}
+        for name, value in self._small.items():
+            if name not in moving and np.array_equal(value, self._large[name]):
+                self.constants[name] = value
+        for name in parameters:
+            self._small[name] = self._large[name] = initializers[name]
+        self.nodes = [self._settled(node) for node in model.graph.node if not self._is_constant(node)]
+
+    def _is_constant(self, node: onnx.NodeProto) -> bool:
+        return all(name in self.constants for name in node.output if name)
+
+    def _settled(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """A Reshape whose sizes hang on the batch in one place says -1 there."""
+        if node.op_type != "Reshape" or node.input[1] in self.constants:
+            return node
+        small, large = self._small[node.input[1]], self._large[node.input[1]]
+        differs = np.flatnonzero(small != large)
+        if len(differs) != 1 or (small == -1).any():
+            return node
+        fixed, name = small.copy(), f"{node.output[0]}.sizes"
+        fixed[differs[0]] = -1
+        self.constants[name] = fixed
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[1] = name
+        return copy
+
+    def shapes(self, nodes: Sequence[onnx.NodeProto], names: Iterable[str]) -> dict[str, Shape]:
+        """The shape of every value; what depends on x has the batch in it, and x and the output have it first."""
+        made = {name for node in nodes for name in node.output if name}
+        return {name: self._shape(name) for name in dict.fromkeys((*names, *sorted(made))) if name}
+
+    def _shape(self, name: str) -> Shape:
+        if name in self.constants:
+            return self.constants[name].shape
+        if name == self._x or name not in self._small:
+            return (None, *self._small[name].shape[1:])
+        one, other = self._small[name].shape, self._large[name].shape
+        shape = tuple(_dimension(a, b) for a, b in zip(one, other, strict=True)) if len(one) == len(other) else ("?",)
+        if "?" in shape or (name in self._depends and None not in shape):
+            found = [f"{a}→{b}" if a != b else a for a, b in zip(one, other, strict=False)]
+            raise UnsupportedModel(
+                f"value {name!r}: shape {found} for batches of {_BATCHES[0]}→{_BATCHES[1]}; one dimension must be the "
+                "(dynamic) batch, all others fixed"
+            )
+        return tuple(size if isinstance(size, int) else None for size in shape)
+
+
+def _dimension(small: int, large: int) -> int | str | None:
+    """None for a multiple of the batch, "?" for what is neither that nor fixed."""
+    if small == large:
+        return small
+    return None if small * _BATCHES[1] == large * _BATCHES[0] else "?"

@@ -1,0 +1,287 @@
+"""Law: a convolution's gradients are convolutions: to its input transposed, to its kernel with the gradient as kernel.
+
+Dumoulin & Visin 2016, chapter 4. All sizes but the batch are known, so every padding is a number before a graph runs.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import onnx
+
+from headwater.core.graph.operators.row import Attributes, Gradients, Operator, given, refuse
+from headwater.core.graph.operators.shaping import padded
+from headwater.core.graph.tape import Shape, Tape
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a kernel moves over an input, by spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @property
+    def pads(self) -> list[int]:
+        return [*self.before, *self.after]
+
+    def extent(self, axis: int) -> int:
+        """From the first to the last element of the kernel."""
+        return (self.kernel[axis] - 1) * self.dilations[axis] + 1
+
+
+def window_of(attributes: Attributes, kernel: Sequence[int], inputs: Sequence[int], outputs: Sequence[int]) -> Window:
+    """The window of a convolution or pool, its automatic padding worked out; `ceil_mode` shows as padding after."""
+    rank = len(kernel)
+    strides = tuple(attributes["strides"] or [1] * rank)
+    dilations = tuple(attributes.get("dilations") or [1] * rank)
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    mode = _text(attributes["auto_pad"])
+    if mode.startswith("SAME"):
+        totals = [max(0, (o - 1) * s + e - i) for o, s, e, i in zip(outputs, strides, spans, inputs, strict=True)]
+        before = [total // 2 if mode == "SAME_UPPER" else total - total // 2 for total in totals]
+    else:
+        before = [0] * rank if mode == "VALID" else list(attributes["pads"] or [0] * 2 * rank)[:rank]
+    needed = [(o - 1) * s + e for o, s, e in zip(outputs, strides, spans, strict=True)]
+    after = [n - i - b for n, i, b in zip(needed, inputs, before, strict=True)]
+    return Window(tuple(kernel), strides, dilations, tuple(before), tuple(after))
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def spatial(shape: Shape) -> tuple[int, ...]:
+    return tuple(size or 0 for size in shape[2:])
+
+
+def _conv_window(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> Window:
+    """As the kernel really moves: what a stride leaves over at the end is padding below zero."""
+    x, weight = node.input[:2]
+    return window_of(
+        attributes, spatial(tape.shapes[weight]), spatial(tape.shapes[x]), spatial(tape.shapes[node.output[0]])
+    )
+
+
+def _conv(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -> Gradients:
+    x, weight = node.input[:2]
+    window, group = _conv_window(tape, node, attributes), attributes["group"]
+    to_x = spread(tape, grad, weight, window, group)
+    to_weight = _kernel_gradient(
+        tape, x, grad, window, group, tape.shapes[x], tape.shapes[node.output[0]], tape.shapes[weight]
+    )
+    return (to_x, to_weight, _to_bias(tape, node, grad))
+
+
+def _to_bias(tape: Tape, node: onnx.NodeProto, grad: str) -> str | None:
+    if given(node, 2) is None:
+        return None
+    axes = [i for i in range(len(tape.shapes[node.output[0]])) if i != 1]
+    return tape.emit("ReduceSum", grad, tape.axes(axes), keepdims=0)
+
+
+def spread(tape: Tape, grad: str, weight: str, window: Window, group: int) -> str:
+    """The transposed convolution that undoes a window's shrinking; padding below zero becomes rows of zeros."""
+    cut = [max(0, pad) for pad in window.after]
+    extra = {axis + 2: (0, max(0, -pad)) for axis, pad in enumerate(window.after)}
+    result = tape.emit(
+        "ConvTranspose",
+        grad,
+        weight,
+        strides=window.strides,
+        dilations=window.dilations,
+        pads=[*window.before, *cut],
+        group=group,
+    )
+    return padded(tape, result, len(window.kernel) + 2, extra)
+
+
+def _kernel_gradient(
+    tape: Tape,
+    large: str,
+    small: str,
+    window: Window,
+    group: int,
+    large_shape: Shape,
+    small_shape: Shape,
+    weight_shape: Shape,
+) -> str:
+    """Σ over examples and places of small·large shifted by the kernel's offset, in the kernel's shape.
+
+    `large` `[n, g·c, …]` is what the kernel moves over, `small` `[n, o, …]` what it makes.
+    """
+    rank, channels = len(window.kernel), (large_shape[1] or 0) // group
+    if group == large_shape[1] == small_shape[1]:
+        return _depthwise_kernel_gradient(tape, large, small, window, large_shape, small_shape, weight_shape)
+    if group == 1:
+        moved = tape.emit("Transpose", large, perm=[1, 0, *range(2, rank + 2)])
+    else:
+        # The batch of each group side by side, so that one grouped convolution serves.
+        grouped = tape.emit("Reshape", large, tape.axes([-1, group, channels, *spatial(large_shape)]))
+        turned = tape.emit("Transpose", grouped, perm=[2, 1, 0, *range(3, rank + 3)])
+        moved = tape.emit("Reshape", turned, tape.axes([channels, -1, *spatial(large_shape)]))
+    kernel = tape.emit("Transpose", small, perm=[1, 0, *range(2, rank + 2)])
+    # What a stride leaves over is cut off: its window is exact.
+    cut = {axis + 2: (0, min(0, pad)) for axis, pad in enumerate(window.after)}
+    product = tape.emit(
+        "Conv",
+        padded(tape, moved, rank + 2, cut),
+        kernel,
+        strides=window.dilations,
+        dilations=window.strides,
+        pads=[*window.before, *(max(0, pad) for pad in window.after)],
+        group=group,
+    )
+    return tape.emit("Transpose", product, perm=[1, 0, *range(2, rank + 2)])
+
+
+def _depthwise_kernel_gradient(
+    tape: Tape, large: str, small: str, window: Window, large_shape: Shape, small_shape: Shape, weight_shape: Shape
+) -> str:
+    """One channel to one: a product and a sum for each element of the kernel, cheaper than a grouped convolution."""
+    rank = len(window.kernel)
+    pads = {axis + 2: (window.before[axis], window.after[axis]) for axis in range(rank)}
+    wide = padded(tape, large, rank + 2, pads)
+    axes = [0, *range(2, rank + 2)]
+    sums = []
+    for offset in np.ndindex(*window.kernel):
+        starts = [place * window.dilations[axis] for axis, place in enumerate(offset)]
+        sizes = spatial(small_shape)
+        ends = [start + (sizes[axis] - 1) * window.strides[axis] + 1 for axis, start in enumerate(starts)]
+        view = tape.emit(
+            "Slice", wide, tape.axes(starts), tape.axes(ends), tape.axes(range(2, rank + 2)), tape.axes(window.strides)
+        )
+        product = tape.emit("Mul", view, small)
+        sums.append(tape.emit("ReduceSum", product, tape.axes(axes), keepdims=0))
+    columns = [tape.emit("Unsqueeze", value, tape.axes([1])) for value in sums]
+    joined = tape.emit("Concat", *columns, axis=1) if len(columns) > 1 else columns[0]
+    return tape.emit("Reshape", joined, tape.axes(size or 0 for size in weight_shape))
+
+
+def _conv_transpose(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -> Gradients:
+    """The roles of input and output are those of a convolution the other way."""
+    x, weight = node.input[:2]
+    x_shape, out_shape, weight_shape = tape.shapes[x], tape.shapes[node.output[0]], tape.shapes[weight]
+    window, group = transposed_window(attributes, x_shape, out_shape, weight_shape), attributes["group"]
+    cut = {axis + 2: (0, min(0, pad)) for axis, pad in enumerate(window.after)}
+    to_x = tape.emit(
+        "Conv",
+        padded(tape, grad, len(x_shape), cut),
+        weight,
+        strides=window.strides,
+        dilations=window.dilations,
+        pads=[*window.before, *(max(0, pad) for pad in window.after)],
+        group=group,
+    )
+    to_weight = _kernel_gradient(tape, grad, x, window, group, out_shape, x_shape, weight_shape)
+    return (to_x, to_weight, _to_bias(tape, node, grad))
+
+
+def transposed_window(attributes: Attributes, x_shape: Shape, out_shape: Shape, weight_shape: Shape) -> Window:
+    """The window of the convolution that a ConvTranspose turns around."""
+    inner, outer, kernel = spatial(x_shape), spatial(out_shape), spatial(weight_shape)
+    strides = tuple(attributes["strides"] or [1] * len(kernel))
+    dilations = tuple(attributes["dilations"] or [1] * len(kernel))
+    full = [(i - 1) * s + (k - 1) * d + 1 for i, s, k, d in zip(inner, strides, kernel, dilations, strict=True)]
+    mode = _text(attributes["auto_pad"])
+    if mode.startswith("SAME") or attributes["output_shape"]:
+        totals = [max(0, f + (e or 0) - o) for f, e, o in zip(full, _extra(attributes, kernel), outer, strict=True)]
+        before = [total // 2 if mode == "SAME_UPPER" else total - total // 2 for total in totals]
+        if mode == "NOTSET":
+            before = [total // 2 for total in totals]
+    else:
+        before = [0] * len(kernel) if mode == "VALID" else list(attributes["pads"] or [0] * 2 * len(kernel))
+    after = [f - o - b for f, o, b in zip(full, outer, before, strict=False)]
+    return Window(kernel, strides, dilations, tuple(before[: len(kernel)]), tuple(after))
+
+
+def _extra(attributes: Attributes, kernel: Sequence[int]) -> list[int]:
+    return list(attributes["output_padding"] or [0] * len(kernel))
+
+
+def _max_pool_forward(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> None:
+    """The node itself; in training it is asked for the places of its maxima besides."""
+    if tape.training is None:
+        tape.nodes.append(node)
+        return
+    places = tape.fresh("places")
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.output[:] = [node.output[0], places]
+    tape.nodes.append(copy)
+    tape.saved[node.output[0]] = (places,)
+
+
+def _max_pool(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -> Gradients:
+    """Each gradient goes to the place of its maximum; where windows overlap they add up."""
+    x = node.input[0]
+    flat = tape.axes([-1])
+    (places,) = tape.saved[node.output[0]]
+    zeros = tape.emit("ConstantOfShape", tape.emit("Reshape", tape.emit("Size", x), flat))
+    back = tape.emit(
+        "ScatterElements",
+        zeros,
+        tape.emit("Reshape", places, flat),
+        tape.emit("Reshape", grad, flat),
+        axis=0,
+        reduction="add",
+    )
+    return (tape.reshaped(back, x),)
+
+
+def pool_window(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> Window:
+    shape, out = tape.shapes[node.input[0]], tape.shapes[node.output[0]]
+    return window_of(attributes, attributes["kernel_shape"], spatial(shape), spatial(out))
+
+
+def pool_counts(window: Window, attributes: Attributes, inputs: Sequence[int], outputs: Sequence[int]) -> Any:
+    """What each place of an average pool divides by, float64 of the output's spatial shape."""
+    counts = np.ones(tuple(outputs))
+    pads = list(attributes["pads"] or [0] * 2 * len(inputs))
+    for axis, size in enumerate(inputs):
+        starts = np.arange(outputs[axis]) * window.strides[axis] - window.before[axis]
+        rows = starts[:, None] + np.arange(window.kernel[axis]) * window.dilations[axis]
+        high = size + (max(pads[len(inputs) + axis], 0) if attributes["count_include_pad"] else 0)
+        low = -window.before[axis] if attributes["count_include_pad"] else 0
+        inside = ((rows >= low) & (rows < high)).sum(axis=1)
+        counts = counts * inside.reshape([-1 if i == axis else 1 for i in range(len(inputs))])
+    return np.maximum(counts, 1.0)
+
+
+def _average_pool(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -> Gradients:
+    """Each gradient in equal shares to the elements of its window."""
+    shape, out = tape.shapes[node.input[0]], tape.shapes[node.output[0]]
+    window, channels = pool_window(tape, node, attributes), shape[1] or 0
+    counts = pool_counts(window, attributes, spatial(shape), spatial(out))
+    share = tape.emit("Mul", grad, tape.constant(1.0 / counts[None, None]))
+    ones = tape.constant(np.ones((channels, 1, *window.kernel)))
+    return (spread(tape, share, ones, window, channels),)
+
+
+def _one_or_two_axes(node: onnx.NodeProto, _: Attributes, shapes: Mapping[str, Shape]) -> None:
+    rank = len(shapes[node.input[0]])
+    if rank not in (3, 4):
+        raise refuse(node, f"with an input of rank {rank}; supported are 3 (one spatial axis) and 4 (two)")
+    if math.prod(spatial(shapes[node.output[0]])) == 0:
+        raise refuse(node, "with an empty output; make the input larger or the kernel smaller")
+
+
+_MOVING: Final = {"auto_pad": "NOTSET", "dilations": None, "kernel_shape": None, "pads": None, "strides": None}
+
+CONVOLUTION: Final[Mapping[str, Operator]] = {
+    "AveragePool": Operator(
+        _average_pool, {**_MOVING, "ceil_mode": 0, "count_include_pad": 0}, check=_one_or_two_axes
+    ),
+    "Conv": Operator(_conv, {**_MOVING, "group": 1}, check=_one_or_two_axes),
+    "ConvTranspose": Operator(
+        _conv_transpose, {**_MOVING, "group": 1, "output_padding": None, "output_shape": None}, check=_one_or_two_axes
+    ),
+    "MaxPool": Operator(
+        _max_pool, {**_MOVING, "ceil_mode": 0, "storage_order": 0}, forward=_max_pool_forward, check=_one_or_two_axes
+    ),
+}

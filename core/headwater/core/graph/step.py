@@ -1,0 +1,306 @@
+"""Law: a step gathers its rows, runs forward, asks the loss for a gradient, walks back, and updates; filler is nothing.
+
+Variants differ in one place each: proximal adds μ·(w − anchor) to a gradient (Li et al. 2020, FedProx), corrected adds
+a control variate (Karimireddy et al. 2020, SCAFFOLD), clipped bounds each example's gradient and adds noise (Abadi et
+al. 2016, algorithm 1).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from headwater.core.graph.differentiate import gradients, run_forward
+from headwater.core.graph.forward import Forward
+from headwater.core.graph.objective import Objective
+from headwater.core.graph.tape import FLOAT, INT64, Tape, Training, needed, value_info
+from headwater.core.graph.update import RULES, clipped, decayed, hyper, norm
+from headwater.schemas.manifest import Manifest, Variant
+from headwater.schemas.run import LocalTraining, Loss
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a train graph is made from. `prediction` is the value that the loss looks at."""
+
+    model: Forward
+    row: Objective
+    prediction: str
+    loss: Loss
+    local: LocalTraining
+    variant: Variant
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """Those that the prediction needs."""
+        return needed(self.model.nodes, [self.prediction])
+
+    def names(self, moving: Sequence[str] = ()) -> dict[str, str]:
+        """Forward values as they are called in a graph, clear of its own names; `moving` parameters change in it."""
+        names = {name: f"f_{name}" for node in self.model.nodes for name in node.output if name}
+        names |= {name: f"c_{name}" for name in self.model.constants}
+        return names | {name: f"w_{name}" for name in moving}
+
+    def tape(self, prefix: str, names: Mapping[str, str], training: Training | None) -> Tape:
+        shapes = {names.get(name, name): shape for name, shape in self.model.shapes.items()}
+        known = {names.get(name, name): value for name, value in self.model.constants.items()}
+        return Tape(prefix, shapes, training, known)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The body of the scan over steps, its nodes, and the constants that it takes from outside."""
+
+    body: onnx.GraphProto
+    nodes: Sequence[onnx.NodeProto]
+    constants: dict[str, onnx.TensorProto]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a look at some examples gives, as names: a mean gradient by parameter, sums, and moved statistics."""
+
+    gradients: dict[str, str]
+    sums: list[str]
+    moved: dict[str, str]
+
+
+def renamed(nodes: Sequence[onnx.NodeProto], names: Mapping[str, str]) -> list[onnx.NodeProto]:
+    copies = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [names.get(name, name) for name in node.input]
+        copy.output[:] = [names.get(name, name) for name in node.output]
+        copies.append(copy)
+    return copies
+
+
+# ── the scan's body ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def step_body(recipe: Recipe, manifest: Manifest) -> Step:
+    """One step; parameters, slots and the measures' sums are carried along."""
+    moving = [parameter.name for parameter in manifest.moving]
+    names = recipe.names(moving)
+    tape = Tape("step_", {})
+    kept = tape.emit("ReduceSum", "keep", keepdims=0)
+    active = tape.as_float(tape.emit("Greater", kept, tape.constant(0.0)))
+    training = Training("keep", active, "seed" if manifest.random else None)
+    if recipe.variant == "clipped":
+        seen, nodes = _each_example(recipe, manifest, names, tape, training)
+    else:
+        own = recipe.tape("step_on_", names, training)
+        seen = _look(recipe, manifest, names, own, "rows", "keep")
+        tape.nodes += own.nodes
+        tape.constants |= own.constants
+        nodes = own.nodes
+    carried, new = _carried(recipe, manifest, tape, seen, active)
+    measures = [*manifest.metrics, *(tally.name for tally in manifest.tallies)]
+    sums = [
+        tape.emit("Add", f"sum_{name}", value, name=None) for name, value in zip(measures, seen.sums, strict=True)
+    ]
+    inputs = [
+        *(helper.make_tensor_value_info(f"w_{p.name}", FLOAT, p.shape) for p in manifest.moving),
+        *(helper.make_tensor_value_info(f"now_{s.name}", FLOAT, s.shape) for s in manifest.slots),
+        *(helper.make_tensor_value_info(f"sum_{metric}", FLOAT, []) for metric in manifest.metrics),
+        *(helper.make_tensor_value_info(f"sum_{tally.name}", FLOAT, [tally.length]) for tally in manifest.tallies),
+        helper.make_tensor_value_info("rows", INT64, ["batch"]),
+        helper.make_tensor_value_info("keep", FLOAT, ["batch"]),
+        helper.make_tensor_value_info("rate", FLOAT, []),
+        *([helper.make_tensor_value_info("seed", INT64, [])] if manifest.random else []),
+        *(
+            helper.make_tensor_value_info(f"drawn_{p.name}", FLOAT, p.shape)
+            for p in manifest.trainable
+            if recipe.variant == "clipped"
+        ),
+    ]
+    outputs = [
+        *(helper.make_tensor_value_info(n, FLOAT, p.shape) for n, p in zip(new, manifest.moving, strict=True)),
+        *(helper.make_tensor_value_info(n, FLOAT, s.shape) for n, s in zip(carried, manifest.slots, strict=True)),
+        *(value_info(name, 0) for name in sums[: len(manifest.metrics)]),
+        *(value_info(name, 1) for name in sums[len(manifest.metrics) :]),
+    ]
+    # The rules also give gradients that nobody asked for, above all that of x.
+    kept_nodes = needed(tape.nodes, [value.name for value in outputs])
+    return Step(helper.make_graph(kept_nodes, "step", inputs, outputs), nodes, tape.constants)
+
+
+def _carried(
+    recipe: Recipe, manifest: Manifest, tape: Tape, seen: _Seen, active: str
+) -> tuple[list[str], list[str]]:
+    """The new slots and the new parameters, each in the manifest's order."""
+    local, rule = recipe.local, RULES[recipe.local.optimiser]
+    rate = tape.emit("Mul", "rate", active)
+    grads = _adjusted(recipe, manifest, tape, seen.gradients)
+    awake = tape.emit("Greater", active, tape.constant(0.0))
+    slots: dict[str, str] = {}
+    if rule.counts:
+        slots["steps"] = tape.emit("Add", "now_steps", active)
+    new = dict(seen.moved)
+    for parameter in manifest.trainable:
+        own = {slot: f"now_{slot}_{parameter.name}" for slot in rule.slots}
+        weight = f"w_{parameter.name}"
+        gradient = grads.get(parameter.name)
+        if gradient is None:
+            # The loss does not see it: it stays.
+            new[weight] = tape.emit("Identity", weight)
+            slots |= {f"{slot}_{parameter.name}": tape.emit("Identity", name) for slot, name in own.items()}
+            continue
+        # A count of 0 would divide by nothing in a step of filler.
+        count = {"steps": tape.emit("Max", slots["steps"], tape.constant(1.0))} if rule.counts else {}
+        before, gradient = decayed(tape, local, weight, gradient, rate)
+        new[weight], found = rule.graph(tape, before, gradient, own | count, rate)
+        for slot, name in found.items():
+            slots[f"{slot}_{parameter.name}"] = tape.emit("Where", awake, name, own[slot])
+    moved = [_output(tape, new.get(f"w_{p.name}", f"w_{p.name}")) for p in manifest.moving]
+    return [_output(tape, slots[slot.name]) for slot in manifest.slots], moved
+
+
+def _output(tape: Tape, name: str) -> str:
+    """A body's output may not be its own input."""
+    return tape.emit("Identity", name) if name.startswith(("w_", "now_")) else name
+
+
+def _adjusted(recipe: Recipe, manifest: Manifest, tape: Tape, grads: dict[str, str]) -> dict[str, str]:
+    """The gradients after what the variant and clipping make of them."""
+    if recipe.variant == "proximal":
+        grads = {
+            name: tape.emit(
+                "Add", g, tape.emit("Mul", tape.emit("Sub", f"w_{name}", f"anchor_{name}"), hyper("proximal"))
+            )
+            for name, g in grads.items()
+        }
+    if recipe.local.clip_norm and grads:
+        grads = clipped(tape, grads, hyper("clip_norm"))
+    if recipe.variant == "corrected":
+        grads = {name: tape.emit("Add", g, f"correction_{name}") for name, g in grads.items()}
+    return grads
+
+
+# ── a look at some examples ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _look(recipe: Recipe, manifest: Manifest, names: Mapping[str, str], tape: Tape, rows: str, keep: str) -> _Seen:
+    """Forward and backward over the rows: gradients of the weighted mean loss, sums of the measures."""
+    names = {**names, recipe.model.x: "f_x"}
+    tape.shapes["f_x"] = recipe.model.shapes[recipe.model.x]
+    tape.emit("Gather", "x", rows, name="f_x", axis=0)
+    target = tape.emit("Gather", "y", rows, axis=0) if manifest.y is not None else "f_x"
+    nodes = renamed(recipe.nodes, names)
+    run_forward(tape, nodes)
+    output = names.get(recipe.prediction, recipe.prediction)
+    share = tape.emit("Div", keep, _divisor(recipe, tape, target, keep))
+    seed = recipe.row.gradient(tape, output, target, share, recipe.loss)
+    trainable = {names.get(p.name, p.name): p.name for p in manifest.trainable}
+    found = gradients(tape, nodes, {output: seed}, set(trainable))
+    return _Seen(
+        {trainable[name]: gradient for name, gradient in found.items()},
+        _sums(recipe, tape, output, target, keep),
+        dict(tape.moved),
+    )
+
+
+def _divisor(recipe: Recipe, tape: Tape, target: str, keep: str) -> str:
+    """Σ of the weights that a mean divides by; 1 where all is filler, which must not divide by zero."""
+    total = tape.emit("ReduceSum", recipe.row.norm(tape, target, keep, recipe.loss), keepdims=0)
+    nothing = tape.as_float(tape.emit("LessOrEqual", total, tape.constant(0.0)))
+    return tape.emit("Add", total, nothing)
+
+
+def _sums(recipe: Recipe, tape: Tape, output: str, target: str, keep: str) -> list[str]:
+    values = recipe.row.values(tape, output, target, recipe.loss)
+    sums = [tape.emit("ReduceSum", tape.emit("Mul", value, keep), keepdims=0) for value in values]
+    return sums + list(recipe.row.counts(tape, output, target, keep))
+
+
+# ── example by example ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _each_example(
+    recipe: Recipe, manifest: Manifest, names: Mapping[str, str], outer: Tape, training: Training
+) -> tuple[_Seen, Sequence[onnx.NodeProto]]:
+    """A scan over the examples of a step, each gradient clipped to `example_norm` before it is added; then noise.
+
+    The sum is divided by the examples that count. Noise of deviation noise_multiplier·example_norm is in the sum.
+    """
+    tape = recipe.tape("each_", names, None)
+    row = tape.emit("Unsqueeze", "row", tape.axes([0]))
+    keep = tape.emit("Unsqueeze", "row_keep", tape.axes([0]))
+    seed = tape.emit("Add", tape.emit("Mul", "seed", tape.constant(65_537, int)), "row") if training.seed else None
+    tape.training = Training(keep, training.active, seed)
+    seen = _look(recipe, manifest, names, tape, row, keep)
+    bound = tape.emit("Div", hyper("example_norm"), tape.emit("Max", norm(tape, seen.gradients), tape.constant(1e-12)))
+    counts = tape.as_float(tape.emit("Greater", "row_keep", tape.constant(0.0)))
+    factor = tape.emit("Mul", tape.emit("Min", bound, tape.constant(1.0)), counts)
+    order = list(seen.gradients)
+    ends = [tape.emit("Add", f"add_{name}", tape.emit("Mul", seen.gradients[name], factor)) for name in order]
+    measures = [f"add_sum_{place}" for place in range(len(seen.sums))]
+    ends += [tape.emit("Add", name, value) for name, value in zip(measures, seen.sums, strict=True)]
+    ranks = [len(p.shape) for name in order for p in manifest.trainable if p.name == name]
+    ranks += [0] * len(manifest.metrics) + [1] * len(manifest.tallies)
+    starts = [outer.emit("Mul", f"w_{name}", outer.constant(0.0)) for name in order]
+    starts += [outer.constant(0.0)] * len(manifest.metrics)
+    starts += [outer.constant([0.0] * tally.length) for tally in manifest.tallies]
+    adding = [*(f"add_{name}" for name in order), *measures]
+    body = helper.make_graph(
+        needed(tape.nodes, ends),
+        "each",
+        [
+            *(value_info(name, rank) for name, rank in zip(adding, ranks, strict=True)),
+            value_info("row", 0, INT64),
+            value_info("row_keep", 0),
+        ],
+        [value_info(name, rank) for name, rank in zip(ends, ranks, strict=True)],
+    )
+    outer.constants |= tape.constants
+    results = outer.emit_many("Scan", *starts, "rows", "keep", outputs=len(ends), body=body, num_scan_inputs=2)
+    present = outer.as_float(outer.emit("Greater", "keep", outer.constant(0.0)))
+    count = outer.emit("Max", outer.emit("ReduceSum", present, keepdims=0), outer.constant(1.0))
+    spread = outer.emit("Mul", hyper("noise_multiplier"), hyper("example_norm"))
+    noisy = {
+        name: outer.emit("Add", total, outer.emit("Mul", f"drawn_{name}", spread))
+        for name, total in zip(order, results, strict=False)
+    }
+    mean = {name: outer.emit("Div", total, count) for name, total in noisy.items()}
+    return _Seen(mean, list(results[len(order) :]), {}), tape.nodes
+
+
+# ── graphs without steps ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def measured(recipe: Recipe, manifest: Manifest) -> Tape:
+    """The measures over all of x and y, named as the manifest does."""
+    names = recipe.names() | {recipe.model.x: "x"}
+    tape = recipe.tape("eval_", names, None)
+    run_forward(tape, renamed(recipe.nodes, names))
+    target = "y" if manifest.y is not None else "x"
+    sums = _sums(recipe, tape, names.get(recipe.prediction, recipe.prediction), target, "mask")
+    for name, value in zip([*manifest.metrics, *(t.name for t in manifest.tallies)], sums, strict=True):
+        tape.emit("Identity", value, name=name)
+    return tape
+
+
+def probe(recipe: Recipe, manifest: Manifest, *, gradient: bool) -> tuple[Tape, list[str]]:
+    """A step's loss over all of x and y in training mode, or its gradients and moved statistics; with output names."""
+    names = recipe.names() | {recipe.model.x: "x"}
+    tape = recipe.tape("probe_", names, None)
+    kept = tape.emit("ReduceSum", "mask", keepdims=0)
+    active = tape.as_float(tape.emit("Greater", kept, tape.constant(0.0)))
+    tape.training = Training("mask", active, "seeds" if manifest.random else None)
+    nodes = renamed(recipe.nodes, names)
+    run_forward(tape, nodes)
+    output, target = names.get(recipe.prediction, recipe.prediction), "y" if manifest.y is not None else "x"
+    divisor = _divisor(recipe, tape, target, "mask")
+    if not gradient:
+        total = _sums(recipe, tape, output, target, "mask")[0]
+        tape.emit("Div", total, divisor, name="probe_loss")
+        return tape, ["probe_loss"]
+    seed = recipe.row.gradient(tape, output, target, tape.emit("Div", "mask", divisor), recipe.loss)
+    found = gradients(tape, nodes, {output: seed}, {p.name for p in manifest.trainable})
+    for name, value in found.items():
+        tape.emit("Identity", value, name=f"gradient_{name}")
+    for name, value in tape.moved.items():
+        tape.emit("Identity", value, name=f"new_{name}")
+    return tape, [*(f"gradient_{name}" for name in found), *(f"new_{name}" for name in tape.moved)]
