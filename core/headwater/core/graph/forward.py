@@ -257,9 +257,7 @@ class _Traced:
         self.parameters = parameters
         self._x = x
         size = [dim.dim_value for dim in next(v for v in model.graph.input if v.name == x).type.tensor_type.shape.dim]
-        self._small, self._large = (
-            run_all(model, {x: np.zeros((batch, *size[1:]), np.float32)}) for batch in _BATCHES
-        )
+        self._small, self._large = (run_all(model, {x: np.zeros((batch, *size[1:]), np.float32)}) for batch in _BATCHES)
         self._depends = depending(model.graph.node, [x])
         moving = depending(model.graph.node, [x, *parameters])
         initializers = {t.name: np.asarray(numpy_helper.to_array(t)) for t in model.graph.initializer}

@@ -210,9 +210,7 @@ def _mean_gradients(
     return {name: (value + spread * noise[name]) / _EXAMPLES for name, value in total.items()}
 
 
-def _varied(
-    compiled: Compiled, point: _Point, grads: Arrays, references: Arrays, hyper: Mapping[str, float]
-) -> Arrays:
+def _varied(compiled: Compiled, point: _Point, grads: Arrays, references: Arrays, hyper: Mapping[str, float]) -> Arrays:
     variant = compiled.manifest.variant
     if variant == "proximal":
         pull = hyper["proximal"]

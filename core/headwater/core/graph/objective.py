@@ -310,9 +310,7 @@ OBJECTIVES: Final[dict[ObjectiveName, Objective]] = {
     "mse": Objective(("loss", "absolute_error"), _number, _mse, _mse_gradient),
     "mae": Objective(("loss", "squared_error"), _number, _mae, _mae_gradient),
     "huber": Objective(("loss", "absolute_error", "squared_error"), _number, _huber, _huber_gradient),
-    "reconstruction": Objective(
-        ("loss", "absolute_error"), _itself, _mse, _mse_gradient, _sketch, _sketch_counts
-    ),
+    "reconstruction": Objective(("loss", "absolute_error"), _itself, _mse, _mse_gradient, _sketch, _sketch_counts),
 }
 
 DTYPES: Final[Mapping[Dtype, int]] = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}

@@ -98,9 +98,7 @@ def step_body(recipe: Recipe, manifest: Manifest) -> Step:
         nodes = own.nodes
     carried, new = _carried(recipe, manifest, tape, seen, active)
     measures = [*manifest.metrics, *(tally.name for tally in manifest.tallies)]
-    sums = [
-        tape.emit("Add", f"sum_{name}", value, name=None) for name, value in zip(measures, seen.sums, strict=True)
-    ]
+    sums = [tape.emit("Add", f"sum_{name}", value, name=None) for name, value in zip(measures, seen.sums, strict=True)]
     inputs = [
         *(helper.make_tensor_value_info(f"w_{p.name}", FLOAT, p.shape) for p in manifest.moving),
         *(helper.make_tensor_value_info(f"now_{s.name}", FLOAT, s.shape) for s in manifest.slots),
@@ -127,9 +125,7 @@ def step_body(recipe: Recipe, manifest: Manifest) -> Step:
     return Step(helper.make_graph(kept_nodes, "step", inputs, outputs), nodes, tape.constants)
 
 
-def _carried(
-    recipe: Recipe, manifest: Manifest, tape: Tape, seen: _Seen, active: str
-) -> tuple[list[str], list[str]]:
+def _carried(recipe: Recipe, manifest: Manifest, tape: Tape, seen: _Seen, active: str) -> tuple[list[str], list[str]]:
     """The new slots and the new parameters, each in the manifest's order."""
     local, rule = recipe.local, RULES[recipe.local.optimiser]
     rate = tape.emit("Mul", "rate", active)

@@ -139,7 +139,9 @@ def hyperparameters(local: LocalTraining) -> dict[str, float]:
 def clipped(tape: Tape, gradients: Mapping[str, str], bound: str) -> dict[str, str]:
     """All gradients scaled so that their common norm is at most `bound` (Pascanu et al. 2013, algorithm 1)."""
     factor = tape.emit(
-        "Min", tape.constant(1.0), tape.emit("Div", bound, tape.emit("Add", norm(tape, gradients), tape.constant(_SMALL)))
+        "Min",
+        tape.constant(1.0),
+        tape.emit("Div", bound, tape.emit("Add", norm(tape, gradients), tape.constant(_SMALL))),
     )
     return {name: tape.emit("Mul", gradient, factor) for name, gradient in gradients.items()}
 

@@ -110,9 +110,7 @@ def rewritten(node: onnx.NodeProto, opset: int) -> list[onnx.NodeProto]:
         return [node]
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "GroupNormalization" and opset < 21 and attributes["num_groups"] > 1:
-        raise refuse(
-            node, f"of opset {opset}, which scales whole groups; export with opset 21, which scales channels"
-        )
+        raise refuse(node, f"of opset {opset}, which scales whole groups; export with opset 21, which scales channels")
     write = Rewriter(node)
     rewrite(write, attributes)
     return write.nodes

@@ -274,9 +274,7 @@ def _one_or_two_axes(node: onnx.NodeProto, _: Attributes, shapes: Mapping[str, S
 _MOVING: Final = {"auto_pad": "NOTSET", "dilations": None, "kernel_shape": None, "pads": None, "strides": None}
 
 CONVOLUTION: Final[Mapping[str, Operator]] = {
-    "AveragePool": Operator(
-        _average_pool, {**_MOVING, "ceil_mode": 0, "count_include_pad": 0}, check=_one_or_two_axes
-    ),
+    "AveragePool": Operator(_average_pool, {**_MOVING, "ceil_mode": 0, "count_include_pad": 0}, check=_one_or_two_axes),
     "Conv": Operator(_conv, {**_MOVING, "group": 1}, check=_one_or_two_axes),
     "ConvTranspose": Operator(
         _conv_transpose, {**_MOVING, "group": 1, "output_padding": None, "output_shape": None}, check=_one_or_two_axes

@@ -154,9 +154,7 @@ def _softplus(tape: Tape, node: onnx.NodeProto, _: Attributes, grad: str) -> Gra
 
 def _inside(tape: Tape, value: str, low: float, high: float) -> str:
     """1 where low < value < high."""
-    return tape.emit(
-        "Mul", above(tape, value, low), tape.as_float(tape.emit("Less", value, tape.constant(high)))
-    )
+    return tape.emit("Mul", above(tape, value, low), tape.as_float(tape.emit("Less", value, tape.constant(high))))
 
 
 def _hard_sigmoid(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -> Gradients:

@@ -227,8 +227,9 @@ def _layer(tape: Tape, node: onnx.NodeProto, attributes: Attributes, direction: 
         if name is None:
             zeros = zeros or _zero_state(tape, x, hidden)
         first.append(name or zeros or "")
-    weights = [own(w) or "", own(r) or ""]
-    return Layer(cell, hidden, *weights, own(given(node, 3)), tuple(first), _reverse(attributes, direction))
+    return Layer(
+        cell, hidden, own(w) or "", own(r) or "", own(given(node, 3)), tuple(first), _reverse(attributes, direction)
+    )
 
 
 def _zero_state(tape: Tape, x: str, hidden: int) -> str:
@@ -298,7 +299,7 @@ def _backward(tape: Tape, node: onnx.NodeProto, attributes: Attributes, *grads: 
         layer = _layer(tape, node, attributes, direction)
         names = saved[direction * each : (direction + 1) * each]
         found.append(_back(tape, node, layer, names, grads, direction))
-    to_x = tape.total([back[0] for back in found])
+    to_x = tape.total([back[0] or "" for back in found])
     stacked: list[str | None] = [to_x]
     for position in range(1, 7):
         parts = [back[position] for back in found]
@@ -314,7 +315,9 @@ def _grads_of(tape: Tape, layer: Layer, grads: Sequence[str | None], direction: 
     last = []
     for index in range(layer.cell.states):
         grad = grads[1 + index] if len(grads) > 1 + index else None
-        last.append(tape.emit("Gather", grad, row, axis=0) if grad else tape.emit("Mul", layer.first[index], tape.constant(0.0)))
+        last.append(
+            tape.emit("Gather", grad, row, axis=0) if grad else tape.emit("Mul", layer.first[index], tape.constant(0.0))
+        )
     return sequence, tuple(last)
 
 

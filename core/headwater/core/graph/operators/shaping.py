@@ -1,7 +1,7 @@
 """Law: what only moves elements has a gradient that moves them back, and adds them where one was used twice."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -59,7 +59,9 @@ def _slice(tape: Tape, node: onnx.NodeProto, _: Attributes, grad: str) -> Gradie
             continue
         places = np.full(size, len(rows))
         places[rows] = np.arange(len(rows))
-        grad = tape.emit("Gather", padded(tape, grad, len(shape), {axis: (0, 1)}), tape.axes(places.tolist()), axis=axis)
+        grad = tape.emit(
+            "Gather", padded(tape, grad, len(shape), {axis: (0, 1)}), tape.axes(places.tolist()), axis=axis
+        )
     return (grad,)
 
 
@@ -122,9 +124,9 @@ def _gather(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str)
     order = front + [i for i in range(len(shape) - 1 + rank) if i not in front]
     moved = [axis, *(i for i in range(len(shape)) if i != axis)]
     updates = tape.emit("Transpose", grad, perm=order) if axis else grad
-    size = tape.constant(shape[axis] or 0, np.int64)
+    length = tape.constant(shape[axis] or 0, np.int64)
     negative = tape.emit("Less", indices, tape.constant(0, np.int64))
-    places = tape.emit("Where", negative, tape.emit("Add", indices, size), indices)
+    places = tape.emit("Where", negative, tape.emit("Add", indices, length), indices)
     rows = tape.emit("Unsqueeze", places, tape.axes([-1]))
     like = tape.emit("Gather", tape.emit("Shape", data), tape.axes(moved)) if axis else tape.emit("Shape", data)
     back = tape.emit("ScatterND", tape.emit("ConstantOfShape", like), rows, updates, reduction="add")
@@ -137,7 +139,7 @@ def _expand(tape: Tape, node: onnx.NodeProto, _: Attributes, grad: str) -> Gradi
     return (tape.unbroadcast(grad, tape.shapes[node.output[0]], tape.shapes[node.input[0]]),)
 
 
-_NO_GRADIENT: Final = {
+_NO_GRADIENT: Final[dict[str, dict[str, Any]]] = {
     "And": {},
     "ArgMax": {"axis": 0, "keepdims": 1, "select_last_index": 0},
     "ConstantOfShape": {"value": None},
