@@ -12,7 +12,7 @@ from headwater.core.aggregate import difference, shared, weighted
 from headwater.core.batches import minibatches, shuffling
 from headwater.device.runtime.guard import GraphRefused
 from headwater.device.runtime.trainer import Trainer, TrainingDiverged, TrainingTimedOut
-from headwater.device.sources import DataMismatch, Dataset, fits
+from headwater.device.sources import DataMismatch, Dataset, Source, fits
 from headwater.node.child import Assignment, Decline
 from headwater.schemas.messages import Bundle, Delta, Metric, Model, ObjectRef, Plan
 from headwater.schemas.statuses import DataStatus
@@ -28,30 +28,29 @@ class Agent:
     """The device's work on a plan.
 
     Args:
-        datasets: by data key; a plan names the key that it is about.
+        sources: by data key; a plan names the key that it is about.
         time_limit_s: no training takes longer, whatever the plan allows.
     """
 
-    def __init__(self, node: str, datasets: Mapping[str, Dataset], *, time_limit_s: float) -> None:
+    def __init__(self, node: str, sources: Mapping[str, Source], *, time_limit_s: float) -> None:
         self._node = node
-        self._datasets = datasets
+        self._sources = sources
         self._time_limit_s = time_limit_s
         self._trainers: dict[bytes, Trainer] = {}
         self._one_at_a_time = asyncio.Lock()
 
     def data(self) -> dict[str, DataStatus]:
         """What this device says of its data: how many examples, under which keys."""
-        return {
-            key: DataStatus(train_examples=len(dataset.train_x), test_examples=len(dataset.test_x))
-            for key, dataset in self._datasets.items()
-        }
+        statuses = {key: source.status() for key, source in self._sources.items()}
+        return {key: status for key, status in statuses.items() if status is not None}
 
     async def work(self, assignment: Assignment) -> Delta | Decline:
         """The delta of one plan, or why there is none. It is computed in a thread, so that the link stays alive."""
         plan = assignment.plan
-        dataset = self._datasets.get(plan.data)
+        source = self._sources.get(plan.data)
+        dataset = await asyncio.to_thread(source.snapshot) if source else None
         if dataset is None:
-            known = ", ".join(self._datasets) or "nothing"
+            known = ", ".join(self.data()) or "nothing"
             return Decline("no_data", f"data: no {plan.data!r} here; this device has {known}")
         async with self._one_at_a_time:
             try:

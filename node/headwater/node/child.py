@@ -103,7 +103,7 @@ class Child:
             client=identity.node,
             filters=(self._topics.all_down(self._parent), self._topics.all_inbox(identity.node)),
             on_message=self._on_message,
-            on_connect=self._on_connect,
+            on_connect=self.tell_status,
             will=identity.status("offline", data()),
         )
 
@@ -117,11 +117,12 @@ class Child:
                 case Decline(reason, detail):
                     await self._decline(assignment.plan.key, reason, detail)
 
-    # ── what the parent says ────────────────────────────────────────────────────────────────────────────────────
-
-    async def _on_connect(self) -> None:
+    async def tell_status(self) -> None:
+        """Say who this node is and what data it has. Raises LinkDown where nobody hears it."""
         status = self._identity.status("online", self._data())
         await self.session.publish(status.topic, status.payload, retain=True)
+
+    # ── what the parent says ────────────────────────────────────────────────────────────────────────────────────
 
     def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         parsed = self._topics.parse(topic)

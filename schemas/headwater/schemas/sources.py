@@ -147,7 +147,7 @@ class SensorSource(Frozen):
     target.
 
     The store keeps the `newest` windows, or a `reservoir`: a uniform sample of all that ever were. A `test_fraction`
-    of the time, in stretches of several windows, is the test part; no sample is in both parts.
+    of the time, in stretches of several windows, is the test part; no grid point is in both parts.
     `store` is the file; unless given it lies in the device's state folder.
     """
 

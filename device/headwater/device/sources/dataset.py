@@ -17,7 +17,8 @@ Labels = NDArray[np.int64] | NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Examples of one device. x float32 `[n, …]`; y int64 `[n]` for classes, float32 `[n, …]` for numbers."""
+    """Examples of one device. x float32 `[n, …]`; y int64 `[n]` for classes, float32 `[n, …]` for numbers, float32
+    `[n, 0]` where there is no target."""
 
     train_x: NDArray[np.float32]
     train_y: Labels
@@ -73,7 +74,11 @@ def fits(data: Dataset, manifest: Manifest) -> None:
         _check_target(y, manifest.y)
 
 
-def _check_target(y: Labels, expected: Example) -> None:
+def _check_target(y: Labels, expected: Example | None) -> None:
+    if expected is None:
+        return
+    if 0 in y.shape[1:]:
+        raise DataMismatch("y: the model learns a target, this device's data have none; give their source one")
     if y.dtype.name != expected.dtype or y.shape[1:] != expected.shape:
         raise DataMismatch(
             f"y: the model takes {expected.dtype} targets of shape {list(expected.shape)}, this device has "
