@@ -69,8 +69,8 @@ def verify(compiled: Compiled, *, rng: np.random.Generator, points: int = 3) -> 
         found = _gradients(gradient, point)
         for name, value in found.items():
             # Along itself a gradient shows its length, along a random direction what it lacks.
-            for direction in (np.asarray(rng.normal(0, 1, value.shape)), value):
-                errors.append(_compare(loss, point, name, value, direction))
+            directions = (np.asarray(rng.normal(0, 1, value.shape)), value)
+            errors += [_compare(loss, point, name, value, direction) for direction in directions]
         _check_step(train, gradient, compiled, point, rng)
         _check_prediction(infer, compiled, point)
         _check_independence(infer, compiled, point, rng)

@@ -24,7 +24,7 @@ Names = tuple[str, ...]
 class Back:
     """One step back in time.
 
-    `before`: gradients to the states that the step began with. `gates`: the gradient to the products with W, `[n, g·h]`.
+    `before`: gradients to the states that the step began with. `gates`: that to the products with W, `[n, g·h]`.
     `recurrent`: the gradient to the products with R where it differs, else None.
     """
 
