@@ -125,22 +125,49 @@ def export(
         int | None, typer.Option("--round", help="The round whose model it is; the last by default.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The file to write; by default RUN-ROUND.onnx.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Also write it in eight bits, as RUN-ROUND.int8.onnx.")] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="With --int8: examples, an .npz with x, or a device's .toml; else the normaliser's."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Measure on these: an .npz with x and y, or a device's .toml (its test part).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the model of a round as ONNX, ready for inference.
 
-    Example: headwater run export --round 10 --output model.onnx
+    Example: headwater run export --round 10 --output model.onnx --int8 --data device.toml
     """
+    from headwater.cli.exports import eight_bits, examples_of, measured
+
+    if calibrate and not int8:
+        raise ConfigError("calibrate: eight bits are calibrated, and none were asked for; add --int8")
     with _history(database) as history:
         record = _chosen(history, run)
         version, payload = exported(history, record.id, round_)
+    description = record.description
+    examples = examples_of("data", data, description.data, "test") if data else None
+    calibration = examples_of("calibrate", calibrate, description.data, "train") if calibrate else None
     path = output or Path(f"{record.id}-{version}.onnx")
+    plain = measured(payload, description.objective, examples)
+    told: dict[str, Any] = {"run": record.id, "round": version, "path": str(path)} | plain.told()
+    lines = [f"{path}: the model of round {version}, {plain.line()}"]
+    _write(path, payload)
+    if int8:
+        small, basis = eight_bits(payload, calibration)
+        beside, result = path.with_suffix(".int8.onnx"), measured(small, description.objective, examples)
+        _write(beside, small)
+        told["int8"] = {"path": str(beside), "ranges": basis} | result.told()
+        lines.append(f"{beside}: in eight bits (ranges: {basis}), {result.line()}")
+    _show(as_json, told, "\n".join(lines))
+
+
+def _write(path: Path, payload: bytes) -> None:
     try:
         path.write_bytes(payload)
     except OSError as error:
         raise ConfigError(f"output: {path}: {error.strerror}; choose another file") from None
-    told = {"run": record.id, "round": version, "path": str(path), "size_bytes": len(payload)}
-    _show(as_json, told, f"{path}: the model of round {version}, {len(payload)} bytes")
 
 
 def exported(history: "History", run: str, round_: int | None) -> tuple[int, bytes]:
