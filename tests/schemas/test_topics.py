@@ -14,6 +14,7 @@ TOPICS = Topics("plant")
     ("topic", "expected"),
     [
         (TOPICS.status("d1"), NodeTopic(fleet="plant", node="d1", branch="status")),
+        (TOPICS.predictions("d1"), NodeTopic(fleet="plant", node="d1", branch="predictions")),
         (TOPICS.echo("d1"), NodeTopic(fleet="plant", node="d1", branch="echo")),
         *(
             (TOPICS.up("d1", "gw", leaf), NodeTopic(fleet="plant", node="d1", branch="up", leaf=leaf, parent="gw"))
@@ -37,6 +38,7 @@ def test_what_is_built_is_parsed(topic: str, expected: NodeTopic) -> None:
         "hw/1/plant/node/d1/up/delta",
         "hw/1/plant/node/d1/up/gw/bomb",
         "hw/1/plant/node/d1/status/more",
+        "hw/1/plant/node/d1/predictions/more",
         "hw/1/plant/node/+/status",
         "hw/1/plant/rounds/run",
         "",
@@ -62,9 +64,16 @@ def test_a_name_that_is_no_topic_level_is_refused_with_its_mend(name: str) -> No
             TOPICS.status(name)
 
 
-def allowed(acl_user: str, access: str, topic: str, *, parents: tuple[str, ...] = ("cloud", "gw")) -> bool:
+def allowed(
+    acl_user: str,
+    access: str,
+    topic: str,
+    *,
+    parents: tuple[str, ...] = ("cloud", "gw"),
+    predictions: bool = False,
+) -> bool:
     """An independent reading of the rules, as a broker would apply them."""
-    for rule in fleet_acl("plant", parents=parents, viewers=("eve",)).rules:
+    for rule in fleet_acl("plant", parents=parents, viewers=("eve",), predictions=predictions).rules:
         if rule.access == access and rule.user in (None, acl_user):
             pattern = rule.filter.replace("%u", acl_user).split("/")
             levels = topic.split("/")
@@ -101,3 +110,20 @@ def allowed(acl_user: str, access: str, topic: str, *, parents: tuple[str, ...] 
 )
 def test_who_may_do_what(user: str, access: str, topic: str, expected: bool) -> None:
     assert allowed(user, access, topic) is expected
+
+
+@pytest.mark.parametrize(
+    ("user", "access", "node", "asked", "expected"),
+    [
+        pytest.param("d1", "write", "d1", False, True, id="a node says what it predicts"),
+        pytest.param("d2", "write", "d1", False, False, id="not in another's name"),
+        pytest.param("eve", "read", "d1", False, False, id="a viewer sees none of it"),
+        pytest.param("eve", "read", "d1", True, True, id="unless it was asked for"),
+        pytest.param("gw", "read", "d1", True, False, id="and a parent never needs it"),
+        pytest.param("d2", "read", "d1", True, False, id="nor does another node"),
+    ],
+)
+def test_predictions_are_private_unless_asked_for(
+    user: str, access: str, node: str, asked: bool, expected: bool
+) -> None:
+    assert allowed(user, access, TOPICS.predictions(node), predictions=asked) is expected

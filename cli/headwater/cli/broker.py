@@ -15,6 +15,9 @@ app = typer.Typer(
 FleetName = Annotated[str, typer.Option(help="Name of the fleet.")]
 Parents = Annotated[list[str], typer.Option("--parent", help="A node that gathers children at this broker; repeat.")]
 Viewers = Annotated[list[str], typer.Option("--viewer", help="A user who may read the round topics; repeat.")]
+Predictions = Annotated[
+    bool, typer.Option("--predictions", help="The viewers may also read what devices predict of their live data.")
+]
 
 
 @app.command("start")
@@ -25,6 +28,7 @@ def start(
     fleet: Annotated[str | None, typer.Option(help="Enforce the rules of this fleet.")] = None,
     parent: Parents = ["cloud"],  # noqa: B006
     viewer: Viewers = [],  # noqa: B006
+    predictions: Predictions = False,
 ) -> None:
     """Run the embedded broker in this process, until Ctrl-C.
 
@@ -36,13 +40,18 @@ def start(
         host=host,
         port=port,
         password_file=str(password_file) if password_file else None,
-        acl=fleet_acl(fleet, parents=parent, viewers=viewer) if fleet else None,
+        acl=fleet_acl(fleet, parents=parent, viewers=viewer, predictions=predictions) if fleet else None,
     )
     serve(config, lambda bound: print(f"listening on {host}:{bound}", flush=True))
 
 
 @app.command("acl")
-def acl(fleet: FleetName = "fleet", parent: Parents = ["cloud"], viewer: Viewers = []) -> None:  # noqa: B006
+def acl(
+    fleet: FleetName = "fleet",
+    parent: Parents = ["cloud"],  # noqa: B006
+    viewer: Viewers = [],  # noqa: B006
+    predictions: Predictions = False,
+) -> None:
     """Print the rules of a broker as a Mosquitto acl_file.
 
     Example: headwater broker acl --fleet plant --parent gw1 > acl
@@ -50,7 +59,8 @@ def acl(fleet: FleetName = "fleet", parent: Parents = ["cloud"], viewer: Viewers
     from headwater.transport.mosquitto import acl_file
 
     try:
-        typer.echo(acl_file(fleet_acl(fleet, parents=parent, viewers=viewer)), nl=False)
+        rules = fleet_acl(fleet, parents=parent, viewers=viewer, predictions=predictions)
+        typer.echo(acl_file(rules), nl=False)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

@@ -16,15 +16,21 @@ from pydantic.json_schema import models_json_schema
 
 from headwater.schemas import limits
 from headwater.schemas.messages import MESSAGES, Announcement, Chunk, Receipt, Refusal, Want
-from headwater.schemas.statuses import NodeStatus, RoundStatus, RunStatus
+from headwater.schemas.statuses import NodeStatus, Prediction, RoundStatus, RunStatus
 from headwater.schemas.topics import ROOT
 
-_STATUSES: Final[tuple[type[BaseModel], ...]] = (NodeStatus, RunStatus, RoundStatus)
+_STATUSES: Final[tuple[type[BaseModel], ...]] = (NodeStatus, RunStatus, RoundStatus, Prediction)
 _NODE: Final = ROOT + "/{fleet}/node/{node}"
 
 # Address, message, retained, what it is for.
 _CHANNELS: Final[dict[str, tuple[str, type[BaseModel], bool, str]]] = {
     "status": (_NODE + "/status", NodeStatus, True, "A node's birth, and its last will."),
+    "predictions": (
+        _NODE + "/predictions",
+        Prediction,
+        False,
+        "What its model says of its live data.",
+    ),
     "delta": (_NODE + "/up/{parent}/delta", Chunk, False, "A Delta on its way up, in chunks."),
     "want": (_NODE + "/up/{parent}/want", Want, False, "The child asks for the chunks that it misses."),
     "declined": (_NODE + "/up/{parent}/refusal", Refusal, False, "The child cannot follow the plan."),

@@ -18,6 +18,23 @@ class LogSettings(Frozen):
     format: Literal["text", "json"] = "text"
 
 
+class ServingSettings(Frozen):
+    """What a device does with its model between rounds: score its live windows and publish what it finds.
+
+    Off unless `enabled`, for a prediction is of private data. `publish` all predictions, or only alerts: windows whose
+    reconstruction error is beyond `alert_quantile` of the test part's, or whose label is in `alert_labels`. At most
+    `max_per_minute` go out. A new model is refused that scores `max_metric_drop` worse on the device's own test part
+    than the one before: in accuracy, or in loss as a share of it.
+    """
+
+    enabled: bool = False
+    publish: Literal["predictions", "alerts"] = "predictions"
+    max_per_minute: Annotated[float, Field(gt=0, le=6000)] = 60.0
+    alert_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    alert_labels: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
+    max_metric_drop: Annotated[float, Field(ge=0)] = 0.05
+
+
 class DeviceSettings(Frozen):
     """A device agent. `data` gives each data key its source."""
 
@@ -28,6 +45,7 @@ class DeviceSettings(Frozen):
     data: Annotated[dict[Name, SourceSpec], Field(min_length=1, max_length=64)]
     training_limit_s: Positive = 600.0
     store_size_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    serving: ServingSettings = Field(default_factory=ServingSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
 

@@ -82,6 +82,32 @@ class Figures(Frozen):
 Members = Annotated[tuple[MemberStatus, ...], Field(max_length=limits.MAX_CHILDREN)]
 
 
+class ModelName(Frozen):
+    """A model version: the run, and the round that began with it."""
+
+    run: RunId
+    round: Count
+
+
+class Prediction(Frozen):
+    """What a device's model says of one window of its live data. `time` is the window's end, in seconds since 1970.
+
+    A classifier gives `label` and `probabilities`, a regression `value`; a reconstruction gives `error`, and
+    `threshold`, beyond which it is an anomaly. `alert` is what somebody should look at. What does not apply is null.
+    """
+
+    node: NodeId
+    data: Name
+    time: FiniteFloat
+    model: ModelName
+    label: Name | None = None
+    probabilities: Annotated[tuple[FiniteFloat, ...], Field(max_length=limits.MAX_TALLY_LENGTH)] | None = None
+    value: Annotated[tuple[FiniteFloat, ...], Field(max_length=limits.MAX_TALLY_LENGTH)] | None = None
+    error: FiniteFloat | None = None
+    threshold: FiniteFloat | None = None
+    alert: bool = False
+
+
 class RoundStatus(Frozen):
     """A round at the parent that runs it: the cloud's, or (as a cluster's) a gateway's.
 

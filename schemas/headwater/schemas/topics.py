@@ -1,6 +1,7 @@
 """Law: every topic is built and parsed here, once; a node writes only below its own name.
 
 hw/1/<fleet>/node/<node>/status                 retained JSON: birth, last will
+hw/1/<fleet>/node/<node>/predictions            JSON: what the node's model says of its live data, where it may
 hw/1/<fleet>/node/<node>/up/<parent>/delta      chunks of a Delta
 hw/1/<fleet>/node/<node>/up/<parent>/want       missing chunks, please
 hw/1/<fleet>/node/<node>/up/<parent>/refusal    this plan cannot be followed
@@ -36,7 +37,7 @@ class NodeTopic(Frozen):
 
     fleet: str
     node: str
-    branch: Literal["status", "echo", "up", "inbox", "down"]
+    branch: Literal["status", "echo", "predictions", "up", "inbox", "down"]
     leaf: str = ""
     parent: str = ""
 
@@ -69,6 +70,9 @@ class Topics:
 
     def echo(self, node: str) -> str:
         return f"{self._node(node)}/echo"
+
+    def predictions(self, node: str = "+") -> str:
+        return f"{self._node(node)}/predictions"
 
     def up(self, node: str, parent: str, leaf: Up) -> str:
         return f"{self._node(node)}/up/{_level(parent, 'parent')}/{leaf}"
@@ -123,7 +127,7 @@ class Topics:
         if not _NAME.fullmatch(node):
             return None
         match rest:
-            case ["status"] | ["echo"]:
+            case ["status"] | ["echo"] | ["predictions"]:
                 return NodeTopic(fleet=self.fleet, node=node, branch=rest[0])  # type: ignore[arg-type]
             case ["up", parent, leaf] if leaf in UP and _NAME.fullmatch(parent):
                 return NodeTopic(fleet=self.fleet, node=node, branch="up", leaf=leaf, parent=parent)
