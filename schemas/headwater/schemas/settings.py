@@ -3,11 +3,13 @@
 A password comes from a file or the environment, never from a flag, for flags stand in the process list.
 """
 
+from pathlib import Path
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, FiniteFloat, SecretStr
 
-from headwater.schemas.base import Frozen, Name, NodeId, Positive
+from headwater.schemas.base import Fraction, Frozen, Name, NodeId, Positive
 from headwater.schemas.links import BrokerSettings as BrokerSettings
 from headwater.schemas.links import TlsSettings as TlsSettings
 from headwater.schemas.sources import SourceSpec
@@ -35,16 +37,41 @@ class ServingSettings(Frozen):
     max_metric_drop: Annotated[float, Field(ge=0)] = 0.05
 
 
+class WorkerSettings(Frozen):
+    """The process that runs graphs: its memory, its code included, and how long it stays after its last work."""
+
+    memory_limit_mb: Annotated[int, Field(ge=384, le=1_048_576)] = 1024
+    idle_s: Positive = 60.0
+
+
+class ConditionSettings(Frozen):
+    """When a device trains: behind its own work, and only while these hold.
+
+    `niceness` and `max_cpu_share` (of one core) say how much it takes. `hours` is a local time window like
+    "22:00-06:00".
+    """
+
+    niceness: Annotated[int, Field(ge=0, le=19)] = 10
+    max_cpu_share: Fraction = 1.0
+    only_while_charging: bool = False
+    min_battery_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+    max_temperature_c: FiniteFloat | None = None
+    hours: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")] | None = None
+
+
 class DeviceSettings(Frozen):
-    """A device agent. `data` gives each data key its source."""
+    """A device agent. `data` gives each data key its source; `state` is the folder for what outlives a reboot."""
 
     fleet: NodeId = "fleet"
     node: NodeId
     parent: NodeId = "cloud"
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     data: Annotated[dict[Name, SourceSpec], Field(min_length=1, max_length=64)]
+    state: Path = Path("headwater-state")
     training_limit_s: Positive = 600.0
     store_size_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    conditions: ConditionSettings = Field(default_factory=ConditionSettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 

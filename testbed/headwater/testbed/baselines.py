@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headwater.core.batches import minibatches, shuffling
 from headwater.core.graph import compile_bundle
 from headwater.core.models import NORMALISER
 from headwater.core.normalise import normalised
-from headwater.device.runtime.trainer import Trainer
+from headwater.device.runtime.steps import Course
+from headwater.device.runtime.trainer import Trainer, statistics
 from headwater.device.sources.dataset import Dataset
 from headwater.schemas.messages import RoundKey
 from headwater.schemas.run import RunDescription
@@ -28,7 +28,7 @@ class Judge:
     def accuracy(self, parameters: tuple[Array, ...]) -> dict[str, float]:
         told = {}
         for name, data in self.tests.items():
-            metrics = self.trainer.evaluate(parameters, data.test_x, data.test_y, time_limit_s=_LIMIT_S)
+            metrics = self.trainer.evaluate(parameters, data.test_x, data.test_y, time_limit_s=_LIMIT_S).metrics
             told[name] = next(m.total / m.weight for m in metrics if m.name == "correct")
         return told
 
@@ -48,31 +48,21 @@ def alone(
     halted: Callable[[], bool] = lambda: False,
 ) -> tuple[Array, ...]:
     """The model that a device reaches by itself: its own normaliser, and all rounds' epochs on its own examples."""
-    sums, examples = trainer.statistics(data), float(len(data.train_x))
+    sums, examples = statistics(data), float(len(data.train_x))
     parameters = normalised(trainer.manifest, initial, sums, examples)
     epochs = description.local.epochs * description.edge_rounds
     for number in range(1, description.rounds + 1):
         if halted():
             break
-        order, mask = minibatches(
-            len(data.train_x),
-            description.local.batch_size,
-            epochs,
-            shuffling(description.seed, RoundKey(run="alone", round=number), node),
-        )
-        result = trainer.train(
-            parameters,
-            data,
-            order=order,
-            mask=mask,
+        course = Course(
+            batch_size=description.local.batch_size,
+            epochs=epochs,
             learning_rate=description.local.learning_rate,
-            time_limit_s=_LIMIT_S,
+            seed=description.seed,
+            key=RoundKey(run="alone", round=number),
+            node=node,
         )
-        new = iter(result.parameters)
-        parameters = tuple(
-            next(new) if parameter.trainable else value
-            for parameter, value in zip(trainer.manifest.parameters, parameters, strict=True)
-        )
+        parameters = trainer.train(parameters, data, course=course, time_limit_s=_LIMIT_S).parameters
     return parameters
 
 

@@ -1,171 +1,351 @@
-"""Law: a guarded graph runs on stock onnxruntime, one thread, against a clock; what comes out is checked and copied.
+"""Law: a plan is trained in segments of steps that leave no trace: between two of them anything may happen, or nothing.
 
-One `run` is a whole pass over the plan's steps; between graphs only parameters and scalars travel.
+What comes out of a segment goes into the next: parameters, the optimiser's slots, and the metrics' sums, which add up
+in float64. What comes out is checked; the graphs run in the worker, and here only arrays are seen.
 """
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from headwater.device.runtime.guard import GraphRefused, check_graph
+from headwater.device.runtime.client import UnknownHere, Worker
+from headwater.device.runtime.failures import GraphRefused, TrainingDiverged, TrainingTimedOut
+from headwater.device.runtime.frames import Frame
+from headwater.device.runtime.steps import Course, Pace, Segment, Steps
 from headwater.device.sources.dataset import Dataset, Labels
 from headwater.schemas.base import Split
 from headwater.schemas.manifest import GraphName, Manifest
-from headwater.schemas.messages import Bundle, Metric
-from headwater.schemas.tensors import Array
+from headwater.schemas.messages import Bundle, Counts, Metric
+from headwater.schemas.tensors import Array, encode_tensor
 
 Parameters = tuple[NDArray[np.float32], ...]
+Sums = Mapping[str, NDArray[np.float64]]
 
+EVALUATED_ROWS: Final = 256
+"""Rows of one evaluation: a convolution's values for many more would not fit into a small device."""
 
-class TrainingTimedOut(Exception):
-    """The graph ran longer than it was allowed to, and was stopped."""
+SEGMENT_SIZE_BYTES: Final = 32 * 1024 * 1024
+"""Examples, indices and noise that one segment carries to the worker."""
 
+WHOLE_SIZE_BYTES: Final = 1024 * 1024
+"""Examples up to this size go along whole, which is cheaper than picking rows."""
 
-class TrainingDiverged(Exception):
-    """A result is NaN or infinite; the learning rate is too high, or the data are on too different scales."""
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
-class TrainResult:
-    """The trainable parameters after the steps, and the metrics' sums over all examples seen."""
+class Carry:
+    """Where a training stands between two steps: all that the next one needs. `parameters` are the manifest's, all."""
 
     parameters: Parameters
+    slots: Parameters
+    sums: Sums
+    weight: float = 0.0
+    epochs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The metrics' sums over a split, and the tallies."""
+
     metrics: tuple[Metric, ...]
+    tallies: tuple[Counts, ...] = ()
+
+    def __add__(self, other: "Evaluation") -> "Evaluation":
+        """Both, of different splits."""
+        return Evaluation(self.metrics + other.metrics, self.tallies + other.tallies)
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What an algorithm adds to plain steps.
+
+    `corrections` (variant corrected) hold one array for each trainable parameter; without them they are zero. `noise`
+    (variant clipped) draws from the device's own entropy, never from the plan: who knows the seed can take it off.
+    """
+
+    corrections: Sequence[Array] | None = None
+    noise: np.random.Generator | None = None
+    hyperparameters: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Arrays that a worker is told once, and told again when it is a fresh one."""
+
+    slot: str
+    arrays: Mapping[str, Array]
+    version: int = field(default_factory=lambda: next(_numbers))
+
+
+class Graphs:
+    """The graphs of one bundle, run by a worker."""
+
+    def __init__(self, worker: Worker, bundle: Bundle) -> None:
+        self._worker = worker
+        self._name = f"bundle {next(_numbers)}"
+        self._payloads: dict[str, Array] = {
+            name: np.frombuffer(payload, dtype=np.uint8) for name, payload in bundle.graphs.items()
+        }
+
+    def load(self) -> None:
+        """Have the graphs guarded. Raises GraphRefused."""
+        self._worker.ask(Frame({"do": "load", "bundle": self._name}, self._payloads))
+
+    def run(
+        self,
+        graph: GraphName,
+        outputs: Sequence[str],
+        feed: Mapping[str, Array],
+        *,
+        limit_s: float,
+        size_bytes: int,
+        held: _Held | None = None,
+    ) -> Mapping[str, Array]:
+        """The outputs, of `size_bytes` together at most. Raises as `Worker.ask` does."""
+        header = {
+            "do": "run",
+            "bundle": self._name,
+            "graph": graph,
+            "outputs": list(outputs),
+            "held": [held.slot, held.version] if held else None,
+            "time_limit_s": limit_s,
+        }
+        request = Frame(header, feed)
+        try:
+            return self._worker.ask(request, limit_s=limit_s, max_answer_bytes=size_bytes)
+        except UnknownHere:
+            self.load()
+            if held:
+                self._worker.ask(Frame({"do": "hold", "slot": held.slot, "version": held.version}, held.arrays))
+            return self._worker.ask(request, limit_s=limit_s, max_answer_bytes=size_bytes)
 
 
 class Trainer:
-    """The graphs of one bundle. Not for two threads at once.
+    """The learning of one bundle. Not for two trainings at once.
 
     Raises:
-        GraphRefused: a graph is not allowed on a device, or is not what the manifest says.
+        GraphRefused: a graph is not allowed on a device.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        for payload in bundle.graphs.values():
-            check_graph(payload)
+    def __init__(self, bundle: Bundle, worker: Worker | None = None) -> None:
         self.manifest: Manifest = bundle.manifest
-        self._graphs = bundle.graphs
-        self._sessions: dict[GraphName, ort.InferenceSession] = {}
+        self.pace = Pace()
+        self._graphs = Graphs(worker or Worker(), bundle)
+        self._graphs.load()
+
+    def begin(self, parameters: Sequence[Array]) -> Carry:
+        """A training's beginning: slots and sums are 0."""
+        manifest = self.manifest
+        sums = {name: np.zeros(shape) for name, shape in _sums(manifest)}
+        slots = tuple(np.zeros(slot.shape, dtype=np.float32) for slot in manifest.slots)
+        return Carry(tuple(np.asarray(value, dtype=np.float32) for value in parameters), slots, sums)
+
+    def training(self, carry: Carry, anchors: Sequence[Array], extras: Extras | None = None) -> "Training":
+        """Go on from `carry`. `anchors` are the received parameters, which a proximal term pulls towards."""
+        return Training(self.manifest, self._graphs, self.pace, carry, anchors, extras or Extras())
 
     def train(
         self,
         parameters: Sequence[Array],
         data: Dataset,
         *,
-        order: NDArray[np.int64],
-        mask: NDArray[np.float32],
-        learning_rate: float,
+        course: Course,
         time_limit_s: float,
-    ) -> TrainResult:
-        """Minibatch steps in the given order (see `Manifest`).
+        extras: Extras | None = None,
+    ) -> Carry:
+        """A whole course at once.
 
         Raises:
             TrainingTimedOut: after `time_limit_s`.
             TrainingDiverged: naming the parameter that is no longer finite.
             GraphRefused: the graph does not run, or gives other shapes than the manifest's.
+            WorkerFailed: the worker has no memory left, or ended.
         """
-        feed = self._feed(parameters, data.train_x, data.train_y) | {
-            "order": order,
-            "mask": mask,
-            "learning_rate": np.array(learning_rate, dtype=np.float32),
-        }
-        names = [f"new_{parameter.name}" for parameter in self.manifest.trainable]
-        results = self._run("train", [*names, *self.manifest.metrics], feed, time_limit_s)
-        new = tuple(results[: len(names)])
-        for parameter, value in zip(self.manifest.trainable, new, strict=True):
-            if value.shape != parameter.shape or value.dtype != np.float32:
-                raise GraphRefused(f"train: {parameter.name} came out as {value.dtype} {list(value.shape)}")
-            if not np.isfinite(value).all():
-                raise TrainingDiverged(f"{parameter.name}: no longer finite; lower learning_rate or normalise the data")
-        return TrainResult(new, self._metrics("train", results[len(names) :], float(mask.sum())))
+        until = time.monotonic() + time_limit_s
+        training = self.training(self.begin(parameters), parameters, extras)
+        steps = Steps(course, len(data.train_x))
+        while segment := steps.take(training.most_steps(course, data)):
+            training.advance(segment, data, course.learning_rate, limit_s=max(until - time.monotonic(), 0.0))
+        return training.carry
 
     def evaluate(
-        self, parameters: Sequence[Array], x: NDArray[np.float32], y: Labels, *, time_limit_s: float
-    ) -> tuple[Metric, ...]:
-        """The metrics' sums over x and y. Raises as `train`."""
-        results = self._run("evaluate", list(self.manifest.metrics), self._feed(parameters, x, y), time_limit_s)
-        return self._metrics("test", results, float(len(x)))
+        self,
+        parameters: Sequence[Array],
+        x: NDArray[np.float32],
+        y: Labels,
+        *,
+        time_limit_s: float,
+        halted: Callable[[], bool] = lambda: False,
+    ) -> Evaluation:
+        """The sums over x and y, a bounded number of rows at a time. Raises as `train`."""
+        until = time.monotonic() + time_limit_s
+        manifest = self.manifest
+        named = {p.name: value for p, value in zip(manifest.parameters, parameters, strict=True)}
+        many = len(x) > EVALUATED_ROWS
+        held = _Held("evaluate", named) if many else None
+        totals = {name: np.zeros(shape) for name, shape in _sums(manifest)}
+        for begin in range(0, len(x), EVALUATED_ROWS):
+            if halted():
+                raise TrainingTimedOut("evaluate: halted, nobody waits for it any more")
+            rows = slice(begin, begin + EVALUATED_ROWS)
+            feed = {} if many else dict(named)
+            feed |= {"x": x[rows], "y": y[rows], "mask": np.ones(len(x[rows]), dtype=np.float32)}
+            results = self._graphs.run(
+                "evaluate",
+                list(totals),
+                feed,
+                limit_s=max(until - time.monotonic(), 0.0),
+                size_bytes=_size_bytes(totals.values()),
+                held=held,
+            )
+            totals = _added(manifest, "test", totals, results)
+        return summed(manifest, "test", totals, float(len(x)))
 
-    def statistics(self, data: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Σx and Σx² over the training examples, float64 in the shape of one example."""
-        x = data.train_x.astype(np.float64)
-        return x.sum(axis=0), np.square(x).sum(axis=0)
 
-    def _feed(self, parameters: Sequence[Array], x: NDArray[np.float32], y: Labels) -> dict[str, Array]:
-        named = {p.name: value for p, value in zip(self.manifest.parameters, parameters, strict=True)}
-        return {**named, "x": x, "y": y}
+class Training:
+    """A training under way. `carry` is what a segment that failed leaves as it was."""
 
-    def _run(self, graph: GraphName, outputs: list[str], feed: dict[str, Array], time_limit_s: float) -> list[Array]:
-        session = self._session(graph)
-        given = {name: feed[name] for name in (value.name for value in session.get_inputs()) if name in feed}
-        options = ort.RunOptions()
-        with _stopwatch(options, time_limit_s) as expired:
-            try:
-                return [np.array(value) for value in session.run(outputs, given, options)]
-            except Exception as error:
-                if expired.is_set():
-                    raise TrainingTimedOut(f"{graph}: stopped after {time_limit_s:g} s") from None
-                raise GraphRefused(f"{graph}: onnxruntime refused it: {_short(error)}") from None
+    def __init__(
+        self,
+        manifest: Manifest,
+        graphs: Graphs,
+        pace: Pace,
+        carry: Carry,
+        anchors: Sequence[Array],
+        extras: Extras,
+    ) -> None:
+        self.carry = carry
+        self._manifest = manifest
+        self._graphs = graphs
+        self._pace = pace
+        self._noise = extras.noise
+        self._outputs = [f"new_{p.name}" for p in manifest.moving] + [f"new_slot_{s.name}" for s in manifest.slots]
+        constants = _constants(manifest, carry.parameters, anchors, extras)
+        self._held = _Held("train", constants) if constants else None
 
-    def _session(self, graph: GraphName) -> ort.InferenceSession:
-        if graph not in self._sessions:
-            if graph not in self._graphs:
-                raise GraphRefused(f"{graph}: the bundle has no such graph")
-            try:
-                self._sessions[graph] = ort.InferenceSession(
-                    self._graphs[graph],
-                    _options(),
-                    providers=["CPUExecutionProvider"],
-                    # It would compute what depends on constants alone while loading, where no clock can stop it.
-                    disabled_optimizers=["ConstantFolding"],
-                )
-            except Exception as error:
-                raise GraphRefused(f"{graph}: onnxruntime refused it: {_short(error)}") from None
-        return self._sessions[graph]
+    def most_steps(self, course: Course, data: Dataset) -> int:
+        """How many steps the next segment may have, by time and by memory."""
+        batch = min(course.batch_size, len(data.train_x))
+        size_bytes = batch * 12
+        if data.train_x.nbytes > WHOLE_SIZE_BYTES:
+            size_bytes += batch * (data.train_x[0].nbytes + data.train_y[:1].nbytes)
+        if self._manifest.variant == "clipped":
+            size_bytes += sum(4 * int(np.prod(p.shape)) for p in self._manifest.trainable)
+        return max(min(self._pace.steps, SEGMENT_SIZE_BYTES // size_bytes), 1)
 
-    def _metrics(self, split: Split, totals: Sequence[Array], weight: float) -> tuple[Metric, ...]:
-        for name, total in zip(self.manifest.metrics, totals, strict=True):
-            if total.shape != () or total.dtype != np.float32:
-                raise GraphRefused(f"{split} {name}: came out as {total.dtype} {list(total.shape)}, not as a float32")
-            if not np.isfinite(total):
-                raise TrainingDiverged(f"{split} {name}: no longer finite; lower learning_rate or normalise the data")
-        return tuple(
-            Metric(split=split, name=name, total=float(total), weight=weight)
-            for name, total in zip(self.manifest.metrics, totals, strict=True)
+    def advance(self, segment: Segment, data: Dataset, learning_rate: float, *, limit_s: float) -> None:
+        """Run a segment's steps. Raises as `Trainer.train`."""
+        manifest, started = self._manifest, time.monotonic()
+        feed: dict[str, Array] = {}
+        feed |= {p.name: v for p, v in zip(manifest.parameters, self.carry.parameters, strict=True) if p.moves}
+        feed |= {f"slot_{s.name}": v for s, v in zip(manifest.slots, self.carry.slots, strict=True)}
+        feed |= _examples(segment, data)
+        feed["learning_rate"] = np.full(segment.steps, learning_rate, dtype=np.float32)
+        if manifest.random:
+            feed["seeds"] = segment.seeds
+        if manifest.variant == "clipped":
+            feed |= self._drawn(segment.steps)
+        expected: list[Array] = [*(feed[p.name] for p in manifest.moving), *self.carry.slots, *self.carry.sums.values()]
+        results = self._graphs.run(
+            "train",
+            [*self._outputs, *self.carry.sums],
+            feed,
+            limit_s=limit_s,
+            size_bytes=_size_bytes(expected),
+            held=self._held,
+        )
+        self.carry = self._next(results, segment)
+        self._pace.measured(segment.steps, time.monotonic() - started)
+
+    def _next(self, results: Mapping[str, Array], segment: Segment) -> Carry:
+        manifest = self._manifest
+        moved = {p.name: _sound(f"train: {p.name}", results[f"new_{p.name}"], p.shape) for p in manifest.moving}
+        return Carry(
+            tuple(moved.get(p.name, v) for p, v in zip(manifest.parameters, self.carry.parameters, strict=True)),
+            tuple(_sound(f"train: {s.name}", results[f"new_slot_{s.name}"], s.shape) for s in manifest.slots),
+            _added(manifest, "train", self.carry.sums, results),
+            self.carry.weight + float(segment.mask.sum(dtype=np.float64)),
+            segment.epochs,
         )
 
-
-@contextmanager
-def _stopwatch(options: Any, time_limit_s: float) -> Iterator[threading.Event]:
-    expired = threading.Event()
-
-    def stop() -> None:
-        expired.set()
-        options.terminate = True
-
-    timer = threading.Timer(time_limit_s, stop)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield expired
-    finally:
-        timer.cancel()
+    def _drawn(self, steps: int) -> dict[str, Array]:
+        if self._noise is None:
+            raise GraphRefused("train: the graph adds noise, and this training has none; give it entropy")
+        return {
+            f"noise_{p.name}": self._noise.standard_normal((steps, *p.shape), dtype=np.float32)
+            for p in self._manifest.trainable
+        }
 
 
-def _options() -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # Warnings and errors come back as exceptions; a device's log is no place for onnxruntime's own.
-    options.log_severity_level = 4
-    return options
+def statistics(data: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Σx and Σx² over the training examples, float64 in the shape of one example."""
+    x = data.train_x.astype(np.float64)
+    return x.sum(axis=0), np.square(x).sum(axis=0)
 
 
-def _short(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+def summed(manifest: Manifest, split: Split, sums: Sums, weight: float) -> Evaluation:
+    """Sums as they go up."""
+    metrics = [Metric(split=split, name=name, total=float(sums[name]), weight=weight) for name in manifest.metrics]
+    tallies = [Counts(split=split, name=t.name, values=encode_tensor(sums[t.name])) for t in manifest.tallies]
+    return Evaluation(tuple(metrics), tuple(tallies))
+
+
+def _sums(manifest: Manifest) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield from ((name, ()) for name in manifest.metrics)
+    yield from ((tally.name, (tally.length,)) for tally in manifest.tallies)
+
+
+def _constants(
+    manifest: Manifest, parameters: Parameters, anchors: Sequence[Array], extras: Extras
+) -> dict[str, Array]:
+    """What a train graph takes and no step changes."""
+    values: dict[str, Any] = {
+        p.name: value for p, value in zip(manifest.parameters, parameters, strict=True) if not p.moves
+    }
+    for name, default in manifest.hyperparameters.items():
+        values[f"hyper_{name}"] = np.array(extras.hyperparameters.get(name, default), dtype=np.float32)
+    if manifest.variant == "proximal":
+        named = {p.name: value for p, value in zip(manifest.parameters, anchors, strict=True)}
+        values |= {f"anchor_{p.name}": named[p.name] for p in manifest.trainable}
+    if manifest.variant == "corrected":
+        corrections = extras.corrections or [np.zeros(p.shape, dtype=np.float32) for p in manifest.trainable]
+        for parameter, value in zip(manifest.trainable, corrections, strict=True):
+            values[f"correction_{parameter.name}"] = np.asarray(value, dtype=np.float32)
+    return values
+
+
+def _examples(segment: Segment, data: Dataset) -> dict[str, Array]:
+    """The rows of a segment: all of a small data set, or those that it takes, in its own order."""
+    if data.train_x.nbytes <= WHOLE_SIZE_BYTES:
+        return {"x": data.train_x, "y": data.train_y, "order": segment.order, "mask": segment.mask}
+    rows = segment.order.ravel()
+    order = np.arange(len(rows), dtype=np.int64).reshape(segment.order.shape)
+    return {"x": data.train_x[rows], "y": data.train_y[rows], "order": order, "mask": segment.mask}
+
+
+def _added(
+    manifest: Manifest, split: Split, sums: Sums, results: Mapping[str, Array]
+) -> dict[str, NDArray[np.float64]]:
+    return {name: sums[name] + _sound(f"{split} {name}", results[name], shape) for name, shape in _sums(manifest)}
+
+
+def _sound(what: str, value: Array, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A result as the manifest has it, finite."""
+    if value.shape != shape or value.dtype != np.float32:
+        raise GraphRefused(f"{what} came out as {value.dtype} {list(value.shape)}, not as float32 {list(shape)}")
+    if not np.isfinite(value).all():
+        raise TrainingDiverged(
+            f"{what.removeprefix('train: ')}: no longer finite; lower learning_rate or normalise the data"
+        )
+    return value
+
+
+def _size_bytes(expected: Iterable[Array]) -> int:
+    """Results of these shapes in their widest type."""
+    return sum(8 * max(value.size, 1) for value in expected)
