@@ -105,7 +105,7 @@ def replaced(path: Path, old: str, new: str) -> None:
         pytest.param("classes = 2", 'classes = "two"', "run.toml:7: model.classes: ", id="wrong type"),
         pytest.param('data = "d"\n', "", "data: missing; give it a value", id="missing"),
         pytest.param("[model]", "[model", "run.toml:4:", id="no TOML"),
-        pytest.param('kind = "mlp"', 'kind = "mpl"', "'mpl' is none of 'mlp', 'onnx'", id="unknown kind"),
+        pytest.param('kind = "mlp"', 'kind = "mpl"', "'mpl' is none of 'logistic', 'mlp', ", id="unknown kind"),
     ],
 )
 def test_a_bad_run_file_is_refused_by_its_line(folder: Path, old: str, new: str, says: str) -> None:

@@ -217,7 +217,7 @@ def _forward(description: RunDescription, file: Path) -> bytes | None:
     """The owner's ONNX file, its path relative to the description's."""
     if not isinstance(description.model, OnnxModel):
         return None
-    from headwater.core.graph import compile_bundle
+    from headwater.cloud.preparation import compiled_for
 
     path = file.parent / description.model.path
     try:
@@ -227,7 +227,7 @@ def _forward(description: RunDescription, file: Path) -> bytes | None:
             f"{file}: model.path: {path}: {error.strerror}; give the path from the file's folder"
         ) from None
     # Refused here, before anyone waits for a run that cannot begin.
-    compile_bundle(forward, objective=description.objective, name=description.name, classes=description.model.classes)
+    compiled_for(description, forward)
     return forward
 
 

@@ -3,12 +3,14 @@
 from headwater.core.schedule import learning_rate
 from headwater.schemas.base import Task
 from headwater.schemas.messages import ObjectRef, Plan, RoundKey
-from headwater.schemas.run import MlpModel, RunDescription
+from headwater.schemas.run import Normalising, RunDescription
 
 
 def needs_statistics(description: RunDescription) -> bool:
     """Whether a pass for the normaliser comes before the first round."""
-    return isinstance(description.model, MlpModel) and description.model.normalise and description.initial == "random"
+    return (
+        isinstance(description.model, Normalising) and description.model.normalise and description.initial == "random"
+    )
 
 
 def evaluates(description: RunDescription, round_: int) -> bool:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.core.graph import compile_bundle
+from headwater.core.graph import Compiled, compile_bundle
 from headwater.core.graph.gate import Verification, verify
-from headwater.core.models import NORMALISER, mlp
+from headwater.core.models import NORMALISER, build
 from headwater.schemas.errors import RunFailed
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import Bundle, Model
-from headwater.schemas.run import MlpModel, RunDescription
+from headwater.schemas.run import OnnxModel, RunDescription
 from headwater.schemas.tensors import encode_tensors
 from headwater.schemas.wire import encode
 
@@ -33,20 +33,25 @@ def forward_model(description: RunDescription, forward: bytes | None) -> bytes:
     Raises:
         RunFailed: the description is of the owner's model and its bytes are not there.
     """
-    if isinstance(description.model, MlpModel):
-        spec = description.model
-        rng = np.random.default_rng(description.seed)
-        return mlp(
-            spec.features,
-            spec.hidden,
-            spec.classes,
-            rng=rng,
-            activation=spec.activation,
-            normalise=spec.normalise,
-        )
+    if not isinstance(description.model, OnnxModel):
+        return build(description.model, description.seed)
     if forward is None:
         raise RunFailed(f"model.path: the bytes of {description.model.path} were not stored; start the run again")
     return forward
+
+
+def compiled_for(description: RunDescription, forward: bytes) -> Compiled:
+    """The graphs of a run, not yet verified. Raises UnsupportedModel."""
+    return compile_bundle(
+        forward,
+        objective=description.objective,
+        name=description.name,
+        classes=description.classes,
+        frozen=(*NORMALISER, *description.model.frozen),
+        personal=description.model.personal,
+        loss=description.loss,
+        local=description.local,
+    )
 
 
 def prepare(
@@ -65,13 +70,7 @@ def prepare(
         RunFailed: `initial` does not fit the model.
     """
     source = forward_model(description, forward)
-    compiled = compile_bundle(
-        source,
-        objective=description.objective,
-        name=description.name,
-        classes=description.model.classes if description.objective == "cross_entropy" else 0,
-        frozen=NORMALISER,
-    )
+    compiled = compiled_for(description, source)
     verification = verify(compiled, rng=np.random.default_rng(description.seed))
     parameters = compiled.initial if initial is None else initial
     _check_shapes(compiled.manifest, parameters)

@@ -20,8 +20,7 @@ from headwater.schemas.manifest import Objective
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Optimiser = Literal["sgd", "momentum", "nesterov", "adam", "adamw"]
 Rounds = Annotated[int, Field(ge=1, le=1_000_000)]
-
-
+Filters = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)]
 Patterns = Annotated[tuple[Name, ...], Field(max_length=64)]
 """Name patterns as those of files: `head.*`, `*.bias`."""
 
@@ -33,15 +32,145 @@ class _Model(Frozen):
     personal: Patterns = ()
 
 
-class MlpModel(_Model):
-    """A multilayer perceptron. `normalise` puts a normaliser in front, filled by a federated statistics pass."""
+def _halves(field: str, size: int, filters: tuple[int, ...]) -> None:
+    """Raises ValueError where so many blocks would leave nothing."""
+    if size < 2 ** len(filters):
+        least = 2 ** len(filters)
+        raise ValueError(
+            f"{field}: {size} cannot be halved {len(filters)} times; take {least} or more, or fewer filters"
+        )
+
+
+class Normalising(_Model):
+    """`normalise` puts a normaliser in front, element by element, filled by a federated statistics pass."""
+
+    normalise: bool = False
+
+
+class LogisticModel(Normalising):
+    """Logistic regression, or with another objective linear regression."""
+
+    kind: Literal["logistic"]
+    features: Width
+    classes: Width
+
+
+class MlpModel(Normalising):
+    """A multilayer perceptron. `classes` are its outputs, whatever the objective takes them for."""
 
     kind: Literal["mlp"]
     features: Width
     classes: Width
-    hidden: tuple[Width, ...] = (64,)
+    hidden: Annotated[tuple[Width, ...], Field(max_length=64)] = (64,)
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
-    normalise: bool = False
+
+
+class Cnn1dModel(Normalising):
+    """Convolutions over a window of sensors, x `[channels, window]`; each of `filters` is a block that halves it."""
+
+    kind: Literal["cnn1d"]
+    channels: Width
+    window: Width
+    classes: Width
+    filters: Filters = (32, 64)
+    kernel: Annotated[int, Field(ge=1, le=1024)] = 5
+    batch_norm: bool = False
+
+    @model_validator(mode="after")
+    def _the_window_can_be_halved(self) -> "Cnn1dModel":
+        _halves("window", self.window, self.filters)
+        return self
+
+
+class Cnn2dModel(Normalising):
+    """Convolutions over a small image, x `[channels, height, width]`; each of `filters` is a block that halves it."""
+
+    kind: Literal["cnn2d"]
+    height: Width
+    width: Width
+    classes: Width
+    channels: Width = 1
+    filters: Filters = (16, 32)
+    hidden: Width = 64
+    batch_norm: bool = False
+
+    @model_validator(mode="after")
+    def _the_image_can_be_halved(self) -> "Cnn2dModel":
+        _halves("height", self.height, self.filters)
+        _halves("width", self.width, self.filters)
+        return self
+
+
+class DsCnnModel(Normalising):
+    """Depthwise-separable convolutions of keyword-spotting size, x `[1, height, width]`: time by MFCC."""
+
+    kind: Literal["ds_cnn"]
+    height: Width = 49
+    width: Width = 10
+    classes: Width = 12
+    filters: Width = 64
+    blocks: Annotated[int, Field(ge=1, le=64)] = 4
+    batch_norm: bool = True
+
+
+class GruModel(Normalising):
+    """Gated recurrent units over x `[time, features]`; `time` is how many steps an example has."""
+
+    kind: Literal["gru"]
+    features: Width
+    time: Width
+    classes: Width
+    hidden: Annotated[int, Field(ge=1, le=4096)] = 32
+    layers: Annotated[int, Field(ge=1, le=16)] = 1
+
+
+class TransformerModel(Normalising):
+    """A transformer's encoder over x `[time, features]`. `hidden` is the width of its feed-forward parts."""
+
+    kind: Literal["transformer"]
+    features: Width
+    time: Annotated[int, Field(ge=1, le=4096)]
+    classes: Width
+    width: Annotated[int, Field(ge=1, le=4096)] = 32
+    heads: Annotated[int, Field(ge=1, le=64)] = 4
+    blocks: Annotated[int, Field(ge=1, le=64)] = 2
+    hidden: Width = 64
+    activation: Literal["gelu", "relu"] = "gelu"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> "TransformerModel":
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} do not share a width of {self.width}; take a divisor of it")
+        return self
+
+
+class AutoencoderModel(_Model):
+    """Dense layers down to a `code` and, mirrored, up again; for the objective reconstruction."""
+
+    kind: Literal["autoencoder"]
+    features: Width
+    hidden: Annotated[tuple[Width, ...], Field(max_length=64)] = (32,)
+    code: Width = 8
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+
+
+class Autoencoder1dModel(_Model):
+    """Convolutions that halve a window x `[channels, window]` and, mirrored, double it; for reconstruction."""
+
+    kind: Literal["autoencoder1d"]
+    channels: Width
+    window: Width
+    filters: Filters = (16, 32)
+
+    @model_validator(mode="after")
+    def _the_window_can_be_halved(self) -> "Autoencoder1dModel":
+        if self.window % 2 ** len(self.filters):
+            raise ValueError(
+                f"window: {self.window} cannot be halved {len(self.filters)} times; take a multiple of "
+                f"{2 ** len(self.filters)}, or fewer filters"
+            )
+        return self
 
 
 class OnnxModel(_Model):
@@ -50,6 +179,20 @@ class OnnxModel(_Model):
     kind: Literal["onnx"]
     path: str
     classes: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+
+
+Described = (
+    LogisticModel
+    | MlpModel
+    | Cnn1dModel
+    | Cnn2dModel
+    | DsCnnModel
+    | GruModel
+    | TransformerModel
+    | AutoencoderModel
+    | Autoencoder1dModel
+)
+"""A model that a few numbers describe."""
 
 
 class Loss(Frozen):
@@ -110,7 +253,7 @@ class RunDescription(Frozen):
     name: Name
     data: Name
     rounds: Rounds
-    model: Annotated[MlpModel | OnnxModel, Field(discriminator="kind")]
+    model: Annotated[Described | OnnxModel, Field(discriminator="kind")]
     objective: Objective = "cross_entropy"
     loss: Loss = Field(default_factory=Loss)
     edge_rounds: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -120,8 +263,27 @@ class RunDescription(Frozen):
     local: LocalTraining = Field(default_factory=LocalTraining)
     cohort: Cohort = Field(default_factory=Cohort)
 
+    @property
+    def classes(self) -> int:
+        """How many classes labels have, 0 where the target is no label or the model has the last word."""
+        return getattr(self.model, "classes", 0) if self.objective == "cross_entropy" else 0
+
     @model_validator(mode="after")
-    def _labels_have_classes(self) -> "RunDescription":
-        if self.objective == "cross_entropy" and self.model.classes < 2:
+    def _objective_fits_the_model(self) -> "RunDescription":
+        mirrors = isinstance(self.model, AutoencoderModel | Autoencoder1dModel)
+        if self.objective == "cross_entropy" and mirrors:
+            raise ValueError("objective: an autoencoder gives no classes; take reconstruction")
+        if self.objective == "cross_entropy" and self.classes < 2:
             raise ValueError("model.classes: cross-entropy needs at least 2; say how many there are")
+        if self.objective == "reconstruction" and not (mirrors or self._gives_its_input):
+            raise ValueError(
+                f"objective: reconstruction needs an output like its input, which kind {self.model.kind!r} has not; "
+                "take autoencoder or autoencoder1d"
+            )
         return self
+
+    @property
+    def _gives_its_input(self) -> bool:
+        """Of the owner's models the compiler says so; a dense one does with as many outputs as features."""
+        flat = isinstance(self.model, LogisticModel | MlpModel) and self.model.features == self.model.classes
+        return flat or isinstance(self.model, OnnxModel)
