@@ -770,7 +770,7 @@ def test_each_source_has_a_file_of_its_own(tmp_path: Path) -> None:
     sources = open_sources({key: source() for key in keys}, tmp_path)
     paths = {one.path for one in sources.values() if isinstance(one, LiveSource)}
     assert len(paths) == len(keys)
-    assert {path.parent for path in paths} == {tmp_path / "data"}
+    assert {path.parent for path in paths} == {tmp_path}
     shared = source(store=tmp_path / "one.db")
     with pytest.raises(ConfigError, match=r"data\.b\.store: .*is that of data\.a; give each source its own"):
         open_sources({"a": shared, "b": shared}, tmp_path)
@@ -809,6 +809,18 @@ def test_a_description_that_could_not_work_is_refused(old: str, new: str, proble
     with pytest.raises(Invalid) as caught:
         resolve(DeviceSettings, text=DEVICE.replace(old, new, 1), name="d.toml")
     assert problem in str(caught.value)
+
+
+def test_the_example_of_live_data_holds() -> None:
+    """It is commented out in the device's example: without its marks it is a description like any other."""
+    text = (Path(__file__).parents[2] / "docs" / "examples" / "device.toml").read_text(encoding="utf-8")
+    live = text[text.index("# [data.pump]") :].split("\n\n")[0]
+    spec = resolve(DeviceSettings, text='node = "d"\n' + live.replace("# ", "", 1).replace("\n# ", "\n")).value.data[
+        "pump"
+    ]
+    assert isinstance(spec, SensorSource)
+    assert spec.label is not None
+    assert [one.name for one in spec.channels] == ["x", "y"]
 
 
 def test_little_is_needed() -> None:

@@ -30,8 +30,8 @@ from headwater.schemas.sources import (
 __all__ = ["DataMismatch", "Dataset", "Fixed", "LiveSource", "Source", "fits", "load", "open_sources"]
 
 
-def open_sources(specs: Mapping[str, SourceSpec], state: Path) -> dict[str, Source]:
-    """The sources of a device; what they keep lies in its state folder.
+def open_sources(specs: Mapping[str, SourceSpec], folder: Path) -> dict[str, Source]:
+    """The sources of a device; what live ones keep lies in the folder.
 
     Raises:
         DataError: by source, with the mend.
@@ -43,7 +43,7 @@ def open_sources(specs: Mapping[str, SourceSpec], state: Path) -> dict[str, Sour
         if not isinstance(spec, SensorSource):
             sources[key] = Fixed(load(key, spec))
             continue
-        path = (spec.store or state / "data" / f"{_file_name(key)}.db").resolve()
+        path = (spec.store or folder / f"{_file_name(key)}.db").resolve()
         if path in stores:
             raise ConfigError(f"data.{key}.store: {path} is that of data.{stores[path]}; give each source its own")
         stores[path] = key

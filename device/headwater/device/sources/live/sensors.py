@@ -94,7 +94,7 @@ class LiveSource:
         try:
             data = self._store.snapshot()
             return checked(self._name, data) if len(data.train_x) else None
-        except (sqlite3.Error, ValueError, DataError) as error:
+        except (sqlite3.Error, ValueError, IndexError, DataError) as error:
             self.notes.add("the store cannot be read", str(error), self._clock(), logging.ERROR)
             return None
 

@@ -14,12 +14,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.device.sources.dataset import Dataset
+from headwater.device.sources.dataset import Dataset, Labels
 from headwater.device.sources.live.examples import Form, features, target
 from headwater.device.sources.live.windowing import Example, Part
 from headwater.schemas.errors import DataError
@@ -132,9 +132,11 @@ class Store:
         # One read transaction: a writer in another process changes nothing between the parts.
         with self._lock, self._transaction("DEFERRED"):
             counts = self._counts()
-            train_x, train_y = self._read("train", counts.train)
-            test_x, test_y = self._read("test", counts.test)
-        return Dataset(train_x, train_y, test_x, test_y)
+            train, test = _Arrays(counts.train, self._form), _Arrays(counts.test, self._form)
+            # In the file's own order: to sort there would cost a copy of it on the disk.
+            for row, *values in self._connection.execute("SELECT id, number, x, y FROM examples"):
+                (test if row % len(PARTS) else train).put(row // len(PARTS), *values)
+        return Dataset(*train.in_order(), *test.in_order())
 
     def close(self) -> None:
         with self._lock:
@@ -147,7 +149,7 @@ class Store:
         if slot is None:
             return
         x, y = features(example.window, self._form).tobytes(), target(example, self._form).tobytes()
-        row = (2 * slot + PARTS.index(example.part), seen, example.window.at_s, x, y)
+        row = (len(PARTS) * slot + PARTS.index(example.part), seen, example.window.at_s, x, y)
         self._connection.execute("REPLACE INTO examples (id, number, at_s, x, y) VALUES (?, ?, ?, ?, ?)", row)
 
     def _seen(self) -> dict[Part, int]:
@@ -155,19 +157,9 @@ class Store:
         return {part: rows.get(number, 0) for number, part in enumerate(PARTS)}
 
     def _counts(self) -> Counts:
-        rows = dict(self._connection.execute("SELECT id % 2, count(*) FROM examples GROUP BY 1").fetchall())
-        return Counts(rows.get(0, 0), rows.get(1, 0))
-
-    def _read(self, part: Part, count: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        x = np.empty((count, *self._form.x_shape), dtype=np.float32)
-        y = np.empty((count, *self._form.y_shape), dtype=self._form.y_dtype)
-        rows = self._connection.execute(
-            "SELECT x, y FROM examples WHERE id % 2 = ? ORDER BY number", (PARTS.index(part),)
-        )
-        for place, (one_x, one_y) in enumerate(rows):
-            x[place] = np.frombuffer(one_x, dtype=np.float32).reshape(self._form.x_shape)
-            y[place] = np.frombuffer(one_y, dtype=self._form.y_dtype).reshape(self._form.y_shape)
-        return x, y
+        """Slots fill up from the first and are never emptied, so there is nothing to count."""
+        seen = self._seen()
+        return Counts(*(min(seen[part], self._bounds.of(part)) for part in PARTS))
 
     # ── the file ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -236,6 +228,28 @@ class Store:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+
+
+class _Arrays:
+    """A part on its way from slots to arrays."""
+
+    def __init__(self, count: int, form: Form) -> None:
+        self._form = form
+        self._x = np.empty((count, *form.x_shape), dtype=np.float32)
+        self._y = np.empty((count, *form.y_shape), dtype=form.y_dtype)
+        self._numbers = np.zeros(count, dtype=np.int64)
+
+    def put(self, slot: int, number: int, x: bytes, y: bytes) -> None:
+        self._numbers[slot] = number
+        self._x[slot] = np.frombuffer(x, dtype=np.float32).reshape(self._form.x_shape)
+        self._y[slot] = np.frombuffer(y, dtype=self._form.y_dtype).reshape(self._form.y_shape)
+
+    def in_order(self) -> tuple[NDArray[np.float32], Labels]:
+        """As the examples came."""
+        order = np.argsort(self._numbers, kind="stable")
+        if np.array_equal(order, np.arange(len(order))):
+            return self._x, self._y
+        return self._x[order], self._y[order]
 
 
 def _connect(path: Path) -> sqlite3.Connection:
