@@ -83,7 +83,7 @@ Members = Annotated[tuple[MemberStatus, ...], Field(max_length=limits.MAX_CHILDR
 
 
 class ModelName(Frozen):
-    """A model version: the run, and the round that began with it."""
+    """A model version: the run, and the round whose result it is; 0 is what the run began with."""
 
     run: RunId
     round: Count

@@ -1,0 +1,425 @@
+"""Serving: which model answers, how it is read, how often it may speak, and what is on the disk after a crash."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headwater.core.sketch import GAMMA, sketch
+from headwater.device.runtime.trainer import Evaluation
+from headwater.device.serving import server as server_module
+from headwater.device.serving.decision import Score, Standing, decide
+from headwater.device.serving.limiter import full, take
+from headwater.device.serving.reading import Meaning, threshold_of
+from headwater.device.serving.server import Server
+from headwater.device.serving.shelf import Kept, Shelf
+from headwater.device.sources import Dataset
+from headwater.device.sources.live.feed import Feed, LiveWindow
+from headwater.node.child import Assignment
+from headwater.schemas.manifest import Example, Manifest, Parameter
+from headwater.schemas.messages import Bundle, Counts, Metric, Model, ObjectRef, Plan, RoundKey
+from headwater.schemas.settings import ServingSettings
+from headwater.schemas.sources import Channel, SensorSource
+from headwater.schemas.statuses import Prediction
+from headwater.schemas.tensors import encode_tensor, encode_tensors
+from headwater.schemas.wire import decode_status, encode, reference
+from headwater.transport.link import LinkDown
+
+# ── which model ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def standing(round_: int, name: str = "accuracy", value: float | None = None) -> Standing:
+    return Standing("r", round_, f"{round_:064x}", None if value is None else Score(name, value))
+
+
+@pytest.mark.parametrize(
+    ("good", "served", "candidate", "action", "says"),
+    [
+        pytest.param(None, None, standing(1), "swap", "round 1 of r is the first here", id="the first"),
+        pytest.param(None, None, standing(1, value=0.1), "swap", "first here", id="the first, however bad"),
+        pytest.param(standing(1, value=0.9), standing(1), standing(2, value=0.95), "swap", "0.95", id="better"),
+        pytest.param(standing(1, value=0.9), standing(1), standing(2, value=0.86), "swap", "0.86", id="within the bound"),
+        pytest.param(standing(1, value=0.9), standing(1), standing(2, value=0.84), "keep", "round 1 of r, which stays", id="beyond"),
+        pytest.param(standing(1), standing(1), standing(2), "swap", "nothing to measure it on", id="on trust"),
+        pytest.param(standing(1, value=0.9), standing(2), standing(2), "keep", "served already", id="on trust, again"),
+        pytest.param(standing(1, value=0.9), standing(2), standing(2, value=0.5), "roll back", "round 1 of r, which is served again", id="trust misplaced"),
+        pytest.param(standing(1, value=0.9), standing(2), standing(3, value=0.5), "roll back", "round 1", id="and the next no better"),
+        pytest.param(standing(1, value=0.9), standing(2), standing(2, value=0.9), "keep", "accuracy 0.9", id="trust deserved"),
+        pytest.param(standing(1, "loss", 2.0), standing(1), standing(2, "loss", 2.09), "swap", "loss 2.09", id="a loss may rise a little"),
+        pytest.param(standing(1, "loss", 2.0), standing(1), standing(2, "loss", 2.11), "keep", "too far", id="and no more"),
+        pytest.param(standing(1, "loss", 2.0), standing(1), standing(2, value=0.1), "swap", "another score", id="another objective"),
+    ],
+)  # fmt: skip
+def test_what_a_candidate_changes(
+    good: Standing | None, served: Standing | None, candidate: Standing, action: str, says: str
+) -> None:
+    decision = decide(good, served, candidate, 0.05)
+    assert decision.action == action
+    assert says in decision.reason
+
+
+# ── how often ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(
+    st.sampled_from([1.0, 2.0, 7.0, 60.0, 600.0]),
+    st.lists(st.floats(0, 20), min_size=1, max_size=300),
+)
+def test_no_minute_sees_more_than_it_may(per_minute: float, waits: list[float]) -> None:
+    bucket, now, went = full(per_minute, 0.0), 0.0, []
+    for wait in waits:
+        now += wait
+        bucket, may = take(bucket, per_minute, now)
+        went += [now] if may else []
+    for begin in went:
+        # A hair less than a minute: sums of floats are not exact.
+        assert sum(begin <= at < begin + 60 - 1e-6 for at in went) <= per_minute
+
+
+def test_a_steady_stream_within_the_limit_is_never_held_back() -> None:
+    bucket = full(60.0, 0.0)
+    for second in range(0, 600, 2):
+        bucket, may = take(bucket, 60.0, float(second))
+        assert may
+    bucket, may = take(bucket, 60.0, -1e9)
+    assert may
+
+
+# ── what it says ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def said(meaning: Meaning, output: Sequence[float], x: Sequence[float] = (0.0,)) -> Prediction:
+    values = np.array(output, np.float32), np.array(x, np.float32)
+    return meaning.prediction(*values, node="d1", data="d", at_s=5.0, standing=standing(3))
+
+
+@pytest.mark.parametrize(
+    ("meaning", "output", "label", "probabilities", "alert"),
+    [
+        (Meaning("cross_entropy", True, ("ok", "worn")), [0.25, 0.75], "worn", (0.25, 0.75), False),
+        (Meaning("cross_entropy", False), [0.0, np.log(3.0)], "1", (0.25, 0.75), False),
+        (
+            Meaning("cross_entropy", True, ("ok", "worn"), alert_labels=("worn",)),
+            [0.25, 0.75],
+            "worn",
+            (0.25, 0.75),
+            True,
+        ),
+        (Meaning("binary_cross_entropy", True, ("ok", "worn")), [0.25], "ok", (0.75, 0.25), False),
+        (Meaning("binary_cross_entropy", False), [np.log(3.0)], "1", (0.25, 0.75), False),
+        (Meaning("binary_cross_entropy", True), [0.25, 0.5], None, (0.25, 0.5), False),
+    ],
+)
+def test_a_classifier_gives_a_label_and_its_probabilities(
+    meaning: Meaning, output: list[float], label: str | None, probabilities: tuple[float, ...], alert: bool
+) -> None:
+    prediction = said(meaning, output)
+    assert (prediction.label, prediction.alert) == (label, alert)
+    assert prediction.probabilities == pytest.approx(probabilities, abs=1e-6)
+    assert (prediction.time, prediction.model.round, prediction.node) == (5.0, 3, "d1")
+
+
+def test_a_regression_gives_values_and_a_reconstruction_its_error() -> None:
+    assert said(Meaning("mse", False), [1.5, -2.0]).value == (1.5, -2.0)
+    usual = said(Meaning("reconstruction", False, threshold=1.0), [1.0, 1.0], [1.0, 2.0])
+    assert (usual.error, usual.threshold, usual.alert) == (0.5, 1.0, False)
+    assert said(Meaning("reconstruction", False, threshold=0.4), [1.0, 1.0], [1.0, 2.0]).alert
+    assert not said(Meaning("reconstruction", False), [9.0], [1.0]).alert
+
+
+def test_what_is_not_finite_is_not_said() -> None:
+    with pytest.raises(ValueError, match="round 3 of r gives NaN"):
+        said(Meaning("mse", False), [np.nan])
+
+
+def test_the_threshold_is_the_quantile_of_the_devices_own_errors() -> None:
+    errors = np.linspace(0.1, 10.0, 1000)
+    tally = Counts(split="test", name="error_sketch", values=encode_tensor(sketch(errors)))
+    found = threshold_of([tally], 0.9)
+    assert found is not None
+    assert 9.1 / GAMMA <= found <= 9.1 * GAMMA
+    assert threshold_of([], 0.9) is None
+
+
+# ── what is on the disk ─────────────────────────────────────────────────────────────────────────────────────────────
+
+MANIFEST = Manifest(
+    model="m",
+    objective="cross_entropy",
+    parameters=(Parameter(name="w", shape=(1,)), Parameter(name="head", shape=(1,), personal=True)),
+    x=Example(shape=(1,), dtype="float32"),
+    y=Example(shape=(), dtype="int64", classes=2),
+    metrics=("loss", "correct"),
+)
+BUNDLE = Bundle(manifest=MANIFEST, graphs={"infer": b"", "evaluate": b""})
+
+
+def model(round_: int, accuracy: float) -> Model:
+    tensors = encode_tensors([np.array([accuracy], np.float32), np.array([0.0], np.float32)])
+    return Model(run="r", version=round_, tensors=tensors)
+
+
+def test_a_model_comes_back_from_the_disk_as_it_was(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "serving" / "0-d")
+    assert shelf.get() is None
+    for round_ in (1, 2):
+        kept = Kept(standing(round_, value=0.5), BUNDLE, model(round_, 0.5), threshold=0.25)
+        shelf.put(kept)
+        assert shelf.get() == kept
+    assert (tmp_path / "serving" / "0-d").stat().st_mode & 0o077 == 0
+    assert [path.name for path in (tmp_path / "serving").iterdir()] == ["0-d"]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, 200, -1])
+def test_a_torn_file_is_passed_over(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "0-d"
+    Shelf(path).put(Kept(standing(1), BUNDLE, model(1, 0.5)))
+    path.write_bytes(path.read_bytes()[:cut])
+    assert Shelf(path).get() is None
+
+
+def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "0-d"
+    Shelf(path).put(Kept(standing(1), BUNDLE, model(1, 0.5)))
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    assert Shelf(path).get() is None
+
+
+# ── the shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SENSOR = SensorSource(kind="mqtt", channels=(Channel(name="a", topic="a"),))
+
+
+@dataclass
+class Windows:
+    """A live source of the test's own: its test part and its feed."""
+
+    spec: SensorSource = SENSOR
+    test_examples: int = 4
+    feeds: list[Feed] = field(default_factory=list)
+
+    def snapshot(self) -> Dataset:
+        x, y = np.zeros((4, 1), np.float32), np.zeros(4, np.int64)
+        return Dataset(x, y, x[: self.test_examples], y[: self.test_examples])
+
+    def feed(self) -> Feed:
+        self.feeds.append(Feed(16))
+        return self.feeds[-1]
+
+
+class Pretender:
+    """A runtime whose models are as accurate as their first parameter says, and say it of every window."""
+
+    opened = 0
+
+    def __init__(self, bundle: Bundle) -> None:
+        Pretender.opened += 1
+
+    def evaluate(self, parameters: Sequence[np.ndarray], x: Any, y: Any, *, time_limit_s: float) -> Evaluation:
+        right = float(parameters[0][0]) * len(x)
+        return Evaluation((Metric(split="test", name="correct", total=right, weight=float(len(x))),), ())
+
+    def infer(self, parameters: Sequence[np.ndarray], x: np.ndarray, *, time_limit_s: float) -> np.ndarray:
+        if x.max() > 100:
+            raise ValueError("too hot")
+        return np.array([[1 - parameters[0][0], parameters[0][0] + parameters[1][0]]], np.float32)
+
+
+@dataclass
+class Bench:
+    """A server with its source, and what it published."""
+
+    folder: Path
+    settings: ServingSettings = field(default_factory=lambda: ServingSettings(enabled=True))
+    source: Windows = field(default_factory=Windows)
+    published: list[Prediction] = field(default_factory=list)
+    linked: bool = True
+    personal: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.server = Server(
+            "d1",
+            self.settings,
+            {"d": self.source},  # type: ignore[dict-item]
+            folder=self.folder,
+            open_bundle=Pretender,
+            personal=lambda run: self.personal,
+            publish=self.publish,
+        )
+
+    async def publish(self, payload: bytes) -> None:
+        if not self.linked:
+            raise LinkDown("away")
+        self.published.append(decode_status(payload, Prediction))
+
+    async def __aenter__(self) -> "Bench":
+        self.task = asyncio.create_task(self.server.run())
+        await self.until(lambda: bool(self.source.feeds))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def until(self, there: Any) -> None:
+        async with asyncio.timeout(5):
+            while not there():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    async def round(self, round_: int, accuracy: float, task: str = "train") -> None:
+        """Offer a round's model, and wait for what becomes of it."""
+        before = sum(self.server.counts[action] for action in ("keep", "swap", "roll back"))
+        sent = model(round_, accuracy)
+        ref = reference(encode(sent))
+        plan = Plan(
+            key=RoundKey(run="r", round=round_ + 1), task=task, data="d", model=ref, bundle=reference(encode(BUNDLE))
+        )  # type: ignore[arg-type]
+        self.server.offer(Assignment(plan, sent, BUNDLE, 0.0))
+        if task == "train":
+            await self.until(
+                lambda: sum(self.server.counts[action] for action in ("keep", "swap", "roll back")) > before
+            )
+
+    async def window(self, value: float = 0.0, at_s: float = 1.0) -> None:
+        before = self.server.counts.total()
+        self.source.feeds[-1].offer(LiveWindow(np.array([value], np.float32), at_s))
+        await self.until(lambda: self.server.counts.total() > before)
+        await asyncio.sleep(0.01)
+
+    @property
+    def round_served(self) -> int | None:
+        served = self.server.served("d")
+        return served.round if served else None
+
+
+async def test_a_better_model_takes_over_and_a_bad_one_never_answers(tmp_path: Path) -> None:
+    async with Bench(tmp_path) as bench:
+        await bench.window()
+        assert bench.published == []
+        await bench.round(1, 0.75)
+        await bench.window(at_s=7.0)
+        await bench.round(2, 0.9)
+        await bench.window()
+        await bench.round(3, 0.2)
+        await bench.window()
+        assert [prediction.model.round for prediction in bench.published] == [1, 2, 2]
+        assert (bench.published[0].time, bench.published[0].label) == (7.0, "1")
+        assert bench.server.counts["keep"] == 1
+
+
+async def test_a_model_taken_on_trust_is_rolled_back_when_it_is_measured(tmp_path: Path) -> None:
+    async with Bench(tmp_path) as bench:
+        await bench.round(1, 0.9)
+        bench.source.test_examples = 0
+        await bench.round(2, 0.2)
+        assert bench.round_served == 2
+        bench.source.test_examples = 4
+        await bench.round(2, 0.2)
+        assert bench.round_served == 1
+        assert bench.server.counts["roll back"] == 1
+
+
+async def test_after_a_reboot_the_last_good_model_answers_before_any_round(tmp_path: Path) -> None:
+    async with Bench(tmp_path) as bench:
+        await bench.round(1, 0.75)
+        await bench.round(2, 0.9)
+        await bench.round(3, 0.1)
+    async with Bench(tmp_path) as bench:
+        assert bench.round_served == 2
+        await bench.window()
+        assert [prediction.model.round for prediction in bench.published] == [2]
+        await bench.round(3, 0.1)
+        assert bench.round_served == 2
+
+
+async def test_a_devices_own_parameters_are_served(tmp_path: Path) -> None:
+    async with Bench(tmp_path, personal={"head": np.array([0.05], np.float32)}) as bench:
+        await bench.round(1, 0.9)
+        await bench.window()
+        assert bench.published[0].probabilities is not None
+        assert bench.published[0].probabilities[1] > bench.published[0].probabilities[0]
+    kept = Shelf(tmp_path / "0-d").get()
+    assert kept is not None
+    assert np.frombuffer(kept.model.tensors[1].data, "<f4")[0] == np.float32(0.05)
+
+
+async def test_what_the_link_does_not_take_is_dropped_and_counted(tmp_path: Path) -> None:
+    async with Bench(tmp_path) as bench:
+        await bench.round(1, 0.9)
+        bench.linked = False
+        await bench.window()
+        bench.linked = True
+        await bench.window(at_s=2.0)
+        assert [prediction.time for prediction in bench.published] == [2.0]
+        assert bench.server.counts["dropped, for the link is down"] == 1
+
+
+async def test_no_more_goes_out_than_a_minute_may_see(tmp_path: Path) -> None:
+    async with Bench(tmp_path, ServingSettings(enabled=True, max_per_minute=2.0)) as bench:
+        await bench.round(1, 0.9)
+        for _ in range(5):
+            await bench.window()
+        assert len(bench.published) == 1
+        assert bench.server.counts["held back by max_per_minute"] == 4
+
+
+async def test_alerts_alone_are_published_where_only_they_are_asked_for(tmp_path: Path) -> None:
+    settings = ServingSettings(enabled=True, publish="alerts", alert_labels=("1",))
+    async with Bench(tmp_path, settings) as bench:
+        await bench.round(1, 0.2)
+        await bench.window()
+        await bench.round(2, 0.9)
+        await bench.window()
+        assert [(prediction.model.round, prediction.alert) for prediction in bench.published] == [(2, True)]
+
+
+async def test_a_window_that_fails_costs_itself_alone(tmp_path: Path) -> None:
+    async with Bench(tmp_path) as bench:
+        await bench.round(1, 0.9)
+        await bench.window(1000.0)
+        await bench.window()
+        assert len(bench.published) == 1
+        assert bench.server.counts["windows that failed"] == 1
+
+
+async def test_a_bundle_is_opened_once_and_the_statistics_pass_changes_nothing(tmp_path: Path) -> None:
+    before = Pretender.opened
+    async with Bench(tmp_path) as bench:
+        await bench.round(0, 0.5, task="statistics")
+        for round_ in range(1, 6):
+            await bench.round(round_, 0.9)
+    assert Pretender.opened == before + 1
+
+
+async def test_short_rounds_do_not_wear_out_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(server_module.Shelf, "put", lambda self, kept: written.append(kept.standing.round))
+    async with Bench(tmp_path) as bench:
+        for round_ in range(1, 6):
+            await bench.round(round_, 0.9)
+        assert written == [1]
+    assert written == [1, 5]
+
+
+def test_a_model_without_an_infer_graph_is_not_served(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bundle = replace_graphs(BUNDLE, {"train": b""})
+    plan = Plan(key=RoundKey(run="r", round=1), task="train", data="d", model=REF, bundle=REF)
+    bench.server._consider("d", Assignment(plan, model(0, 0.5), bundle, 0.0))
+    assert bench.round_served is None
+    assert bench.server.counts["models that failed"] == 1
+
+
+REF = ObjectRef(sha256=bytes(32), size_bytes=1)
+
+
+def replace_graphs(bundle: Bundle, graphs: dict[str, bytes]) -> Bundle:
+    return bundle.model_copy(update={"graphs": graphs})
