@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from headwater.core.graph.operators import attributes_of
-from headwater.core.graph.operators.convolution import (
+from headwater.core.graph.operators.row import given
+from headwater.core.graph.operators.shaping import padded, part
+from headwater.core.graph.operators.window import (
     Window,
     pool_counts,
     pool_window,
@@ -22,8 +24,6 @@ from headwater.core.graph.operators.convolution import (
     transposed_window,
     window_of,
 )
-from headwater.core.graph.operators.row import given
-from headwater.core.graph.operators.shaping import padded, part
 from headwater.core.graph.tape import Shape, Tape
 
 _SINGLE: Final = onnx.TensorProto.FLOAT

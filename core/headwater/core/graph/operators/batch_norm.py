@@ -26,9 +26,9 @@ def _forward_in_training(tape: Tape, node: onnx.NodeProto, attributes: Attribute
     """Mean and variance of each channel over the present examples; y = (x − mean)·scale/σ + bias."""
     x, scale, bias, *running = node.input
     present, share, elements = _presence(tape, x)
-    mean = _mean_over_examples(tape, share, _sum_over_places(tape, "ReduceSum", x, x))
+    mean = _mean_over_examples(tape, share, _sum_over_places(tape, x, x))
     centred = tape.emit("Sub", x, _by_channel(tape, mean, x))
-    variance = _mean_over_examples(tape, share, _sum_over_places(tape, "ReduceSumSquare", centred, x))
+    variance = _mean_over_examples(tape, share, _sum_over_places(tape, tape.emit("Mul", centred, centred), x))
     inverse = tape.emit(
         "Reciprocal", tape.emit("Sqrt", tape.emit("Add", variance, tape.constant(attributes["epsilon"])))
     )
@@ -56,12 +56,10 @@ def _presence(tape: Tape, x: str) -> tuple[str, str, int]:
     return present, tape.emit("Div", present, tape.emit("Mul", count, tape.constant(float(elements)))), elements
 
 
-def _sum_over_places(tape: Tape, operator: str, value: str, x: str) -> str:
+def _sum_over_places(tape: Tape, value: str, x: str) -> str:
     """`[b, channels]`: each example's sum over its spatial axes; the value has x's shape."""
     rank = len(tape.shapes[x])
-    if rank == 2:
-        return value if operator == "ReduceSum" else tape.emit("Mul", value, value)
-    return tape.emit(operator, value, tape.axes(range(2, rank)), keepdims=0)
+    return value if rank == 2 else tape.emit("ReduceSum", value, tape.axes(range(2, rank)), keepdims=0)
 
 
 def _mean_over_examples(tape: Tape, share: str, sums: str) -> str:
@@ -93,8 +91,8 @@ def _backward(tape: Tape, node: onnx.NodeProto, _: Attributes, grad: str) -> Gra
     """dx = gain·(g − s·Σ g − s·x̂·Σ g·x̂) with x̂ = (x − mean)/σ and s an example's share."""
     x = node.input[0]
     share, centred, inverse, gain = tape.saved[node.output[0]]
-    sums = _sum_over_places(tape, "ReduceSum", grad, x)
-    products = _sum_over_places(tape, "ReduceSum", tape.emit("Mul", grad, centred), x)
+    sums = _sum_over_places(tape, grad, x)
+    products = _sum_over_places(tape, tape.emit("Mul", grad, centred), x)
     everyone = tape.axes([0])
     to_bias = tape.emit("ReduceSum", sums, everyone, keepdims=0)
     slope = tape.emit("ReduceSum", products, everyone, keepdims=0)

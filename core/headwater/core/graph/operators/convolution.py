@@ -1,63 +1,27 @@
 """Law: a convolution's gradients are convolutions: to its input transposed, to its kernel with the gradient as kernel.
 
-Dumoulin & Visin 2016, chapter 4. All sizes but the batch are known, so every padding is a number before a graph runs.
+Dumoulin & Visin 2016, chapter 4.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 import onnx
 
+from headwater.core.graph.operators import depthwise
 from headwater.core.graph.operators.row import Attributes, Gradients, Operator, given, refuse
 from headwater.core.graph.operators.shaping import padded
+from headwater.core.graph.operators.window import (
+    Window,
+    pool_counts,
+    pool_window,
+    spatial,
+    transposed_window,
+    window_of,
+)
 from headwater.core.graph.tape import Shape, Tape
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """How a kernel moves over an input, by spatial axis."""
-
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-
-    @property
-    def pads(self) -> list[int]:
-        return [*self.before, *self.after]
-
-    def extent(self, axis: int) -> int:
-        """From the first to the last element of the kernel."""
-        return (self.kernel[axis] - 1) * self.dilations[axis] + 1
-
-
-def window_of(attributes: Attributes, kernel: Sequence[int], inputs: Sequence[int], outputs: Sequence[int]) -> Window:
-    """The window of a convolution or pool, its automatic padding worked out; `ceil_mode` shows as padding after."""
-    rank = len(kernel)
-    strides = tuple(attributes["strides"] or [1] * rank)
-    dilations = tuple(attributes.get("dilations") or [1] * rank)
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    mode = _text(attributes["auto_pad"])
-    if mode.startswith("SAME"):
-        totals = [max(0, (o - 1) * s + e - i) for o, s, e, i in zip(outputs, strides, spans, inputs, strict=True)]
-        before = [total // 2 if mode == "SAME_UPPER" else total - total // 2 for total in totals]
-    else:
-        before = [0] * rank if mode == "VALID" else list(attributes["pads"] or [0] * 2 * rank)[:rank]
-    needed = [(o - 1) * s + e for o, s, e in zip(outputs, strides, spans, strict=True)]
-    after = [n - i - b for n, i, b in zip(needed, inputs, before, strict=True)]
-    return Window(tuple(kernel), strides, dilations, tuple(before), tuple(after))
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def spatial(shape: Shape) -> tuple[int, ...]:
-    return tuple(size or 0 for size in shape[2:])
 
 
 def _conv_window(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> Window:
@@ -68,14 +32,47 @@ def _conv_window(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> Wi
     )
 
 
+def _conv_forward(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> None:
+    """The node itself; a depthwise one in training as matrix products."""
+    x, weight = node.input[:2]
+    x_shape, out = tape.shapes[x], tape.shapes[node.output[0]]
+    window = _conv_window(tape, node, attributes)
+    if tape.training is None or not depthwise.serves(window, attributes["group"], x_shape, out):
+        tape.nodes.append(node)
+        return
+    bias, name = given(node, 2), node.output[0]
+    plane = depthwise.plane_of(window, x_shape, out)
+    value, tape.saved[name] = depthwise.forward(tape, x, weight, plane, None if bias else name)
+    if bias:
+        depthwise.with_bias(tape, value, bias, name)
+
+
 def _conv(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -> Gradients:
     x, weight = node.input[:2]
     window, group = _conv_window(tape, node, attributes), attributes["group"]
+    saved = tape.saved.get(node.output[0])
+    if saved:
+        plane = depthwise.plane_of(window, tape.shapes[x], tape.shapes[node.output[0]])
+        return (*depthwise.backward(tape, grad, weight, saved, plane), _to_bias(tape, node, grad))
+    if group == 1 and window.is_a_point:
+        return (*_pointwise(tape, x, weight, grad), _to_bias(tape, node, grad))
     to_x = spread(tape, grad, weight, window, group)
     to_weight = _kernel_gradient(
         tape, x, grad, window, group, tape.shapes[x], tape.shapes[node.output[0]], tape.shapes[weight]
     )
     return (to_x, to_weight, _to_bias(tape, node, grad))
+
+
+def _pointwise(tape: Tape, x: str, weight: str, grad: str) -> tuple[str, str]:
+    """A kernel of one element is a matrix, and its gradients are products."""
+    outputs, inputs = (size or 0 for size in tape.shapes[weight][:2])
+    flat_grad = tape.emit("Reshape", grad, tape.axes([0, outputs, -1]))
+    flat_x = tape.emit("Reshape", x, tape.axes([0, inputs, -1]))
+    matrix = tape.emit("Reshape", weight, tape.axes([outputs, inputs]))
+    to_x = tape.emit("MatMul", tape.emit("Transpose", matrix, perm=[1, 0]), flat_grad)
+    each = tape.emit("MatMul", flat_grad, tape.emit("Transpose", flat_x, perm=[0, 2, 1]))
+    to_weight = tape.emit("ReduceSum", each, tape.axes([0]), keepdims=0)
+    return tape.reshaped(to_x, x), tape.reshaped(to_weight, weight)
 
 
 def _to_bias(tape: Tape, node: onnx.NodeProto, grad: str) -> str | None:
@@ -182,31 +179,9 @@ def _conv_transpose(tape: Tape, node: onnx.NodeProto, attributes: Attributes, gr
     return (to_x, to_weight, _to_bias(tape, node, grad))
 
 
-def transposed_window(attributes: Attributes, x_shape: Shape, out_shape: Shape, weight_shape: Shape) -> Window:
-    """The window of the convolution that a ConvTranspose turns around."""
-    inner, outer, kernel = spatial(x_shape), spatial(out_shape), spatial(weight_shape)
-    strides = tuple(attributes["strides"] or [1] * len(kernel))
-    dilations = tuple(attributes["dilations"] or [1] * len(kernel))
-    full = [(i - 1) * s + (k - 1) * d + 1 for i, s, k, d in zip(inner, strides, kernel, dilations, strict=True)]
-    mode = _text(attributes["auto_pad"])
-    if mode.startswith("SAME") or attributes["output_shape"]:
-        totals = [max(0, f + (e or 0) - o) for f, e, o in zip(full, _extra(attributes, kernel), outer, strict=True)]
-        before = [total // 2 if mode == "SAME_UPPER" else total - total // 2 for total in totals]
-        if mode == "NOTSET":
-            before = [total // 2 for total in totals]
-    else:
-        before = [0] * len(kernel) if mode == "VALID" else list(attributes["pads"] or [0] * 2 * len(kernel))
-    after = [f - o - b for f, o, b in zip(full, outer, before, strict=False)]
-    return Window(kernel, strides, dilations, tuple(before[: len(kernel)]), tuple(after))
-
-
-def _extra(attributes: Attributes, kernel: Sequence[int]) -> list[int]:
-    return list(attributes["output_padding"] or [0] * len(kernel))
-
-
 def _max_pool_forward(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> None:
-    """The node itself; in training it is asked for the places of its maxima besides."""
-    if tape.training is None:
+    """The node itself; in training it is asked for the places of its maxima, where windows share elements."""
+    if tape.training is None or _tiles(tape, node, attributes):
         tape.nodes.append(node)
         return
     places = tape.fresh("places")
@@ -220,6 +195,8 @@ def _max_pool_forward(tape: Tape, node: onnx.NodeProto, attributes: Attributes) 
 def _max_pool(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -> Gradients:
     """Each gradient goes to the place of its maximum; where windows overlap they add up."""
     x = node.input[0]
+    if _tiles(tape, node, attributes):
+        return (_tiled(tape, node, attributes, grad),)
     flat = tape.axes([-1])
     (places,) = tape.saved[node.output[0]]
     zeros = tape.emit("ConstantOfShape", tape.emit("Reshape", tape.emit("Size", x), flat))
@@ -234,23 +211,33 @@ def _max_pool(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: st
     return (tape.reshaped(back, x),)
 
 
-def pool_window(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> Window:
-    shape, out = tape.shapes[node.input[0]], tape.shapes[node.output[0]]
-    return window_of(attributes, attributes["kernel_shape"], spatial(shape), spatial(out))
+def _tiles(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> bool:
+    """Whether each element is in exactly one window."""
+    window = pool_window(tape, node, attributes)
+    return window.strides == window.kernel and not any(window.pads) and set(window.dilations) == {1}
 
 
-def pool_counts(window: Window, attributes: Attributes, inputs: Sequence[int], outputs: Sequence[int]) -> Any:
-    """What each place of an average pool divides by, float64 of the output's spatial shape."""
-    counts = np.ones(tuple(outputs))
-    pads = list(attributes["pads"] or [0] * 2 * len(inputs))
-    for axis, size in enumerate(inputs):
-        starts = np.arange(outputs[axis]) * window.strides[axis] - window.before[axis]
-        rows = starts[:, None] + np.arange(window.kernel[axis]) * window.dilations[axis]
-        high = size + (max(pads[len(inputs) + axis], 0) if attributes["count_include_pad"] else 0)
-        low = -window.before[axis] if attributes["count_include_pad"] else 0
-        inside = ((rows >= low) & (rows < high)).sum(axis=1)
-        counts = counts * inside.reshape([-1 if i == axis else 1 for i in range(len(inputs))])
-    return np.maximum(counts, 1.0)
+def _tiled(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -> str:
+    """The maximum's place is found by comparing; equal ones share. Asking for places would be ten times slower."""
+    x, kernel = node.input[0], tuple(attributes["kernel_shape"])
+    hits = tape.as_float(tape.emit("Equal", x, _enlarged(tape, node.output[0], kernel)))
+    # The mean of a window's hits is their number over the window's size.
+    mean = tape.emit("AveragePool", hits, kernel_shape=kernel, strides=kernel)
+    share = tape.emit("Div", tape.emit("Mul", grad, tape.constant(1.0 / math.prod(kernel))), mean)
+    return tape.emit("Mul", hits, _enlarged(tape, share, kernel))
+
+
+def _enlarged(tape: Tape, value: str, kernel: tuple[int, ...]) -> str:
+    """Each element repeated over its window."""
+    return tape.emit(
+        "Resize",
+        value,
+        "",
+        tape.constant([1.0, 1.0, *kernel]),
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
 
 
 def _average_pool(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -> Gradients:
@@ -275,7 +262,7 @@ _MOVING: Final = {"auto_pad": "NOTSET", "dilations": None, "kernel_shape": None,
 
 CONVOLUTION: Final[Mapping[str, Operator]] = {
     "AveragePool": Operator(_average_pool, {**_MOVING, "ceil_mode": 0, "count_include_pad": 0}, check=_one_or_two_axes),
-    "Conv": Operator(_conv, {**_MOVING, "group": 1}, check=_one_or_two_axes),
+    "Conv": Operator(_conv, {**_MOVING, "group": 1}, forward=_conv_forward, check=_one_or_two_axes),
     "ConvTranspose": Operator(
         _conv_transpose, {**_MOVING, "group": 1, "output_padding": None, "output_shape": None}, check=_one_or_two_axes
     ),
