@@ -1,8 +1,8 @@
 """Law: a store is a fixed number of slots, so it cannot outgrow its bound; what is in it was committed whole.
 
-SQLite in WAL mode: a killed process loses nothing that was put, a power cut at most the last seconds, and neither
-leaves half an example. Each part has slots of its own, so an example never moves between the parts. Slots are chosen by
-`slot_of`: round and round for the newest, Vitter's algorithm R for a uniform sample of all that ever were.
+SQLite in WAL mode: a killed process loses nothing that was put, a power cut what the system had yet to write, and
+neither leaves half an example. Each part has slots of its own, so an example never moves between the parts. Slots are
+chosen by `slot_of`: round and round for the newest, Vitter's algorithm R for a uniform sample of all that ever were.
 """
 
 import contextlib
