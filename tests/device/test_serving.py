@@ -227,7 +227,7 @@ class Pretender:
         right = float(parameters[0][0]) * len(x)
         return Evaluation((Metric(split="test", name="correct", total=right, weight=float(len(x))),), ())
 
-    def infer(self, parameters: Sequence[np.ndarray], x: np.ndarray, *, time_limit_s: float) -> np.ndarray:
+    def infer(self, parameters: Sequence[np.ndarray], x: np.ndarray, *, slot: str, time_limit_s: float) -> np.ndarray:
         if x.max() > 100:
             raise ValueError("too hot")
         return np.array([[1 - parameters[0][0], parameters[0][0] + parameters[1][0]]], np.float32)

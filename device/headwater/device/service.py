@@ -1,18 +1,24 @@
 """Law: a device agent is its data, its link and its work, running until it is told to stop."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from headwater.device.agent import Agent, Means
 from headwater.device.coach import Beside
 from headwater.device.runtime.client import Bounds, Worker
+from headwater.device.runtime.trainer import Trainer
 from headwater.device.sensors import Sensors, watch
-from headwater.device.sources import open_sources
+from headwater.device.serving.server import Server
+from headwater.device.sources import LiveSource, Source, open_sources
 from headwater.device.sources.live.listening import services
 from headwater.device.state import LocalState
-from headwater.node.child import Child
+from headwater.node.child import Assignment, Child, Decline
 from headwater.node.identity import Identity
 from headwater.node.service import together
+from headwater.schemas.errors import ConfigError
+from headwater.schemas.messages import Delta
 from headwater.schemas.settings import DeviceSettings
+from headwater.schemas.topics import Topics
 from headwater.transport.objects import ObjectStore
 
 
@@ -42,7 +48,44 @@ async def serve(settings: DeviceSettings) -> None:
     identity = Identity(settings.fleet, settings.node, "device", settings.parent)
     child = Child(settings.broker, identity, ObjectStore(settings.store_size_bytes), data=agent.data)
     live = services(settings.node, settings.broker, sources.values(), agent.data, child.tell_status)
+    server = _server(settings, sources, worker, state, child) if settings.serving.enabled else None
+
+    async def work(assignment: Assignment) -> Delta | Decline:
+        result = await agent.work(assignment)
+        if server is not None and isinstance(result, Delta):
+            server.offer(assignment)
+        return result
+
+    serving = [_serving(server, worker)] if server else []
     try:
-        await together(child.session.run(), child.follow(agent.work), *live)
+        await together(child.session.run(), child.follow(work), *live, *serving)
     finally:
         worker.close()
+
+
+def _server(
+    settings: DeviceSettings, sources: Mapping[str, Source], worker: Worker, state: LocalState, child: Child
+) -> Server:
+    """Raises ConfigError where there is nothing to serve."""
+    live = {key: source for key, source in sources.items() if isinstance(source, LiveSource)}
+    if not live:
+        known = ", ".join(sources)
+        raise ConfigError(
+            f'serving.enabled: none of the data ({known}) is live; give a source of kind = "mqtt", or take it out'
+        )
+    topic = Topics(settings.fleet).predictions(settings.node)
+    return Server(
+        settings.node,
+        settings.serving,
+        live,
+        folder=settings.state / "serving" / settings.node,
+        open_bundle=lambda bundle: Trainer(bundle, worker),
+        personal=state.personal,
+        publish=lambda payload: child.session.publish(topic, payload),
+    )
+
+
+async def _serving(server: Server, worker: Worker) -> None:
+    """A window wants its answer at once, so the worker stays."""
+    with worker.kept():
+        await server.run()

@@ -138,6 +138,7 @@ class Trainer:
         self.pace = Pace()
         self._graphs = Graphs(worker or Worker(), bundle)
         self._graphs.load()
+        self._answering: dict[str, tuple[Sequence[Array], _Held]] = {}
 
     def begin(self, parameters: Sequence[Array]) -> Carry:
         """A training's beginning: slots and sums are 0."""
@@ -206,6 +207,33 @@ class Trainer:
             )
             totals = _added(manifest, "test", totals, results)
         return summed(manifest, "test", totals, float(len(x)))
+
+    def infer(
+        self, parameters: Sequence[Array], x: NDArray[np.float32], *, slot: str, time_limit_s: float
+    ) -> NDArray[np.float32]:
+        """The prediction for some examples. The worker is told the same parameters once; `slot` is who asks.
+
+        Raises as `train`.
+        """
+        known = self._answering.get(slot)
+        if known is None or known[0] is not parameters:
+            named = {p.name: value for p, value in zip(self.manifest.parameters, parameters, strict=True)}
+            known = self._answering[slot] = parameters, _Held(slot, named)
+        widest = max(int(np.prod(example.shape)) for example in (self.manifest.x, self.manifest.y) if example)
+        widest = max(widest, self.manifest.y.classes if self.manifest.y else 0)
+        results = self._graphs.run(
+            "infer",
+            ["prediction"],
+            {"x": x},
+            limit_s=time_limit_s,
+            size_bytes=8 * len(x) * max(widest, 1),
+            held=known[1],
+        )
+        prediction = results["prediction"]
+        if prediction.dtype != np.float32 or prediction.shape[:1] != (len(x),):
+            found = f"{prediction.dtype} {list(prediction.shape)}"
+            raise GraphRefused(f"prediction came out as {found} for {len(x)} examples")
+        return prediction
 
 
 class Training:

@@ -53,7 +53,7 @@ class Runs(Protocol):
 
     def evaluate(self, parameters: Sequence[Array], x: Array, y: Array, *, time_limit_s: float) -> Evaluation: ...
 
-    def infer(self, parameters: Sequence[Array], x: Array, *, time_limit_s: float) -> Array: ...
+    def infer(self, parameters: Sequence[Array], x: Array, *, slot: str, time_limit_s: float) -> Array: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,12 @@ class Server:
             self._news.clear()
             while self._offered:
                 data, assignment = self._offered.popitem()
-                await asyncio.to_thread(self._consider, data, assignment)
+                try:
+                    await asyncio.to_thread(self._consider, data, assignment)
+                except Exception:
+                    # Whatever it is, the device goes on with the model that it has.
+                    log.exception("data.%s: a model was passed over", data)
+                    self.counts["models that failed"] += 1
 
     # ── which model ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -279,7 +284,11 @@ class Server:
     async def _predict(self, data: str, served: Served, window: LiveWindow) -> Prediction | None:
         try:
             output = await asyncio.to_thread(
-                served.runs.infer, served.parameters, window.x[None], time_limit_s=SCORE_LIMIT_S
+                served.runs.infer,
+                served.parameters,
+                window.x[None],
+                slot=f"serve {data}",
+                time_limit_s=SCORE_LIMIT_S,
             )
             return served.meaning.prediction(
                 output[0], window.x, node=self._node, data=data, at_s=window.at_s, standing=served.standing
