@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("schemas", "core", "transport", "node", "device", "gateway", "cloud", "testbed", "cli")
+ROOMS = ("schemas", "core", "transport", "node", "device", "gateway", "cloud", "models", "testbed", "cli")
 
 
 def test_the_namespace_has_no_init_in_any_root() -> None:

@@ -1,0 +1,8 @@
+"""Law: a model of another library comes in as forward ONNX that says the same, or with a sentence that says why not.
+
+pytorch.py  from_torch: a torch.nn.Module; PyTorch is imported when it is called, and needs no more than itself
+"""
+
+from headwater.models.pytorch import from_torch
+
+__all__ = ["from_torch"]
