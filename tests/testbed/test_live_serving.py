@@ -1,0 +1,133 @@
+"""A device that serves: live windows are labelled by the fleet's model, a bad model never answers, a reboot costs nothing."""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import numpy as np
+
+from headwater.cloud.history import History, open_history
+from headwater.schemas.messages import Model
+from headwater.schemas.run import RunDescription
+from headwater.schemas.statuses import Prediction
+from headwater.schemas.tensors import decode_tensor
+from headwater.schemas.topics import Topics
+from headwater.schemas.wire import decode_object, decode_status
+from headwater.testbed.processes import Processes
+from support.brokers import broker
+from support.sensors import pump, sensing
+
+TOPICS = Topics("plant")
+ABOUT: dict[str, Any] = {
+    "name": "pumps",
+    "data": "pump",
+    "rounds": 6,
+    "model": {"kind": "mlp", "features": 2, "classes": 2, "hidden": (8,)},
+    "local": {"batch_size": 8, "epochs": 3, "learning_rate": 0.3},
+    "cohort": {"deadline_s": 10.0, "quorum": 1.0},
+}
+
+
+@contextmanager
+def overheard(port: int) -> Iterator["queue.Queue[Prediction]"]:
+    """What the fleet's devices predict, as a viewer hears it."""
+    heard: queue.Queue[Prediction] = queue.Queue()
+    loop = asyncio.new_event_loop()
+    there = threading.Event()
+
+    async def listen() -> None:
+        async with aiomqtt.Client("127.0.0.1", port) as client:
+            await client.subscribe(TOPICS.predictions())
+            there.set()
+            async for message in client.messages:
+                assert not message.retain
+                heard.put(decode_status(bytes(message.payload), Prediction))
+
+    task = loop.create_task(listen())
+    thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.gather(task, return_exceptions=True)))
+    thread.start()
+    assert there.wait(10)
+    try:
+        yield heard
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(10)
+        loop.close()
+
+
+def finished(history: History, run: str, log: Path) -> None:
+    until(lambda: history.show_run(run).state not in ("queued", "running"), log)
+    assert history.show_run(run).state == "finished", history.show_run(run).failure
+
+
+def until(there: Callable[[], bool], log: Path, limit_s: float = 60.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not there():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def with_the_classes_swapped(history: History, path: Path) -> None:
+    """The run's last model with its last layer negated: as wrong as it was right."""
+    tensors = [decode_tensor(tensor) for tensor in decode_object(history.model_of("good")[1], Model).tensors]
+    np.savez(path, *tensors[:-2], -tensors[-2], -tensors[-1])
+
+
+def test_live_windows_are_scored_and_a_bad_model_never_answers(tmp_path: Path) -> None:
+    database, log = f"sqlite:///{(tmp_path / 'history.db').resolve()}", tmp_path / "run" / "d1.log"
+    with broker("embedded") as port, Processes(tmp_path / "run") as processes, overheard(port) as heard:
+        link = {"fleet": "plant", "broker": {"port": port}}
+        device = link | {
+            "node": "d1",
+            "state": str(tmp_path / "state"),
+            "serving": {"enabled": True, "max_per_minute": 6000.0, "alert_labels": ["worn"]},
+            "data": {"pump": pump("plant/d1", flat=True, max_examples=200)},
+        }
+        processes.start("cloud", link | {"node": "cloud", "database": database})
+        started = processes.start("device", device)
+        history = open_history(database)
+        try:
+            history.enqueue_run("good", "plant", RunDescription.model_validate(ABOUT), None, datetime.now(UTC))
+            with sensing(port, "plant/d1"):
+                finished(history, "good", log)
+                last = history.show_run("good").round
+                until(lambda: not heard.empty() and heard.get().model.round >= last - 1, log)
+                drain(heard)
+                predictions = [heard.get(timeout=10) for _ in range(20)]
+                for prediction in predictions:
+                    assert prediction.label in ("ok", "worn")
+                    assert prediction.alert == (prediction.label == "worn")
+                    assert prediction.probabilities is not None
+                    assert abs(sum(prediction.probabilities) - 1) < 1e-6
+                    assert abs(prediction.time - time.time()) < 60
+                assert {prediction.label for prediction in predictions} == {"ok", "worn"}
+
+                with_the_classes_swapped(history, tmp_path / "bad.npz")
+                bad = ABOUT | {"rounds": 2, "initial": str(tmp_path / "bad.npz"), "local": {"learning_rate": 1e-9}}
+                history.enqueue_run("bad", "plant", RunDescription.model_validate(bad), None, datetime.now(UTC))
+                finished(history, "bad", log)
+                told = [r.accuracy for r in history.rounds_of("bad") if r.accuracy is not None]
+                assert max(told) < 0.3
+                until(lambda: "keep: round" in log.read_text(), log)
+                drain(heard)
+                assert {heard.get(timeout=10).model.run for _ in range(10)} == {"good"}
+
+                started.process.kill()
+                started.process.wait(10)
+                drain(heard)
+                processes.start("device", device)
+                assert heard.get(timeout=20).model.run == "good"
+        finally:
+            history.close()
+
+
+def drain(heard: "queue.Queue[Prediction]") -> None:
+    while not heard.empty():
+        heard.get_nowait()
