@@ -141,10 +141,18 @@ def _same(call: Call) -> Sequence[Sized]:
     return [Sized(given.elements, given.dims, given.exact)] * max(len(call.node.output), 1)
 
 
-def _normalised(call: Call) -> Sequence[Sized]:
-    """What comes after the first output is statistics, which are fewer."""
-    given = call.given(0)
-    return [Sized(given.elements, given.dims, given.exact), *[Sized(given.elements)] * (len(call.node.output) - 1)]
+def _layer_normalised(call: Call) -> Sequence[Sized]:
+    """And its statistics: one for all axes from `axis` on."""
+    given, dims = call.given(0), call.dims(0)
+    axis = _axis(call.attributes.get("axis", -1), len(dims))
+    statistics = sized([*dims[:axis], *(1 for _ in dims[axis:])], given.exact)
+    return [Sized(given.elements, given.dims, given.exact), statistics, statistics]
+
+
+def _batch_normalised(call: Call) -> Sequence[Sized]:
+    given, channels = call.given(0), call.given(1)
+    statistics = Sized(channels.elements, channels.dims, channels.exact)
+    return [Sized(given.elements, given.dims, given.exact), statistics, statistics]
 
 
 def _kept(call: Call) -> Sequence[Sized]:
@@ -609,7 +617,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "ArgMax": _arg,
     "ArgMin": _arg,
     "AveragePool": _pool,
-    "BatchNormalization": _normalised,
+    "BatchNormalization": _batch_normalised,
     "BitwiseNot": _same,
     "Cast": _cast,
     "Concat": _concat,
@@ -627,7 +635,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
     "Identity": _kept,
-    "LayerNormalization": _normalised,
+    "LayerNormalization": _layer_normalised,
     "MatMul": _matmul,
     "MaxPool": _pool,
     "OneHot": _one_hot,
