@@ -79,10 +79,11 @@ class Manifest(Frozen):
         variant proximal: `anchor_<name>` for each trainable parameter, what the proximal term pulls towards;
         variant corrected: `correction_<name>` for each, added to its gradient;
         variant clipped: `noise_<name>` `[steps, *shape]` for each, standard normal.
-    It gives `new_<name>` for each parameter that moves, `new_slot_<name>` for each slot, a float32 scalar for each
-    name in `metrics` and a float32 vector for each tally. What it gives it takes again, so steps may be cut into runs
+    It gives `new_<name>` for each parameter that moves, `new_slot_<name>` for each slot, and a float32 scalar for each
+    name in `metrics`. What it gives it takes again, so steps may be cut into runs
     anywhere without a trace.
-    `evaluate` takes every parameter, `x`, `y` and `mask` float32 `[n]`, and gives the metrics and tallies.
+    `evaluate` takes every parameter, `x`, `y` and `mask` float32 `[n]`, and gives the metrics, and a float32 vector
+    for each tally.
     `infer` takes every parameter and `x`, and gives `prediction`.
     Metrics and tallies are sums over examples times their weights: they add up along the tree, and the divisor is the
     sum of the weights. All parameters are float32.

@@ -179,11 +179,9 @@ def _train_graph(recipe: Recipe, manifest: Manifest) -> onnx.ModelProto:
         *(f"new_{p.name}" for p in manifest.moving),
         *(f"new_slot_{slot.name}" for slot in manifest.slots),
         *manifest.metrics,
-        *(tally.name for tally in manifest.tallies),
     ]
     starts = [p.name for p in manifest.moving] + [f"slot_{slot.name}" for slot in manifest.slots]
     starts += [outer.constant(0.0)] * len(manifest.metrics)
-    starts += [outer.constant(np.zeros(tally.length)) for tally in manifest.tallies]
     scanned = [name for name, _, _ in scanned_inputs(manifest)]
     scan = helper.make_node(
         "Scan", starts + scanned, finals, name="steps", body=step.body, num_scan_inputs=len(scanned)
@@ -198,7 +196,7 @@ def _train_graph(recipe: Recipe, manifest: Manifest) -> onnx.ModelProto:
     ]
     outputs = [helper.make_tensor_value_info(f"new_{p.name}", FLOAT, p.shape) for p in manifest.moving]
     outputs += [helper.make_tensor_value_info(f"new_slot_{s.name}", FLOAT, s.shape) for s in manifest.slots]
-    outputs += _measure_outputs(manifest)
+    outputs += _measure_outputs(manifest)[: len(manifest.metrics)]
     initializers = [*outer.constants.values(), *step.constants.values(), *_constants(recipe, step.nodes)]
     inner = [value.name for value in step.body.input] + [name for node in step.body.node for name in node.output]
     return _model(helper.make_graph([scan], "train", inputs, outputs, initializers), inner)

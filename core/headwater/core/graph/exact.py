@@ -181,6 +181,13 @@ def _global_pool(operator: str) -> Callable[[Tape, onnx.NodeProto], None]:
     return said
 
 
+def _one_hot(tape: Tape, node: onnx.NodeProto) -> None:
+    labels, depth, _ = node.input
+    places = tape.emit("Range", tape.constant(0, np.int64), depth, tape.constant(1, np.int64))
+    column = tape.emit("Unsqueeze", labels, tape.axes([1]))
+    tape.emit("Cast", tape.emit("Equal", column, places), name=node.output[0], to=_DOUBLE)
+
+
 _ERF: Final = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
@@ -207,4 +214,5 @@ _SAID_OTHERWISE: Final[Mapping[str, Callable[[Tape, onnx.NodeProto], None]]] = {
     "Erf": _erf,
     "GlobalAveragePool": _global_pool("ReduceMean"),
     "GlobalMaxPool": _global_pool("ReduceMax"),
+    "OneHot": _one_hot,
 }

@@ -68,9 +68,8 @@ def _classes(tape: Tape, logits: str) -> int:
 
 
 def _one_hot(tape: Tape, labels: str, classes: int) -> str:
-    """Float32 `[b, classes]`, from a comparison, for it exists in every precision."""
-    column = tape.emit("Unsqueeze", labels, tape.axes([1]))
-    return tape.as_float(tape.emit("Equal", column, tape.constant(np.arange(classes), np.int64)))
+    """Float32 `[b, classes]`."""
+    return tape.emit("OneHot", labels, tape.constant(classes, np.int64), tape.constant([0.0, 1.0]), axis=1)
 
 
 def _class_weights(loss: Loss, classes: int) -> tuple[float, ...]:

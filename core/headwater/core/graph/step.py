@@ -7,6 +7,7 @@ al. 2016, algorithm 1).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import onnx
 from onnx import helper
@@ -18,6 +19,9 @@ from headwater.core.graph.tape import FLOAT, INT64, Tape, Training, needed, valu
 from headwater.core.graph.update import RULES, clipped, decayed, hyper, norm
 from headwater.schemas.manifest import Manifest, Variant
 from headwater.schemas.run import LocalTraining, Loss
+
+_NOTHING: Final = 1e-30
+"""Less than any example's weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,7 @@ def step_body(recipe: Recipe, manifest: Manifest) -> Step:
     moving = [parameter.name for parameter in manifest.moving]
     names = recipe.names(moving)
     tape = Tape("step_", {})
-    kept = tape.emit("ReduceSum", "keep", keepdims=0)
-    active = tape.as_float(tape.emit("Greater", kept, tape.constant(0.0)))
+    active = _active(tape, "keep")
     training = Training("keep", active, "seed" if manifest.random else None)
     if recipe.variant == "clipped":
         seen, nodes = _each_example(recipe, manifest, names, tape, training)
@@ -97,13 +100,11 @@ def step_body(recipe: Recipe, manifest: Manifest) -> Step:
         tape.constants |= own.constants
         nodes = own.nodes
     carried, new = _carried(recipe, manifest, tape, seen, active)
-    measures = [*manifest.metrics, *(tally.name for tally in manifest.tallies)]
-    sums = [tape.emit("Add", f"sum_{name}", value, name=None) for name, value in zip(measures, seen.sums, strict=True)]
+    sums = [tape.emit("Add", f"sum_{metric}", value) for metric, value in zip(manifest.metrics, seen.sums, strict=True)]
     inputs = [
         *(helper.make_tensor_value_info(f"w_{p.name}", FLOAT, p.shape) for p in manifest.moving),
         *(helper.make_tensor_value_info(f"now_{s.name}", FLOAT, s.shape) for s in manifest.slots),
         *(helper.make_tensor_value_info(f"sum_{metric}", FLOAT, []) for metric in manifest.metrics),
-        *(helper.make_tensor_value_info(f"sum_{tally.name}", FLOAT, [tally.length]) for tally in manifest.tallies),
         helper.make_tensor_value_info("rows", INT64, ["batch"]),
         helper.make_tensor_value_info("keep", FLOAT, ["batch"]),
         helper.make_tensor_value_info("rate", FLOAT, []),
@@ -117,20 +118,22 @@ def step_body(recipe: Recipe, manifest: Manifest) -> Step:
     outputs = [
         *(helper.make_tensor_value_info(n, FLOAT, p.shape) for n, p in zip(new, manifest.moving, strict=True)),
         *(helper.make_tensor_value_info(n, FLOAT, s.shape) for n, s in zip(carried, manifest.slots, strict=True)),
-        *(value_info(name, 0) for name in sums[: len(manifest.metrics)]),
-        *(value_info(name, 1) for name in sums[len(manifest.metrics) :]),
+        *(value_info(name, 0) for name in sums),
     ]
     # The rules also give gradients that nobody asked for, above all that of x.
     kept_nodes = needed(tape.nodes, [value.name for value in outputs])
     return Step(helper.make_graph(kept_nodes, "step", inputs, outputs), nodes, tape.constants)
 
 
+def _active(tape: Tape, keep: str) -> str:
+    """1 where an example counts, 0 where all is filler."""
+    return tape.as_float(tape.emit("Greater", tape.emit("ReduceSum", keep, keepdims=0), tape.constant(0.0)))
+
+
 def _carried(recipe: Recipe, manifest: Manifest, tape: Tape, seen: _Seen, active: str) -> tuple[list[str], list[str]]:
     """The new slots and the new parameters, each in the manifest's order."""
     local, rule = recipe.local, RULES[recipe.local.optimiser]
-    rate = tape.emit("Mul", "rate", active)
-    grads = _adjusted(recipe, manifest, tape, seen.gradients)
-    awake = tape.emit("Greater", active, tape.constant(0.0))
+    grads = _adjusted(recipe, tape, seen.gradients, active)
     slots: dict[str, str] = {}
     if rule.counts:
         slots["steps"] = tape.emit("Add", "now_steps", active)
@@ -146,10 +149,9 @@ def _carried(recipe: Recipe, manifest: Manifest, tape: Tape, seen: _Seen, active
             continue
         # A count of 0 would divide by nothing in a step of filler.
         count = {"steps": tape.emit("Max", slots["steps"], tape.constant(1.0))} if rule.counts else {}
-        before, gradient = decayed(tape, local, weight, gradient, rate)
-        new[weight], found = rule.graph(tape, before, gradient, own | count, rate)
-        for slot, name in found.items():
-            slots[f"{slot}_{parameter.name}"] = tape.emit("Where", awake, name, own[slot])
+        before, gradient = decayed(tape, local, weight, gradient, active)
+        new[weight], found = rule.graph(tape, before, gradient, own | count, active)
+        slots |= {f"{slot}_{parameter.name}": name for slot, name in found.items()}
     moved = [_output(tape, new.get(f"w_{p.name}", f"w_{p.name}")) for p in manifest.moving]
     return [_output(tape, slots[slot.name]) for slot in manifest.slots], moved
 
@@ -159,19 +161,18 @@ def _output(tape: Tape, name: str) -> str:
     return tape.emit("Identity", name) if name.startswith(("w_", "now_")) else name
 
 
-def _adjusted(recipe: Recipe, manifest: Manifest, tape: Tape, grads: dict[str, str]) -> dict[str, str]:
-    """The gradients after what the variant and clipping make of them."""
+def _adjusted(recipe: Recipe, tape: Tape, grads: dict[str, str], active: str) -> dict[str, str]:
+    """The gradients after what the variant and clipping make of them; what is added is nothing in a step of filler."""
     if recipe.variant == "proximal":
+        pull = tape.emit("Mul", hyper("proximal"), active)
         grads = {
-            name: tape.emit(
-                "Add", g, tape.emit("Mul", tape.emit("Sub", f"w_{name}", f"anchor_{name}"), hyper("proximal"))
-            )
+            name: tape.emit("Add", g, tape.emit("Mul", tape.emit("Sub", f"w_{name}", f"anchor_{name}"), pull))
             for name, g in grads.items()
         }
     if recipe.local.clip_norm and grads:
         grads = clipped(tape, grads, hyper("clip_norm"))
     if recipe.variant == "corrected":
-        grads = {name: tape.emit("Add", g, f"correction_{name}") for name, g in grads.items()}
+        grads = {name: tape.emit("Add", g, tape.emit("Mul", f"correction_{name}", active)) for name, g in grads.items()}
     return grads
 
 
@@ -199,16 +200,13 @@ def _look(recipe: Recipe, manifest: Manifest, names: Mapping[str, str], tape: Ta
 
 
 def _divisor(recipe: Recipe, tape: Tape, target: str, keep: str) -> str:
-    """Σ of the weights that a mean divides by; 1 where all is filler, which must not divide by zero."""
+    """Σ of the weights that a mean divides by; never 0, where all is filler and nothing over nothing is 0."""
     total = tape.emit("ReduceSum", recipe.row.norm(tape, target, keep, recipe.loss), keepdims=0)
-    nothing = tape.as_float(tape.emit("LessOrEqual", total, tape.constant(0.0)))
-    return tape.emit("Add", total, nothing)
+    return tape.emit("Max", total, tape.constant(_NOTHING))
 
 
 def _sums(recipe: Recipe, tape: Tape, output: str, target: str, keep: str) -> list[str]:
-    values = recipe.row.values(tape, output, target, recipe.loss)
-    sums = [tape.emit("ReduceSum", tape.emit("Mul", value, keep), keepdims=0) for value in values]
-    return sums + list(recipe.row.counts(tape, output, target, keep))
+    return [tape.emit("MatMul", value, keep) for value in recipe.row.values(tape, output, target, recipe.loss)]
 
 
 # ── example by example ──────────────────────────────────────────────────────────────────────────────────────────
@@ -235,10 +233,9 @@ def _each_example(
     measures = [f"add_sum_{place}" for place in range(len(seen.sums))]
     ends += [tape.emit("Add", name, value) for name, value in zip(measures, seen.sums, strict=True)]
     ranks = [len(p.shape) for name in order for p in manifest.trainable if p.name == name]
-    ranks += [0] * len(manifest.metrics) + [1] * len(manifest.tallies)
+    ranks += [0] * len(manifest.metrics)
     starts = [outer.emit("Mul", f"w_{name}", outer.constant(0.0)) for name in order]
     starts += [outer.constant(0.0)] * len(manifest.metrics)
-    starts += [outer.constant([0.0] * tally.length) for tally in manifest.tallies]
     adding = [*(f"add_{name}" for name in order), *measures]
     body = helper.make_graph(
         needed(tape.nodes, ends),
@@ -254,7 +251,8 @@ def _each_example(
     results = outer.emit_many("Scan", *starts, "rows", "keep", outputs=len(ends), body=body, num_scan_inputs=2)
     present = outer.as_float(outer.emit("Greater", "keep", outer.constant(0.0)))
     count = outer.emit("Max", outer.emit("ReduceSum", present, keepdims=0), outer.constant(1.0))
-    spread = outer.emit("Mul", hyper("noise_multiplier"), hyper("example_norm"))
+    deviation = outer.emit("Mul", hyper("noise_multiplier"), hyper("example_norm"))
+    spread = outer.emit("Mul", deviation, training.active)
     noisy = {
         name: outer.emit("Add", total, outer.emit("Mul", f"drawn_{name}", spread))
         for name, total in zip(order, results, strict=False)
@@ -272,7 +270,8 @@ def measured(recipe: Recipe, manifest: Manifest) -> Tape:
     tape = recipe.tape("eval_", names, None)
     run_forward(tape, renamed(recipe.nodes, names))
     target = "y" if manifest.y is not None else "x"
-    sums = _sums(recipe, tape, names.get(recipe.prediction, recipe.prediction), target, "mask")
+    output = names.get(recipe.prediction, recipe.prediction)
+    sums = _sums(recipe, tape, output, target, "mask") + list(recipe.row.counts(tape, output, target, "mask"))
     for name, value in zip([*manifest.metrics, *(t.name for t in manifest.tallies)], sums, strict=True):
         tape.emit("Identity", value, name=name)
     return tape
@@ -282,8 +281,7 @@ def probe(recipe: Recipe, manifest: Manifest, *, gradient: bool) -> tuple[Tape, 
     """A step's loss over all of x and y in training mode, or its gradients and moved statistics; with output names."""
     names = recipe.names() | {recipe.model.x: "x"}
     tape = recipe.tape("probe_", names, None)
-    kept = tape.emit("ReduceSum", "mask", keepdims=0)
-    active = tape.as_float(tape.emit("Greater", kept, tape.constant(0.0)))
+    active = _active(tape, "mask")
     tape.training = Training("mask", active, "seeds" if manifest.random else None)
     nodes = renamed(recipe.nodes, names)
     run_forward(tape, nodes)

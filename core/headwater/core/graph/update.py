@@ -26,7 +26,8 @@ _SMALL: Final = 1e-6
 class Rule:
     """`slots`: of the parameter's shape; `counts`: whether a scalar slot `steps` counts the steps.
 
-    graph: (tape, weight, gradient, slots, rate) -> (new weight, new slots)
+    graph: (tape, weight, gradient, slots, active) -> (new weight, new slots); the learning rate is the value `rate`.
+    `active` is 0 in a step of filler, whose gradient is 0: what decays then does not.
     numbers: the same in numpy, with the hyperparameters by name.
     """
 
@@ -35,6 +36,10 @@ class Rule:
     graph: Callable[[Tape, str, str, Slots, str], tuple[str, dict[str, str]]]
     numbers: Callable[[Floats, Floats, Numbers, float, Mapping[str, float]], tuple[Floats, dict[str, Floats]]]
     counts: bool = False
+
+
+RATE: Final = "rate"
+"""The learning rate of a step, in its graph."""
 
 
 def hyper(name: str) -> str:
@@ -46,8 +51,23 @@ def _moved(tape: Tape, weight: str, rate: str, step: str) -> str:
     return tape.emit("Sub", weight, tape.emit("Mul", rate, step))
 
 
-def _sgd(tape: Tape, w: str, g: str, slots: Slots, rate: str) -> tuple[str, dict[str, str]]:
-    return _moved(tape, w, rate, g), {}
+def _awake(tape: Tape, scalar: str, active: str) -> str:
+    """0 in a step of filler."""
+    return tape.emit("Mul", scalar, active)
+
+
+def _decay(tape: Tape, beta: str, active: str) -> str:
+    """β, or 1 in a step of filler."""
+    asleep = tape.emit("Sub", tape.constant(1.0), active)
+    return tape.emit("Max", hyper(beta), asleep)
+
+
+def _velocity(tape: Tape, velocity: str, g: str, active: str) -> str:
+    return tape.emit("Add", tape.emit("Mul", velocity, _decay(tape, "momentum", active)), g)
+
+
+def _sgd(tape: Tape, w: str, g: str, slots: Slots, active: str) -> tuple[str, dict[str, str]]:
+    return _moved(tape, w, RATE, g), {}
 
 
 def _sgd_numbers(
@@ -56,10 +76,10 @@ def _sgd_numbers(
     return w - rate * g, {}
 
 
-def _momentum(tape: Tape, w: str, g: str, slots: Slots, rate: str) -> tuple[str, dict[str, str]]:
+def _momentum(tape: Tape, w: str, g: str, slots: Slots, active: str) -> tuple[str, dict[str, str]]:
     """Polyak 1964: v ← β·v + g, w ← w − η·v."""
-    velocity = tape.emit("Add", tape.emit("Mul", slots["velocity"], hyper("momentum")), g)
-    return _moved(tape, w, rate, velocity), {"velocity": velocity}
+    velocity = _velocity(tape, slots["velocity"], g, active)
+    return _moved(tape, w, _awake(tape, RATE, active), velocity), {"velocity": velocity}
 
 
 def _momentum_numbers(
@@ -69,11 +89,11 @@ def _momentum_numbers(
     return w - rate * velocity, {"velocity": velocity}
 
 
-def _nesterov(tape: Tape, w: str, g: str, slots: Slots, rate: str) -> tuple[str, dict[str, str]]:
+def _nesterov(tape: Tape, w: str, g: str, slots: Slots, active: str) -> tuple[str, dict[str, str]]:
     """Nesterov 1983, as in Sutskever et al. 2013: w ← w − η·(g + β·v)."""
-    velocity = tape.emit("Add", tape.emit("Mul", slots["velocity"], hyper("momentum")), g)
+    velocity = _velocity(tape, slots["velocity"], g, active)
     ahead = tape.emit("Add", g, tape.emit("Mul", velocity, hyper("momentum")))
-    return _moved(tape, w, rate, ahead), {"velocity": velocity}
+    return _moved(tape, w, _awake(tape, RATE, active), ahead), {"velocity": velocity}
 
 
 def _nesterov_numbers(
@@ -83,20 +103,20 @@ def _nesterov_numbers(
     return w - rate * (g + h["momentum"] * velocity), {"velocity": velocity}
 
 
-def _adam(tape: Tape, w: str, g: str, slots: Slots, rate: str) -> tuple[str, dict[str, str]]:
+def _adam(tape: Tape, w: str, g: str, slots: Slots, active: str) -> tuple[str, dict[str, str]]:
     """Kingma & Ba 2015, algorithm 1; `slots["steps"]` counts this step."""
-    first = _decayed(tape, slots["first"], g, "beta1")
-    second = _decayed(tape, slots["second"], tape.emit("Mul", g, g), "beta2")
-    size = tape.emit("Div", rate, _correction(tape, "beta1", slots["steps"]))
+    first = _decayed(tape, slots["first"], g, "beta1", active)
+    second = _decayed(tape, slots["second"], tape.emit("Mul", g, g), "beta2", active)
+    size = tape.emit("Div", _awake(tape, RATE, active), _correction(tape, "beta1", slots["steps"]))
     spread = tape.emit("Div", tape.emit("Sqrt", second), tape.emit("Sqrt", _correction(tape, "beta2", slots["steps"])))
     step = tape.emit("Div", first, tape.emit("Add", spread, hyper("epsilon")))
     return _moved(tape, w, size, step), {"first": first, "second": second}
 
 
-def _decayed(tape: Tape, mean: str, value: str, beta: str) -> str:
+def _decayed(tape: Tape, mean: str, value: str, beta: str, active: str) -> str:
     """β·mean + (1 − β)·value."""
     rest = tape.emit("Sub", tape.constant(1.0), hyper(beta))
-    return tape.emit("Add", tape.emit("Mul", mean, hyper(beta)), tape.emit("Mul", value, rest))
+    return tape.emit("Add", tape.emit("Mul", mean, _decay(tape, beta, active)), tape.emit("Mul", value, rest))
 
 
 def _correction(tape: Tape, beta: str, steps: str) -> str:
@@ -158,15 +178,15 @@ def clipped_numbers(gradients: Mapping[str, Floats], bound: float) -> dict[str, 
     return {name: g * min(1.0, bound / (length + _SMALL)) for name, g in gradients.items()}
 
 
-def decayed(tape: Tape, local: LocalTraining, weight: str, gradient: str, rate: str) -> tuple[str, str]:
+def decayed(tape: Tape, local: LocalTraining, weight: str, gradient: str, active: str) -> tuple[str, str]:
     """Weight and gradient after weight decay: added to the gradient, or with adamw taken from the weight
     (Loshchilov & Hutter 2019)."""
     if not local.weight_decay:
         return weight, gradient
+    decay = _awake(tape, hyper("weight_decay"), active)
     if local.optimiser == "adamw":
-        loss = tape.emit("Mul", rate, hyper("weight_decay"))
-        return tape.emit("Sub", weight, tape.emit("Mul", weight, loss)), gradient
-    return weight, tape.emit("Add", gradient, tape.emit("Mul", weight, hyper("weight_decay")))
+        return tape.emit("Sub", weight, tape.emit("Mul", weight, tape.emit("Mul", RATE, decay))), gradient
+    return weight, tape.emit("Add", gradient, tape.emit("Mul", weight, decay))
 
 
 def decayed_numbers(local: LocalTraining, weight: Floats, gradient: Floats, rate: float) -> tuple[Floats, Floats]:

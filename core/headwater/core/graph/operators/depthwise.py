@@ -81,16 +81,19 @@ def backward(tape: Tape, grad: str, weight: str, saved: tuple[str, ...], plane: 
 
 
 def _long(tape: Tape, value: str, columns: int, pads: tuple[int, int]) -> str:
-    """`[b, c, rows, columns]` to `[c, columns, b · tall]`."""
-    turned = tape.emit("Transpose", value, perm=[1, 3, 0, 2])
-    return tape.emit("Reshape", padded(tape, turned, 4, {3: pads}), tape.axes([0, columns, -1]))
+    """`[b, c, rows, columns]` to `[c, columns, b · tall]`, in two turns of neighbours: one of all axes takes ten times
+    as long."""
+    turned = padded(tape, tape.emit("Transpose", value, perm=[1, 0, 2, 3]), 4, {2: pads})
+    flat = tape.emit("Reshape", turned, tape.axes([0, -1, columns]))
+    return tape.emit("Transpose", flat, perm=[0, 2, 1])
 
 
 def _short(tape: Tape, value: str, columns: int, tall: int, start: int, rows: int, name: str | None) -> str:
     """Back again: `rows` rows from `start` of each example."""
-    split = tape.emit("Reshape", value, tape.axes([0, columns, -1, tall]))
-    kept = split if rows == tall else part(tape, split, 3, start, start + rows)
-    return tape.emit("Transpose", kept, perm=[2, 0, 3, 1], name=name)
+    turned = tape.emit("Transpose", value, perm=[0, 2, 1])
+    split = tape.emit("Reshape", turned, tape.axes([0, -1, tall, columns]))
+    kept = split if rows == tall else part(tape, split, 2, start, start + rows)
+    return tape.emit("Transpose", kept, perm=[1, 0, 2, 3], name=name)
 
 
 def _shifted(tape: Tape, long: str, start: int, end: int) -> str:
