@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headwater.core.graph.operators.row import Gradients
 from headwater.core.graph.operators.shaping import padded, part
@@ -57,7 +58,8 @@ def serves(window: Window, group: int, x_shape: Shape, out_shape: Shape) -> bool
 
 
 def plane_of(window: Window, x_shape: Shape, out_shape: Shape) -> _Plane:
-    return _Plane(x_shape[1] or 0, *spatial(x_shape), *spatial(out_shape), window)
+    (rows, columns), (out_rows, out_columns) = spatial(x_shape), spatial(out_shape)
+    return _Plane(x_shape[1] or 0, rows, columns, out_rows, out_columns, window)
 
 
 def forward(tape: Tape, x: str, weight: str, plane: _Plane, name: str | None) -> tuple[str, tuple[str, ...]]:
@@ -104,7 +106,7 @@ def _stacked(tape: Tape, views: list[str]) -> str:
     return tape.emit("Concat", *views, axis=1) if len(views) > 1 else views[0]
 
 
-def _places(plane: _Plane) -> np.ndarray:
+def _places(plane: _Plane) -> NDArray[np.float32]:
     """`[kernel columns, out columns · columns]`: 1 where a kernel's column meets an input's for an output's."""
     kernel, dilation, before = plane.window.kernel[1], plane.window.dilations[1], plane.window.before[1]
     places = np.zeros((kernel, plane.out_columns, plane.columns), np.float32)

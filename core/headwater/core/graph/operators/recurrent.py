@@ -18,34 +18,38 @@ from headwater.core.graph.operators.shaping import part
 from headwater.core.graph.tape import Shape, Tape, value_info
 
 Names = tuple[str, ...]
+Activation = Callable[[Tape, str], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Back:
-    """One step back in time.
-
-    `before`: gradients to the states that the step began with. `gates`: that to the products with W, `[n, g·h]`.
-    `recurrent`: the gradient to the products with R where it differs, else None.
-    """
+    """One step back in time: gradients to the states that it began with, to the products with R (`recurrent`), and
+    to the last gate's product with W where that differs (`last`), else None."""
 
     before: Names
-    gates: str
-    recurrent: str | None = None
+    recurrent: str
+    last: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """`gates` and `states` are numbers; `kept` how many values a step leaves for its way back.
+    """`gates` and `states` are numbers. What a step can do for all times at once is done outside the scan.
 
-    forward: (tape, pre, states, r, rb, hidden) -> (new states, kept)
-    backward: (tape, states before, kept, gradients of the new states, r, hidden) -> Back
+    weights: (tape, r, hidden) -> the parts of R that steps take
+    parts: the sizes, in hidden widths, in which a step takes its products with W
+    forward: (tape, products with W, states, weights, recurrent bias, hidden) -> (new states, kept)
+    prepare: (tape, states before, new states, kept, hidden), all of them sequences -> the sequences that `backward`
+        takes
+    backward: (tape, prepared, gradients of the new states, weights, hidden) -> Back
     """
 
     gates: int
     states: int
-    kept: int
-    forward: Callable[[Tape, str, Names, str, str, int], tuple[Names, Names]]
-    backward: Callable[[Tape, Names, Names, Names, str, int], Back]
+    parts: tuple[int, ...]
+    weights: Callable[[Tape, str, int], Names]
+    forward: Callable[[Tape, Names, Names, Names, str, int], tuple[Names, Names]]
+    prepare: Callable[[Tape, Names, Names, Names, int], Names]
+    backward: Callable[[Tape, Names, Names, Names, int], Back]
     bias_apart: bool = False
     """Whether the recurrent bias belongs to the product with R and not to that with W."""
     operand: int | None = None
@@ -56,7 +60,7 @@ class Cell:
 
 
 def _split(tape: Tape, value: str, *sizes: int) -> Names:
-    return tape.emit_many("Split", value, tape.axes(sizes), outputs=len(sizes), axis=1)
+    return tape.emit_many("Split", value, tape.axes(sizes), outputs=len(sizes), axis=-1)
 
 
 def _product(tape: Tape, state: str, r: str, rb: str = "") -> str:
@@ -67,41 +71,49 @@ def _one_minus(tape: Tape, value: str) -> str:
     return tape.emit("Sub", tape.constant(1.0), value)
 
 
-def _slope_of_sigmoid(tape: Tape, grad: str, y: str) -> str:
-    return tape.emit("Mul", grad, tape.emit("Mul", y, _one_minus(tape, y)))
+def _slope_of_sigmoid(tape: Tape, y: str) -> str:
+    return tape.emit("Mul", y, _one_minus(tape, y))
 
 
-def _slope_of_tanh(tape: Tape, grad: str, y: str) -> str:
-    return tape.emit("Mul", grad, _one_minus(tape, tape.emit("Mul", y, y)))
+def _slope_of_tanh(tape: Tape, y: str) -> str:
+    return _one_minus(tape, tape.emit("Mul", y, y))
 
 
-def _slope_of_relu(tape: Tape, grad: str, y: str) -> str:
-    return tape.emit("Mul", grad, tape.as_float(tape.emit("Greater", y, tape.constant(0.0))))
+def _slope_of_relu(tape: Tape, y: str) -> str:
+    return tape.as_float(tape.emit("Greater", y, tape.constant(0.0)))
 
 
-_SLOPES: Final = {"Tanh": _slope_of_tanh, "Relu": _slope_of_relu, "Sigmoid": _slope_of_sigmoid}
+_SLOPES: Final[Mapping[str, Activation]] = {
+    "Tanh": _slope_of_tanh,
+    "Relu": _slope_of_relu,
+    "Sigmoid": _slope_of_sigmoid,
+}
+
+
+def _whole(tape: Tape, r: str, hidden: int) -> Names:
+    return (r,)
 
 
 def _rnn(activation: str) -> Cell:
-    def forward(tape: Tape, pre: str, states: Names, r: str, rb: str, hidden: int) -> tuple[Names, Names]:
-        new = tape.emit(activation, tape.emit("Add", pre, _product(tape, states[0], r)))
-        return (new,), ()
+    def forward(tape: Tape, pre: Names, states: Names, r: Names, rb: str, hidden: int) -> tuple[Names, Names]:
+        return (tape.emit(activation, tape.emit("Add", pre[0], _product(tape, states[0], r[0]))),), ()
 
-    def backward(tape: Tape, before: Names, kept: Names, grads: Names, r: str, hidden: int) -> Back:
-        gates = _SLOPES[activation](tape, grads[0], kept[-1])
-        return Back((tape.emit("Gemm", gates, r),), gates)
+    def prepare(tape: Tape, before: Names, new: Names, kept: Names, hidden: int) -> Names:
+        return (_SLOPES[activation](tape, new[0]),)
 
-    return Cell(1, 1, 0, forward, backward)
+    def backward(tape: Tape, ready: Names, grads: Names, r: Names, hidden: int) -> Back:
+        recurrent = tape.emit("Mul", grads[0], ready[0])
+        return Back((tape.emit("Gemm", recurrent, r[0]),), recurrent)
+
+    return Cell(1, 1, (1,), _whole, forward, prepare, backward)
 
 
-def _gru_forward(tape: Tape, pre: str, states: Names, r: str, rb: str, hidden: int) -> tuple[Names, Names]:
+def _gru_forward(tape: Tape, pre: Names, states: Names, r: Names, rb: str, hidden: int) -> tuple[Names, Names]:
     """linear_before_reset: n = tanh(a_n + r·(R_n h + b_n)); h' = n + z·(h − n)."""
-    products = _product(tape, states[0], r, rb)
-    pre_zr, pre_n = _split(tape, pre, 2 * hidden, hidden)
-    rec_zr, rec_n = _split(tape, products, 2 * hidden, hidden)
-    zr = tape.emit("Sigmoid", tape.emit("Add", pre_zr, rec_zr))
+    rec_zr, rec_n = _split(tape, _product(tape, states[0], r[0], rb), 2 * hidden, hidden)
+    zr = tape.emit("Sigmoid", tape.emit("Add", pre[0], rec_zr))
     z, reset = _split(tape, zr, hidden, hidden)
-    n = tape.emit("Tanh", tape.emit("Add", pre_n, tape.emit("Mul", reset, rec_n)))
+    n = tape.emit("Tanh", tape.emit("Add", pre[1], tape.emit("Mul", reset, rec_n)))
     return (_mixed(tape, z, states[0], n),), (zr, n, rec_n)
 
 
@@ -109,48 +121,63 @@ def _mixed(tape: Tape, z: str, state: str, n: str) -> str:
     return tape.emit("Add", n, tape.emit("Mul", z, tape.emit("Sub", state, n)))
 
 
-def _gru_backward(tape: Tape, before: Names, kept: Names, grads: Names, r: str, hidden: int) -> Back:
-    zr, n, rec_n, _ = kept
+def _gru_prepare(tape: Tape, before: Names, new: Names, kept: Names, hidden: int) -> Names:
+    """z, r, the slopes of both and of n, h − n, and what stands beside r in n."""
+    zr, n, beside = kept
     z, reset = _split(tape, zr, hidden, hidden)
-    grad = grads[0]
-    to_state = tape.emit("Mul", grad, z)
-    to_n = _slope_of_tanh(tape, tape.emit("Sub", grad, to_state), n)
-    to_z = tape.emit("Mul", grad, tape.emit("Sub", before[0], n))
-    to_zr = _slope_of_sigmoid(tape, tape.emit("Concat", to_z, tape.emit("Mul", to_n, rec_n), axis=1), zr)
+    return (
+        z,
+        reset,
+        _slope_of_sigmoid(tape, zr),
+        _slope_of_tanh(tape, n),
+        tape.emit("Sub", before[0], n),
+        beside,
+    )
+
+
+def _gru_backward(tape: Tape, ready: Names, grads: Names, r: Names, hidden: int) -> Back:
+    z, reset, slope_zr, slope_n, lead, rec_n = ready
+    to_state = tape.emit("Mul", grads[0], z)
+    to_n = tape.emit("Mul", tape.emit("Sub", grads[0], to_state), slope_n)
+    to_z, to_reset = tape.emit("Mul", grads[0], lead), tape.emit("Mul", to_n, rec_n)
+    to_zr = tape.emit("Mul", tape.emit("Concat", to_z, to_reset, axis=1), slope_zr)
     recurrent = tape.emit("Concat", to_zr, tape.emit("Mul", to_n, reset), axis=1)
-    state = tape.emit("Add", to_state, tape.emit("Gemm", recurrent, r))
-    return Back((state,), tape.emit("Concat", to_zr, to_n, axis=1), recurrent)
+    return Back((tape.emit("Add", to_state, tape.emit("Gemm", recurrent, r[0])),), recurrent, to_n)
 
 
-def _gru_reset_first_forward(tape: Tape, pre: str, states: Names, r: str, rb: str, hidden: int) -> tuple[Names, Names]:
+def _gates_and_last(tape: Tape, r: str, hidden: int) -> Names:
+    """R of z and r, and R of n."""
+    return part(tape, r, 0, 0, 2 * hidden), part(tape, r, 0, 2 * hidden, 3 * hidden)
+
+
+def _reset_first_forward(tape: Tape, pre: Names, states: Names, r: Names, rb: str, hidden: int) -> tuple[Names, Names]:
     """n = tanh(a_n + R_n (r·h) + b_n)."""
-    r_zr, r_n = part(tape, r, 0, 0, 2 * hidden), part(tape, r, 0, 2 * hidden, 3 * hidden)
-    pre_zr, pre_n = _split(tape, pre, 2 * hidden, hidden)
-    zr = tape.emit("Sigmoid", tape.emit("Add", pre_zr, _product(tape, states[0], r_zr)))
+    zr = tape.emit("Sigmoid", tape.emit("Add", pre[0], _product(tape, states[0], r[0])))
     z, reset = _split(tape, zr, hidden, hidden)
     operand = tape.emit("Mul", reset, states[0])
-    n = tape.emit("Tanh", tape.emit("Add", pre_n, _product(tape, operand, r_n)))
+    n = tape.emit("Tanh", tape.emit("Add", pre[1], _product(tape, operand, r[1])))
     return (_mixed(tape, z, states[0], n),), (zr, n, operand)
 
 
-def _gru_reset_first_backward(tape: Tape, before: Names, kept: Names, grads: Names, r: str, hidden: int) -> Back:
-    zr, n, _, _ = kept
-    z, reset = _split(tape, zr, hidden, hidden)
-    r_zr, r_n = part(tape, r, 0, 0, 2 * hidden), part(tape, r, 0, 2 * hidden, 3 * hidden)
+def _reset_first_prepare(tape: Tape, before: Names, new: Names, kept: Names, hidden: int) -> Names:
+    return _gru_prepare(tape, before, new, (*kept[:2], before[0]), hidden)
+
+
+def _reset_first_backward(tape: Tape, ready: Names, grads: Names, r: Names, hidden: int) -> Back:
+    z, reset, slope_zr, slope_n, lead, state = ready
     to_state = tape.emit("Mul", grads[0], z)
-    to_n = _slope_of_tanh(tape, tape.emit("Sub", grads[0], to_state), n)
-    to_operand = tape.emit("Gemm", to_n, r_n)
-    to_z = tape.emit("Mul", grads[0], tape.emit("Sub", before[0], n))
-    to_reset = tape.emit("Mul", to_operand, before[0])
-    to_zr = _slope_of_sigmoid(tape, tape.emit("Concat", to_z, to_reset, axis=1), zr)
+    to_n = tape.emit("Mul", tape.emit("Sub", grads[0], to_state), slope_n)
+    to_operand = tape.emit("Gemm", to_n, r[1])
+    to_z, to_reset = tape.emit("Mul", grads[0], lead), tape.emit("Mul", to_operand, state)
+    to_zr = tape.emit("Mul", tape.emit("Concat", to_z, to_reset, axis=1), slope_zr)
     to_state = tape.emit("Add", to_state, tape.emit("Mul", to_operand, reset))
-    state = tape.emit("Add", to_state, tape.emit("Gemm", to_zr, r_zr))
-    return Back((state,), tape.emit("Concat", to_zr, to_n, axis=1))
+    before = tape.emit("Add", to_state, tape.emit("Gemm", to_zr, r[0]))
+    return Back((before,), tape.emit("Concat", to_zr, to_n, axis=1))
 
 
-def _lstm_forward(tape: Tape, pre: str, states: Names, r: str, rb: str, hidden: int) -> tuple[Names, Names]:
+def _lstm_forward(tape: Tape, pre: Names, states: Names, r: Names, rb: str, hidden: int) -> tuple[Names, Names]:
     """Gates in ONNX's order: input, output, forget, cell."""
-    iof_pre, g_pre = _split(tape, tape.emit("Add", pre, _product(tape, states[0], r)), 3 * hidden, hidden)
+    iof_pre, g_pre = _split(tape, tape.emit("Add", pre[0], _product(tape, states[0], r[0])), 3 * hidden, hidden)
     iof, g = tape.emit("Sigmoid", iof_pre), tape.emit("Tanh", g_pre)
     i, o, f = _split(tape, iof, hidden, hidden, hidden)
     cell = tape.emit("Add", tape.emit("Mul", f, states[1]), tape.emit("Mul", i, g))
@@ -158,25 +185,35 @@ def _lstm_forward(tape: Tape, pre: str, states: Names, r: str, rb: str, hidden: 
     return (tape.emit("Mul", o, squashed), cell), (iof, g, squashed)
 
 
-def _lstm_backward(tape: Tape, before: Names, kept: Names, grads: Names, r: str, hidden: int) -> Back:
-    iof, g, squashed, *_ = kept
+def _lstm_prepare(tape: Tape, before: Names, new: Names, kept: Names, hidden: int) -> Names:
+    """The cell's slope seen from h, what i, o and f are multiplied with, their slopes, i times g's slope, and f."""
+    iof, g, squashed = kept
     i, o, f = _split(tape, iof, hidden, hidden, hidden)
-    to_cell = tape.emit("Add", grads[1], _slope_of_tanh(tape, tape.emit("Mul", grads[0], o), squashed))
-    to_iof = tape.emit(
-        "Concat",
-        tape.emit("Mul", to_cell, g),
-        tape.emit("Mul", grads[0], squashed),
-        tape.emit("Mul", to_cell, before[1]),
-        axis=1,
+    return (
+        tape.emit("Mul", o, _slope_of_tanh(tape, squashed)),
+        g,
+        squashed,
+        before[1],
+        _slope_of_sigmoid(tape, iof),
+        tape.emit("Mul", i, _slope_of_tanh(tape, g)),
+        f,
     )
-    to_g = _slope_of_tanh(tape, tape.emit("Mul", to_cell, i), g)
-    gates = tape.emit("Concat", _slope_of_sigmoid(tape, to_iof, iof), to_g, axis=1)
-    return Back((tape.emit("Gemm", gates, r), tape.emit("Mul", to_cell, f)), gates)
 
 
-_GRU: Final = Cell(3, 1, 3, _gru_forward, _gru_backward, bias_apart=True)
-_GRU_RESET_FIRST: Final = Cell(3, 1, 3, _gru_reset_first_forward, _gru_reset_first_backward, operand=2)
-_LSTM: Final = Cell(4, 2, 3, _lstm_forward, _lstm_backward)
+def _lstm_backward(tape: Tape, ready: Names, grads: Names, r: Names, hidden: int) -> Back:
+    slope_cell, g, squashed, cell, slope_iof, slope_g, f = ready
+    to_cell = tape.emit("Add", grads[1], tape.emit("Mul", grads[0], slope_cell))
+    to_i, to_f = tape.emit("Mul", to_cell, g), tape.emit("Mul", to_cell, cell)
+    to_iof = tape.emit("Concat", to_i, tape.emit("Mul", grads[0], squashed), to_f, axis=1)
+    recurrent = tape.emit("Concat", tape.emit("Mul", to_iof, slope_iof), tape.emit("Mul", to_cell, slope_g), axis=1)
+    return Back((tape.emit("Gemm", recurrent, r[0]), tape.emit("Mul", to_cell, f)), recurrent)
+
+
+_GRU: Final = Cell(3, 1, (2, 1), _whole, _gru_forward, _gru_prepare, _gru_backward, bias_apart=True)
+_GRU_RESET_FIRST: Final = Cell(
+    3, 1, (2, 1), _gates_and_last, _reset_first_forward, _reset_first_prepare, _reset_first_backward, operand=2
+)
+_LSTM: Final = Cell(4, 2, (4,), _whole, _lstm_forward, _lstm_prepare, _lstm_backward)
 
 
 # ── a layer: each direction forward and back ────────────────────────────────────────────────────────────────────
@@ -244,10 +281,10 @@ def _forward(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> None:
     for names in found:
         saved += names
     tape.saved[node.output[0] or node.output[1]] = tuple(saved)
-    states = len(found[0][-1:]) and cell_of(node, attributes, 0).states
+    states = cell_of(node, attributes, 0).states
     # Y [time, directions, n, hidden], then the last state(s) [directions, n, hidden].
-    sequences = [names[2 + states] for names in found]
-    outputs = [(sequences, 1), *(([names[2 + index] for names in found], 0) for index in range(states))]
+    sequences = [names[states] for names in found]
+    outputs = [(sequences, 1), *(([names[index] for names in found], 0) for index in range(states))]
     for name, (parts, axis) in zip(node.output, outputs, strict=False):
         if name:
             lifted = [tape.emit("Unsqueeze", value, tape.axes([axis])) for value in parts]
@@ -255,7 +292,7 @@ def _forward(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> None:
 
 
 def _run(tape: Tape, node: onnx.NodeProto, layer: Layer) -> list[str]:
-    """The scan over time. Returns r, rb (or ''), the last states, the sequences of the states and of what is kept."""
+    """The scan over time. Returns the last states, the sequences of the states, and of what is kept."""
     cell, hidden = layer.cell, layer.hidden
     pre = tape.emit("MatMul", node.input[0], tape.emit("Transpose", layer.w, perm=[1, 0]))
     rb = ""
@@ -264,30 +301,32 @@ def _run(tape: Tape, node: onnx.NodeProto, layer: Layer) -> list[str]:
         wb, rb = part(tape, layer.b, 0, 0, size), part(tape, layer.b, 0, size, 2 * size)
         pre = tape.emit("Add", pre, wb if cell.bias_apart else tape.emit("Add", wb, rb))
         rb = rb if cell.bias_apart else ""
+    weights = cell.weights(tape, layer.r, hidden)
+    inputs = _split(tape, pre, *(size * hidden for size in cell.parts)) if len(cell.parts) > 1 else (pre,)
     body = tape.branch("time")
     states = tuple(body.fresh("state") for _ in range(cell.states))
-    gates = body.fresh("gates")
-    new, kept = cell.forward(body, gates, states, layer.r, rb, hidden)
-    ends = [body.emit("Identity", name) for name in new]
-    outs = [body.emit("Identity", name) for name in (*new, *kept)]
+    gates = tuple(body.fresh("gates") for _ in inputs)
+    new, kept = cell.forward(body, gates, states, weights, rb, hidden)
+    # A state goes two ways, to the next step and into the sequence, and a body names an output once.
+    ends = [*new, *(body.emit("Identity", name) for name in new), *kept]
     graph = helper.make_graph(
         body.nodes,
         "time",
-        [value_info(name, 2) for name in (*states, gates)],
-        [value_info(name, 2) for name in (*ends, *outs)],
+        [value_info(name, 2) for name in (*states, *gates)],
+        [value_info(name, 2) for name in ends],
     )
     tape.absorb(body)
     results = tape.emit_many(
         "Scan",
         *layer.first,
-        pre,
-        outputs=len(ends) + len(outs),
+        *inputs,
+        outputs=len(ends),
         body=graph,
-        num_scan_inputs=1,
-        scan_input_directions=[int(layer.reverse)],
-        scan_output_directions=[int(layer.reverse)] * len(outs),
+        num_scan_inputs=len(inputs),
+        scan_input_directions=[int(layer.reverse)] * len(inputs),
+        scan_output_directions=[int(layer.reverse)] * (len(ends) - len(states)),
     )
-    return [layer.r, rb, *results]
+    return list(results)
 
 
 def _backward(tape: Tape, node: onnx.NodeProto, attributes: Attributes, *grads: str | None) -> Gradients:
@@ -331,19 +370,18 @@ def _back(
 ) -> list[str | None]:
     """Gradients to x, w, r, b, lengths (none) and the first states, for one direction."""
     cell, hidden, states = layer.cell, layer.hidden, layer.cell.states
-    sequences, kept = saved[2 + states : 2 + 2 * states], saved[2 + 2 * states :]
-    before = [_shifted(tape, s, first, layer.reverse) for s, first in zip(sequences, layer.first, strict=True)]
+    sequences, kept = saved[states : 2 * states], saved[2 * states :]
+    before = tuple(_shifted(tape, s, first, layer.reverse) for s, first in zip(sequences, layer.first, strict=True))
+    ready = cell.prepare(tape, before, sequences, kept, hidden)
+    weights = cell.weights(tape, layer.r, hidden)
     sequence, last = _grads_of(tape, layer, grads, direction)
+    inputs = [*ready, *([sequence] if sequence else [])]
     body = tape.branch("back")
     carried = tuple(body.fresh("carried") for _ in range(states))
-    scanned = [body.fresh("scanned") for _ in range(len(before) + len(kept) + 1 + (sequence is not None))]
-    arriving = list(carried)
-    if sequence is not None:
-        arriving[0] = body.emit("Add", carried[0], scanned[-1])
-    own_kept = (*scanned[states : states + len(kept)], scanned[states + len(kept)])
-    back = cell.backward(body, tuple(scanned[:states]), own_kept, tuple(arriving), saved[0], hidden)
-    outs = [back.gates, *([back.recurrent] if back.recurrent else [])]
-    ends = [body.emit("Identity", name) for name in (*back.before, *outs)]
+    scanned = tuple(body.fresh("scanned") for _ in inputs)
+    arriving = (body.emit("Add", carried[0], scanned[-1]), *carried[1:]) if sequence else carried
+    back = cell.backward(body, scanned[: len(ready)], arriving, weights, hidden)
+    ends = [*back.before, back.recurrent, *([back.last] if back.last else [])]
     graph = helper.make_graph(
         body.nodes,
         "back",
@@ -351,7 +389,6 @@ def _back(
         [value_info(name, 2) for name in ends],
     )
     tape.absorb(body)
-    inputs = [*before, *kept, sequences[0], *([sequence] if sequence else [])]
     towards = int(not layer.reverse)
     results = tape.emit_many(
         "Scan",
@@ -361,10 +398,12 @@ def _back(
         body=graph,
         num_scan_inputs=len(inputs),
         scan_input_directions=[towards] * len(inputs),
-        scan_output_directions=[towards] * len(outs),
+        scan_output_directions=[towards] * (len(ends) - states),
     )
-    gates = results[states]
-    recurrent = results[states + 1] if back.recurrent else gates
+    recurrent = gates = results[states]
+    if back.last:
+        head = part(tape, recurrent, 2, 0, (cell.gates - 1) * hidden)
+        gates = tape.emit("Concat", head, results[states + 1], axis=2)
     return _outside(tape, node, layer, gates, recurrent, before[0], kept, results[:states])
 
 
