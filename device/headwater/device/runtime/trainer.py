@@ -143,7 +143,7 @@ class Trainer:
     def begin(self, parameters: Sequence[Array]) -> Carry:
         """A training's beginning: slots and sums are 0."""
         manifest = self.manifest
-        sums = {name: np.zeros(shape) for name, shape in _sums(manifest)}
+        sums = {name: np.zeros(shape) for name, shape in _sums(manifest, "train")}
         slots = tuple(np.zeros(slot.shape, dtype=np.float32) for slot in manifest.slots)
         return Carry(tuple(np.asarray(value, dtype=np.float32) for value in parameters), slots, sums)
 
@@ -190,7 +190,7 @@ class Trainer:
         named = {p.name: value for p, value in zip(manifest.parameters, parameters, strict=True)}
         many = len(x) > EVALUATED_ROWS
         held = _Held("evaluate", named) if many else None
-        totals = {name: np.zeros(shape) for name, shape in _sums(manifest)}
+        totals = {name: np.zeros(shape) for name, shape in _sums(manifest, "test")}
         for begin in range(0, len(x), EVALUATED_ROWS):
             if halted():
                 raise TrainingTimedOut("evaluate: halted, nobody waits for it any more")
@@ -320,13 +320,16 @@ def statistics(data: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 def summed(manifest: Manifest, split: Split, sums: Sums, weight: float) -> Evaluation:
     """Sums as they go up."""
     metrics = [Metric(split=split, name=name, total=float(sums[name]), weight=weight) for name in manifest.metrics]
-    tallies = [Counts(split=split, name=t.name, values=encode_tensor(sums[t.name])) for t in manifest.tallies]
+    counted = [tally.name for tally in manifest.tallies if tally.name in sums]
+    tallies = [Counts(split=split, name=name, values=encode_tensor(sums[name])) for name in counted]
     return Evaluation(tuple(metrics), tuple(tallies))
 
 
-def _sums(manifest: Manifest) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _sums(manifest: Manifest, split: Split) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """What a graph adds up: metrics, and where it evaluates tallies too."""
     yield from ((name, ()) for name in manifest.metrics)
-    yield from ((tally.name, (tally.length,)) for tally in manifest.tallies)
+    if split == "test":
+        yield from ((tally.name, (tally.length,)) for tally in manifest.tallies)
 
 
 def _constants(
@@ -360,7 +363,9 @@ def _examples(segment: Segment, data: Dataset) -> dict[str, Array]:
 def _added(
     manifest: Manifest, split: Split, sums: Sums, results: Mapping[str, Array]
 ) -> dict[str, NDArray[np.float64]]:
-    return {name: sums[name] + _sound(f"{split} {name}", results[name], shape) for name, shape in _sums(manifest)}
+    return {
+        name: sums[name] + _sound(f"{split} {name}", results[name], shape) for name, shape in _sums(manifest, split)
+    }
 
 
 def _sound(what: str, value: Array, shape: tuple[int, ...]) -> NDArray[np.float32]:
