@@ -37,15 +37,15 @@ class NotExported(ModelError):
     """The module cannot be said in ONNX: an operator, a branch, a batch size that is baked in."""
 
 
-class UnusedParameter(UserWarning):
-    """A parameter that no prediction depends on; it is left out."""
+class LeftOut(UserWarning):
+    """A parameter that no prediction depends on, or a dropout that ONNX has no place for."""
 
 
 def from_torch(module: "nn.Module", example: "torch.Tensor | NDArray[Any]") -> bytes:
     """A module as forward ONNX, which a run trains as `kind = "onnx"`; its parameters keep their names.
 
     Buffers that are no running statistics, and parameters with `requires_grad=False`, become constants: they never
-    train. A parameter that the prediction does not depend on is left out, with a warning `UnusedParameter`.
+    train. What the prediction does not depend on, and dropout between recurrent layers, is left out with a warning.
 
     Args:
         module: takes one float32 tensor, the batch first, and gives one.
@@ -66,6 +66,7 @@ def from_torch(module: "nn.Module", example: "torch.Tensor | NDArray[Any]") -> b
         except NotExported as error:
             failures.append(str(error))
         else:
+            _warn_of_dropout(torch, module)
             return bytes(model.SerializeToString())
     raise NotExported(failures[0])
 
@@ -125,10 +126,9 @@ def _exported(torch: Any, module: "nn.Module", x: "torch.Tensor", *, whole: bool
     traced = copy.deepcopy(module).cpu()
     _set_mode(torch, traced, whole)
     _make_different(torch, traced)
-    mode = torch.onnx.TrainingMode
     file = io.BytesIO()
     try:
-        with _quiet():
+        with _quiet(torch):
             torch.onnx.export(
                 traced,
                 (x,),
@@ -138,23 +138,27 @@ def _exported(torch: Any, module: "nn.Module", x: "torch.Tensor", *, whole: bool
                 input_names=["x"],
                 output_names=["output"],
                 dynamic_axes={"x": {0: "batch"}, "output": {0: "batch"}},
-                training=mode.TRAINING if whole else mode.PRESERVE,
+                training=torch.onnx.TrainingMode.PRESERVE,
                 do_constant_folding=False,
             )
         model = onnx.load_from_string(file.getvalue())
     except Exception as error:
         # The exporter's exceptions have no base of their own, nor have a module's.
-        raise NotExported(f"module: PyTorch cannot write it as ONNX ({_brief(error)}); say that part otherwise") from None
+        raise NotExported(
+            f"module: PyTorch cannot write it as ONNX ({_brief(error)}); say that part otherwise"
+        ) from None
     _for_inference(model)
     return model
 
 
 def _set_mode(torch: Any, module: "nn.Module", whole: bool) -> None:
-    """Training mode; or eval, but for norms and dropout, which would be folded away."""
+    """Training mode, or only for norms and dropout, which would be folded away; never for what drops out inside."""
     module.train(whole)
     kept = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd)
     for part in module.modules():
-        if isinstance(part, kept):
+        if isinstance(part, torch.nn.RNNBase) or getattr(part, "p", None) == 0:
+            part.eval()
+        elif isinstance(part, kept):
             part.train()
 
 
@@ -172,11 +176,16 @@ def _tensors(module: "nn.Module") -> Iterator[tuple[str, Any]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the tracer's remarks; what they warn of is held against the module afterwards."""
+def _quiet(torch: Any) -> Iterator[None]:
+    """Without the tracer's remarks and its dump of a failed graph: the result is held against the module anyway."""
+    dump = getattr(torch._C, "_jit_onnx_log", None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        torch._C._jit_onnx_log = lambda *_: None
+        try:
+            yield
+        finally:
+            torch._C._jit_onnx_log = dump
 
 
 def _for_inference(model: onnx.ModelProto) -> None:
@@ -191,6 +200,17 @@ def _for_inference(model: onnx.ModelProto) -> None:
         node.attribute.extend(kept)
         del node.output[1:]
     model.graph.ClearField("value_info")
+
+
+def _warn_of_dropout(torch: Any, module: "nn.Module") -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, torch.nn.RNNBase) and part.dropout:
+            warnings.warn(
+                f"{name or 'module'}: dropout={part.dropout} between its layers has no place in ONNX and is left out; "
+                "use one layer each, with nn.Dropout between",
+                LeftOut,
+                stacklevel=3,
+            )
 
 
 # ── the module's own numbers ────────────────────────────────────────────────────────────────────────────────────
@@ -222,7 +242,9 @@ def _named(torch: Any, module: "nn.Module", x: "torch.Tensor", model: onnx.Model
         if tensor.name in trains or tensor.name in running:
             kept.append(fresh)
         else:
-            constants.append(onnx.helper.make_node("Constant", [], [tensor.name], f"{tensor.name}.constant", value=fresh))
+            constants.append(
+                onnx.helper.make_node("Constant", [], [tensor.name], f"{tensor.name}.constant", value=fresh)
+            )
     nodes = [*constants, *model.graph.node]
     del model.graph.initializer[:], model.graph.node[:]
     model.graph.initializer.extend(kept)
@@ -241,7 +263,7 @@ def _check_all_there(torch: Any, module: "nn.Module", x: "torch.Tensor", missing
             continue
         if value.grad is not None and bool(value.grad.any()):
             raise NotExported(f"parameter {name!r}: the exporter folded it into others; use it as it is")
-        warnings.warn(f"parameter {name!r}: no prediction depends on it; it is left out", UnusedParameter, stacklevel=4)
+        warnings.warn(f"parameter {name!r}: no prediction depends on it; it is left out", LeftOut, stacklevel=4)
 
 
 # ── the result against the module ───────────────────────────────────────────────────────────────────────────────
