@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from graphs import dense, dense_weights, forward, node, weight
 
+from headwater.core import models
 from headwater.core.graph.execution import Runnable, run_all
 from headwater.core.models import NORMALISER_NAMES, mlp
 from headwater.core.quantise import imagined_examples, observed_ranges, quantise
@@ -178,3 +179,49 @@ def test_recurrent_weights_shrink_too() -> None:
     x = RANDOM.normal(size=(20, 32)).astype(np.float32)
     np.testing.assert_allclose(answers(small, x), answers(model, x), atol=0.05)
     assert len(small) < 0.3 * len(model)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(3)
+
+
+ZOO = {
+    "autoencoder": (lambda: models.autoencoder(64, (128,), 16, rng=rng()), (64,)),
+    "autoencoder1d": (lambda: models.autoencoder1d(3, 64, (32, 64), rng=rng()), (3, 64)),
+    "cnn1d": (
+        lambda: models.cnn1d(6, 64, 6, filters=(32, 64), kernel=5, rng=rng(), batch_norm=True, normalise=True),
+        (6, 64),
+    ),
+    "cnn2d": (
+        lambda: models.cnn2d(1, 16, 16, 10, filters=(16, 32), hidden=64, rng=rng(), batch_norm=True),
+        (1, 16, 16),
+    ),
+    "ds_cnn": (lambda: models.ds_cnn(49, 10, 12, filters=64, blocks=4, rng=rng()), (1, 49, 10)),
+    "gru": (lambda: models.gru(6, 32, 6, hidden=64, layers=1, rng=rng()), (32, 6)),
+    "transformer": (
+        lambda: models.transformer(6, 32, 6, width=64, heads=4, blocks=2, hidden=128, rng=rng()),
+        (32, 6),
+    ),
+}
+
+
+def with_moved_statistics(model: bytes) -> bytes:
+    """Batch normalisations as after training, so that they do something."""
+    parsed, drawn = onnx.load_from_string(model), rng()
+    norms = [n for n in parsed.graph.node if n.op_type == "BatchNormalization"]
+    sizes = {t.name: t.dims[0] for t in parsed.graph.initializer if len(t.dims) == 1}
+    values = {name: drawn.uniform(0.5, 2.0, sizes[name]) for n in norms for name in n.input[1:]}
+    return with_weights(model, values)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_kind_of_model_stays_near_in_eight_bits(name: str) -> None:
+    build, shape = ZOO[name]
+    model = with_moved_statistics(build())
+    x = rng().normal(size=(100, *shape)).astype(np.float32)
+    expected = answers(model, x)
+    for small in (quantise(model), quantise(model, observed_ranges(model, x[:50]))):
+        error = np.abs(answers(small, x) - expected).mean()
+        assert error < 0.06 * np.abs(expected - expected.mean()).mean()
+        assert len(small) < 0.45 * len(model)
+        assert "BatchNormalization" not in {n.op_type for n in onnx.load_from_string(small).graph.node}

@@ -7,7 +7,7 @@ The result is standard ONNX (QuantizeLinear and DequantizeLinear), which stock o
 Ranges come from examples: the owner's, or, for a model with a normaliser, drawn from the fleet's mean and spread.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -70,10 +70,57 @@ def observed_ranges(model: bytes, x: NDArray[np.float32]) -> dict[str, Range]:
 def quantise(model: bytes, ranges: Mapping[str, Range] | None = None) -> bytes:
     """The model with eight-bit weights, and with integer arithmetic for the values whose range is given."""
     parsed = onnx.load_from_string(model)
-    rewriting = _Rewriting(parsed.graph, ranges or {})
-    rewriting.run()
+    _fold_batch_norms(parsed.graph)
+    _Rewriting(parsed.graph, ranges or {}).run()
     onnx.checker.check_model(parsed)
     return bytes(parsed.SerializeToString())
+
+
+def _fold_batch_norms(graph: onnx.GraphProto) -> None:
+    """A normalisation behind a convolution becomes part of its weights: w·γ/σ, and (b − μ)·γ/σ + β as its bias."""
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    readers, outputs = _readers(graph), {value.name for value in graph.output}
+    makers = {name: node for node in graph.node for name in node.output}
+    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
+        conv = makers.get(norm.input[0])
+        if conv is None or conv.op_type != "Conv" or _attribute(norm, "training_mode", 0):
+            continue
+        known = all(name in tensors for name in [*conv.input[1:], *norm.input[1:]])
+        alone = len(readers[conv.output[0]]) == len(readers[conv.input[1]]) == 1
+        if known and alone and conv.output[0] not in outputs:
+            graph.initializer.extend(_fold(conv, norm, tensors))
+            graph.node.remove(norm)
+    _drop_unread(graph)
+
+
+def _fold(conv: onnx.NodeProto, norm: onnx.NodeProto, tensors: Mapping[str, Any]) -> list[onnx.TensorProto]:
+    """The convolution takes over the normalisation's output; its new weight and bias."""
+    scale, shift, mean, variance = (tensors[name].astype(np.float64) for name in norm.input[1:5])
+    factor = scale / np.sqrt(variance + _attribute(norm, "epsilon", 1e-5))
+    weight = tensors[conv.input[1]]
+    bias = tensors[conv.input[2]] if len(conv.input) > 2 else np.zeros(len(weight))
+    folded = {
+        f"{conv.input[1]}.folded": weight * factor.reshape(-1, *[1] * (weight.ndim - 1)),
+        f"{conv.input[1]}.shift": (bias - mean) * factor + shift,
+    }
+    del conv.input[1:]
+    conv.input.extend(folded)
+    conv.output[0] = norm.output[0]
+    return [numpy_helper.from_array(value.astype(np.float32), name) for name, value in folded.items()]
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    read = _readers(graph).keys() | {value.name for value in graph.output}
+    _keep(graph, lambda name: name in read)
+
+
+def _keep(graph: onnx.GraphProto, wanted: Callable[[str], bool]) -> None:
+    """The constants that are wanted, without a trace of the others."""
+    gone = {tensor.name for tensor in graph.initializer if not wanted(tensor.name)}
+    for fields in (graph.initializer, graph.input, graph.value_info):
+        kept = [field for field in fields if field.name not in gone]
+        del fields[:]
+        fields.extend(kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +156,7 @@ class _Rewriting:
             self._after(node)
         del self._graph.node[:]
         self._graph.node.extend(self._nodes)
-        self._drop(self._gone)
+        _keep(self._graph, lambda name: name not in self._gone)
 
     def _rewrite(self, node: onnx.NodeProto, replaced: onnx.NodeProto) -> None:
         whole = self._integer_scale(node)
@@ -192,14 +239,15 @@ class _Rewriting:
         steps = np.rint(self._tensors[name] / scales.astype(np.float64)).astype(np.int32)
         if all(reader.op_type in ("Conv", "Gemm") for reader in self._readers[name]) and len(self._readers[name]) == 1:
             self._gone.add(name)
-        return self._dequantised(name, steps, scales.astype(np.float32), np.zeros(len(scales), np.int32), 0)
+        return self._dequantised(name, steps, scales.astype(np.float32), None, 0)
 
-    def _dequantised(self, name: str, whole: NDArray[Any], scales: NDArray[Any], zeros: NDArray[Any], axis: int) -> str:
-        inputs = [
-            self._constant(f"{name}.int", whole),
-            self._constant(f"{name}.scale", scales),
-            self._constant(f"{name}.zero", zeros),
-        ]
+    def _dequantised(
+        self, name: str, whole: NDArray[Any], scales: NDArray[np.float32], zeros: NDArray[np.int8] | None, axis: int
+    ) -> str:
+        """`zeros`, all 0, may be left out, but onnxruntime's product of matrices looks for those of its weights."""
+        inputs = [self._constant(f"{name}.int", whole), self._constant(f"{name}.scale", scales)]
+        if zeros is not None:
+            inputs.append(self._constant(f"{name}.zero", zeros))
         self._nodes.append(helper.make_node("DequantizeLinear", inputs, [f"{name}.quantised"], axis=axis))
         return f"{name}.quantised"
 
@@ -218,12 +266,6 @@ class _Rewriting:
     def _constant(self, name: str, value: Any) -> str:
         self._graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
         return name
-
-    def _drop(self, names: set[str]) -> None:
-        for fields in (self._graph.initializer, self._graph.input, self._graph.value_info):
-            kept = [field for field in fields if field.name not in names]
-            del fields[:]
-            fields.extend(kept)
 
 
 def _affine(range_: Range) -> tuple[float, int]:
