@@ -113,11 +113,19 @@ def test_an_owners_onnx_model_trains_and_comes_back_for_inference(tmp_path: Path
         version, model = exported(history, "r", None)
         assert version == 8
         told = [r.accuracy for r in history.rounds_of("r") if r.round == 8]
+        (figures,) = [r.test for r in history.rounds_of("r") if r.round == 8]
     x, y, test = digits(0)
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     accuracy = (session.run(None, {"x": x[test]})[0].argmax(1) == y[test]).mean()
     assert accuracy == pytest.approx(told[0], abs=1e-6)
     assert accuracy > 0.7
+    # The counts by class came through the gateways whole: four devices, each with everyone's test part.
+    assert figures is not None
+    assert [of_class.examples for of_class in figures.classes] == (4.0 * np.bincount(y[test])).tolist()
+    found = session.run(None, {"x": x[test]})[0].argmax(1)
+    recalls = [np.mean(found[y[test] == label] == label) for label in range(10)]
+    assert [of_class.recall for of_class in figures.classes] == pytest.approx(recalls)
+    assert figures.balanced_accuracy == pytest.approx(np.mean(recalls))
 
 
 def test_edge_rounds_move_the_model_further_in_a_round_of_the_cloud(tmp_path: Path) -> None:
