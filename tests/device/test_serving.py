@@ -1,7 +1,7 @@
 """Serving: which model answers, how it is read, how often it may speak, and what is on the disk after a crash."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headwater.core.graph import compile_bundle, export_inference
+from headwater.core.graph.execution import Runnable
+from headwater.core.models import autoencoder
 from headwater.core.sketch import GAMMA, sketch
-from headwater.device.runtime.trainer import Evaluation
+from headwater.device.runtime.client import Worker
+from headwater.device.runtime.trainer import Evaluation, Trainer
 from headwater.device.serving import server as server_module
 from headwater.device.serving.decision import Score, Standing, decide
 from headwater.device.serving.limiter import full, take
@@ -204,10 +208,11 @@ class Windows:
 
     spec: SensorSource = SENSOR
     test_examples: int = 4
+    x: np.ndarray = field(default_factory=lambda: np.zeros((4, 1), np.float32))
     feeds: list[Feed] = field(default_factory=list)
 
     def snapshot(self) -> Dataset:
-        x, y = np.zeros((4, 1), np.float32), np.zeros(4, np.int64)
+        x, y = self.x, np.zeros(len(self.x), np.int64)
         return Dataset(x, y, x[: self.test_examples], y[: self.test_examples])
 
     def feed(self) -> Feed:
@@ -243,6 +248,7 @@ class Bench:
     published: list[Prediction] = field(default_factory=list)
     linked: bool = True
     personal: Mapping[str, np.ndarray] = field(default_factory=dict)
+    open_bundle: Callable[[Bundle], Any] = lambda bundle: Pretender(bundle)
 
     def __post_init__(self) -> None:
         self.server = Server(
@@ -250,7 +256,7 @@ class Bench:
             self.settings,
             {"d": self.source},  # type: ignore[dict-item]
             folder=self.folder,
-            open_bundle=Pretender,
+            open_bundle=self.open_bundle,
             personal=lambda run: self.personal,
             publish=self.publish,
         )
@@ -269,8 +275,8 @@ class Bench:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
 
-    async def until(self, there: Any) -> None:
-        async with asyncio.timeout(5):
+    async def until(self, there: Callable[[], bool], limit_s: float = 5.0) -> None:
+        async with asyncio.timeout(limit_s):
             while not there():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
@@ -407,6 +413,40 @@ async def test_short_rounds_do_not_wear_out_the_disk(tmp_path: Path, monkeypatch
             await bench.round(round_, 0.9)
         assert written == [1]
     assert written == [1, 5]
+
+
+async def test_an_anomaly_is_told_by_the_real_runtime_with_its_threshold(tmp_path: Path) -> None:
+    """An autoencoder whose test part is small numbers: a window of large ones is beyond the threshold, and alone is told."""
+    compiled = compile_bundle(
+        autoencoder(4, (8,), 2, rng=np.random.default_rng(0)), objective="reconstruction", name="a", classes=0
+    )
+    model_ = Model(run="r", version=1, tensors=encode_tensors(compiled.initial))
+    worker = Worker()
+    source = Windows(x=np.random.default_rng(1).normal(0, 0.1, (200, 4)).astype(np.float32), test_examples=200)
+    settings = ServingSettings(enabled=True, publish="alerts", alert_quantile=0.99)
+    bench = Bench(tmp_path, settings, source, open_bundle=lambda bundle: Trainer(bundle, worker))
+    try:
+        async with bench:
+            refs = {"model": reference(encode(model_)), "bundle": reference(encode(compiled.bundle))}
+            plan = Plan(key=RoundKey(run="r", round=2), task="train", data="d", **refs)
+            bench.server.offer(Assignment(plan, model_, compiled.bundle, 0.0))
+            await bench.until(lambda: bench.round_served == 1, limit_s=60)
+            for scale in (0.01, 5.0):
+                before = bench.server.counts["predictions"]
+                bench.source.feeds[-1].offer(LiveWindow(np.full(4, scale, np.float32), scale))
+                await bench.until(lambda before=before: bench.server.counts["predictions"] > before, limit_s=30)
+            await bench.until(lambda: bool(bench.published))
+    finally:
+        worker.close()
+    (told,) = bench.published
+    assert (told.time, told.alert) == (5.0, True)
+    assert told.error is not None
+    assert told.threshold is not None
+    assert told.error > 10 * told.threshold
+    x = np.full((1, 4), 5.0, np.float32)
+    runnable = Runnable(export_inference(autoencoder(4, (8,), 2, rng=np.random.default_rng(0)), compiled.initial))
+    expected = np.mean(np.square(runnable.run({next(iter(runnable.inputs)): x})[runnable.outputs[0]] - x))
+    assert told.error == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_model_without_an_infer_graph_is_not_served(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ A password comes from a file or the environment, never from a flag, for flags st
 """
 
 from pathlib import Path
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, SecretStr
