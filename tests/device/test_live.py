@@ -358,12 +358,15 @@ def test_no_grid_point_is_in_both_parts_and_the_fraction_is_kept(
     assert abs(tested / 400 - fraction) < 0.05
 
 
-def test_examples_are_channels_first_or_flat() -> None:
+def test_examples_are_laid_out_as_models_take_them() -> None:
     window = Window(((1.0, 10.0), (2.0, 20.0), (3.0, 30.0)), 0.0)
     assert features(window, form_of(source(window=3))).tolist() == [[1, 2, 3], [10, 20, 30]]
-    assert features(window, form_of(source(window=3, flat=True))).tolist() == [1, 2, 3, 10, 20, 30]
-    assert form_of(source(window=1, flat=True)).x_shape == (2,)
+    assert features(window, form_of(source(window=3, layout="flat"))).tolist() == [1, 2, 3, 10, 20, 30]
+    assert form_of(source(window=1, layout="flat")).x_shape == (2,)
     assert form_of(source(window=1)).x_shape == (2, 1)
+    time_first = form_of(source(window=3, layout="time_first"))
+    assert features(window, time_first).tolist() == [[1, 10], [2, 20], [3, 30]]
+    assert time_first.x_shape == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +387,7 @@ def test_the_target_has_the_shape_that_models_take(
 
 # ── the store ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-SHAPE = source(window=1, flat=True, label={"topic": "l", "classes": 100_000})
+SHAPE = source(window=1, layout="flat", label={"topic": "l", "classes": 100_000})
 
 
 def example(number: int, part: windowing.Part = "train") -> Example:
@@ -494,7 +497,7 @@ def test_a_failed_put_keeps_nothing_of_it(tmp_path: Path) -> None:
         {"channels": ({"topic": "a", "name": "x"}, {"topic": "b", "name": "z"})},
         {"label": {"topic": "l", "labels": ("ok", "worn")}},
         {"period_s": 2.0},
-        {"flat": False},
+        {"layout": "time_first"},
     ],
 )
 def test_another_description_begins_anew_and_the_old_examples_are_set_aside(
@@ -685,7 +688,9 @@ def test_what_is_dropped_is_told_once_and_then_seldom(
 
 
 def test_a_list_is_that_many_samples_up_to_now(tmp_path: Path, clock: Clock) -> None:
-    spec = source(channels=({"topic": "s", "name": "x"},), window=4, stride=4, lag_s=4.0, test_fraction=0.0, flat=True)
+    spec = source(
+        channels=({"topic": "s", "name": "x"},), window=4, stride=4, lag_s=4.0, test_fraction=0.0, layout="flat"
+    )
     live = LiveSource("k", spec, tmp_path / "k.db", clock=clock)
     for start in range(0, 40, 4):
         clock.at_s += 4.0

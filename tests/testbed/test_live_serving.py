@@ -88,7 +88,7 @@ def test_live_windows_are_scored_and_a_bad_model_never_answers(tmp_path: Path) -
             "node": "d1",
             "state": str(tmp_path / "state"),
             "serving": {"enabled": True, "max_per_minute": 6000.0, "alert_labels": ["worn"]},
-            "data": {"pump": pump("plant/d1", flat=True, max_examples=200)},
+            "data": {"pump": pump("plant/d1", layout="flat", max_examples=200)},
         }
         processes.start("cloud", link | {"node": "cloud", "database": database})
         started = processes.start("device", device)

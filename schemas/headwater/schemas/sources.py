@@ -73,6 +73,7 @@ JsonPath = Annotated[str, Field(pattern=r"^\$(\.[^.\[\]]+|\[\d{1,6}\])*$", max_l
 """Where in a payload the value lies: `$`, `$.a.b[0]`."""
 
 PayloadFormat = Literal["json", "msgpack", "text"]
+Layout = Literal["channels_first", "time_first", "flat"]
 
 
 class Reading(Frozen):
@@ -143,8 +144,8 @@ class SensorSource(Frozen):
     All channels are put on one grid of `period_s`, each holding its last value; where one is silent for longer than
     `max_gap_s` (ten periods, unless given) the window breaks off. Sample times may be late by `lag_s`. A window is
     `window` grid points, one begins every `stride` (as long as the window, unless given). x is float32
-    `[channels, window]`, or one row of numbers where it is `flat`. With neither `label` nor `forecast` there is no
-    target.
+    `[channels, window]` as convolutions take it, `[window, channels]` as recurrence and attention do, or `flat`: one
+    row of numbers. With neither `label` nor `forecast` there is no target.
 
     The store keeps the `newest` windows, or a `reservoir`: a uniform sample of all that ever were. A `test_fraction`
     of the time, in stretches of several windows, is the test part; no grid point is in both parts.
@@ -161,7 +162,7 @@ class SensorSource(Frozen):
     period_s: Annotated[FiniteFloat, Field(ge=0.0001, le=86_400)] = 1.0
     max_gap_s: Positive | None = None
     lag_s: Annotated[FiniteFloat, Field(ge=0, le=86_400)] = 0.0
-    flat: bool = False
+    layout: Layout = "channels_first"
     max_examples: Annotated[int, Field(ge=2, le=10_000_000)] = 5000
     max_size_bytes: Annotated[int, Field(ge=64 * 1024, le=4 * 1024**3)] = 64 * 1024 * 1024
     keep: Literal["newest", "reservoir"] = "newest"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from headwater.device.sources.dataset import Labels
 from headwater.device.sources.live.windowing import Example, Window
-from headwater.schemas.sources import SensorSource
+from headwater.schemas.sources import Layout, SensorSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Form:
     `meaning` is a hash of all that gives the numbers their meaning: examples of another one are another data set.
     """
 
+    layout: Layout
     x_shape: tuple[int, ...]
     y_shape: tuple[int, ...]
     y_dtype: str
@@ -33,8 +34,12 @@ class Form:
 
 
 def form_of(spec: SensorSource) -> Form:
-    channels = len(spec.channels)
-    x_shape = (channels * spec.window,) if spec.flat else (channels, spec.window)
+    channels, window = len(spec.channels), spec.window
+    shapes: dict[Layout, tuple[int, ...]] = {
+        "channels_first": (channels, window),
+        "time_first": (window, channels),
+        "flat": (channels * window,),
+    }
     # Topics may be renamed and windows overlap otherwise without a change of what the numbers are.
     meant = spec.model_dump_json(
         include={
@@ -43,10 +48,10 @@ def form_of(spec: SensorSource) -> Form:
             "forecast": True,
             "window": True,
             "period_s": True,
-            "flat": True,
+            "layout": True,
         }
     )
-    return Form(x_shape, *_target_form(spec), hashlib.sha256(meant.encode()).hexdigest())
+    return Form(spec.layout, shapes[spec.layout], *_target_form(spec), hashlib.sha256(meant.encode()).hexdigest())
 
 
 def _target_form(spec: SensorSource) -> tuple[tuple[int, ...], str]:
@@ -58,8 +63,9 @@ def _target_form(spec: SensorSource) -> tuple[tuple[int, ...], str]:
 
 
 def features(window: Window, form: Form) -> NDArray[np.float32]:
-    """float32 `[channels, window]`, or flat: all of the first channel's values, then the second's."""
-    return np.ascontiguousarray(np.array(window.rows, dtype=np.float32).T).reshape(form.x_shape)
+    """x of one example; flat is all of the first channel's values, then the second's."""
+    rows = np.array(window.rows, dtype=np.float32)
+    return rows if form.layout == "time_first" else np.ascontiguousarray(rows.T).reshape(form.x_shape)
 
 
 def target(example: Example, form: Form) -> Labels:
