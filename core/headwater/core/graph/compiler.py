@@ -88,6 +88,10 @@ def compile_bundle(
         raise UnsupportedModel(
             f"output {model.output!r}: no parameter that trains reaches it; check the model's output"
         )
+    if variant == "clipped" and objective == "cross_entropy" and recipe.loss.class_weights:
+        raise UnsupportedModel(
+            "loss.class_weights: where each example's gradient is clipped, each counts alike; leave them out"
+        )
     if variant == "clipped" and any(parameter.state for parameter in manifest.parameters):
         raise UnsupportedModel(
             "model: BatchNormalization lets an example see its neighbours, so no gradient is one example's alone; "

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from headwater.core.graph.execution import run_all
-from headwater.core.graph.operators import OPERATORS, attributes_of, check_node
-from headwater.core.graph.operators.composite import rewritten
+from headwater.core.graph.operators import OPERATORS, attributes_of, check_at_sight, check_node
+from headwater.core.graph.operators.composite import check_opset, rewritten
+from headwater.core.graph.operators.row import refuse
 from headwater.core.graph.refusal import UnsupportedModel
 from headwater.core.graph.tape import Shape, needed
 from headwater.schemas.limits import MAX_NAME_LENGTH, MAX_OBJECT_SIZE_BYTES, MAX_RANK, MAX_TENSORS
@@ -73,7 +74,7 @@ def read_forward(payload: bytes, frozen: tuple[str, ...] = (), personal: tuple[s
             f"model: {len(inputs)} inputs and {len(graph.output)} outputs; exactly one of each can be trained"
         )
     for node in graph.node:
-        attributes_of(node)
+        check_at_sight(node)
     x, output = inputs[0], graph.output[0].name
     _check_input(next(value for value in graph.input if value.name == x))
     found = _Traced(model, x, _parameter_names(graph, weights))
@@ -83,7 +84,11 @@ def read_forward(payload: bytes, frozen: tuple[str, ...] = (), personal: tuple[s
     _check_parameters(weights, floats, {name for name in used if name in weights})
     shapes = found.shapes(nodes, [x, *used])
     for node in nodes:
-        check_node(node, shapes, {*used, output})
+        check_node(node, shapes, {*used, output}, found.constants)
+        if OPERATORS[node.op_type].state and not found.is_by_example(node.input[0]):
+            raise refuse(node, "of rows that are not the examples; normalise before they are taken apart")
+    if not found.is_by_example(output):
+        raise UnsupportedModel(f"output {output!r}: its first axis must be the (dynamic) batch, one row an example")
     return Forward(
         model=model,
         x=x,
@@ -113,6 +118,8 @@ def _parsed(payload: bytes) -> onnx.ModelProto:
         raise UnsupportedModel(f"model: {len(payload)} bytes; at most {MAX_OBJECT_SIZE_BYTES} travel")
     try:
         model = onnx.load_from_string(payload)
+        for node in model.graph.node:
+            check_opset(node, _opset(model))
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
         raise UnsupportedModel(f"model: not a valid ONNX model ({str(error).splitlines()[0]})") from None
@@ -136,7 +143,7 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
     if opset < OPSET:
         for node in model.graph.node:
             # Named by the reader's own refusal, before a converter stumbles over it.
-            if node.op_type not in OPERATORS and not rewritten(node, opset)[1:]:
+            if node.op_type not in OPERATORS and not rewritten(node)[1:]:
                 attributes_of(node)
         try:
             model = onnx.version_converter.convert_version(model, OPSET)
@@ -145,7 +152,8 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
             raise UnsupportedModel(
                 f"model: opset {opset} cannot be brought to {OPSET} ({str(error).splitlines()[0]}); export with {OPSET}"
             ) from None
-    nodes = [new for node in model.graph.node for new in rewritten(_for_inference(node), opset)]
+    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    nodes = [new for node in model.graph.node for new in rewritten(_for_inference(node, used))]
     plain = onnx.ModelProto()
     plain.CopyFrom(model)
     del plain.graph.node[:]
@@ -157,10 +165,13 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
     return plain
 
 
-def _for_inference(node: onnx.NodeProto) -> onnx.NodeProto:
+def _for_inference(node: onnx.NodeProto, used: set[str]) -> onnx.NodeProto:
     """Without what makes Dropout and BatchNormalization behave as in training: a training graph does so anyway."""
     if node.op_type not in ("Dropout", "BatchNormalization"):
         return node
+    extra = next((name for name in node.output[1:] if name in used), None)
+    if extra is not None:
+        raise refuse(node, f"whose output {extra!r} is used; only the first can be")
     plain = onnx.NodeProto()
     plain.CopyFrom(node)
     if node.op_type == "Dropout":
@@ -293,6 +304,10 @@ class _Traced:
         made = {name for node in nodes for name in node.output if name}
         return {name: self._shape(name) for name in dict.fromkeys((*names, *sorted(made))) if name}
 
+    def is_by_example(self, name: str) -> bool:
+        """Whether a value has a row for each example."""
+        return self._small[name].shape[:1] == _BATCHES[:1] and self._large[name].shape[:1] == _BATCHES[1:]
+
     def _shape(self, name: str) -> Shape:
         if name in self.constants:
             return self.constants[name].shape
@@ -305,6 +320,12 @@ class _Traced:
             raise UnsupportedModel(
                 f"value {name!r}: shape {found} for batches of {_BATCHES[0]}→{_BATCHES[1]}; one dimension must be the "
                 "(dynamic) batch, all others fixed"
+            )
+        if shape.count(None) > 1:
+            met = ["batch" if size is None else size for size in shape]
+            raise UnsupportedModel(
+                f"value {name!r}: shape {met}; every example meets every other in it, and none may depend on its "
+                "neighbours"
             )
         return tuple(size if isinstance(size, int) else None for size in shape)
 

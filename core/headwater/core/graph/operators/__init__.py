@@ -7,7 +7,7 @@ elementwise.py  linear.py  shaping.py  reducing.py  convolution.py  batch_norm.p
 composite.py                                             operators that are rewritten into those before anything else
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import onnx
@@ -19,7 +19,7 @@ from headwater.core.graph.operators.elementwise import ELEMENTWISE
 from headwater.core.graph.operators.linear import LINEAR
 from headwater.core.graph.operators.recurrent import RECURRENT
 from headwater.core.graph.operators.reducing import REDUCING
-from headwater.core.graph.operators.row import Operator, refuse, where
+from headwater.core.graph.operators.row import Operator, given, refuse, where
 from headwater.core.graph.operators.shaping import SHAPING
 from headwater.core.graph.refusal import UnsupportedModel
 from headwater.core.graph.tape import Shape
@@ -67,19 +67,33 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
             + (f"{mend}; " if mend else "")
             + f"supported are {', '.join(SUPPORTED)}"
         )
-    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    unknown = sorted(given.keys() - row.attributes.keys())
+    named = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    unknown = sorted(named.keys() - row.attributes.keys())
     if unknown:
         raise UnsupportedModel(
             f"{where(node)}: {node.op_type} with {', '.join(unknown)}; leave it out, supported are "
             f"{', '.join(sorted(row.attributes)) or 'none'}"
         )
-    return {**row.attributes, **given}
+    return {**row.attributes, **named}
 
 
-def check_node(node: onnx.NodeProto, shapes: Mapping[str, Shape], used: set[str]) -> None:
-    """Raises UnsupportedModel where shapes forbid a node, or one of its extra outputs is used."""
+def check_at_sight(node: onnx.NodeProto) -> None:
+    """Raises UnsupportedModel for what a node's own text forbids."""
+    attributes, row = attributes_of(node), OPERATORS[node.op_type]
+    if row.at_sight is not None:
+        row.at_sight(node, attributes)
+
+
+def check_node(node: onnx.NodeProto, shapes: Mapping[str, Shape], used: set[str], constants: Iterable[str]) -> None:
+    """Raises UnsupportedModel where shapes forbid a node, an extra output is used, or a fixed input is computed."""
     row = OPERATORS[node.op_type]
+    computed = [place for place in row.fixed if given(node, place) and node.input[place] not in constants]
+    if computed:
+        raise refuse(
+            node,
+            f"whose input {computed[0]} {node.input[computed[0]]!r} is computed or trains; no gradient goes through "
+            "it, make it a constant",
+        )
     extra = [name for name in node.output[row.outputs :] if name in used]
     if extra:
         raise refuse(node, f"whose output {extra[0]!r} is used; only the first {row.outputs} can be")

@@ -99,18 +99,18 @@ COMPOSITES: Final[Mapping[str, Rewrite]] = {
 }
 
 
-def rewritten(node: onnx.NodeProto, opset: int) -> list[onnx.NodeProto]:
-    """The nodes that take a node's place: itself, where it is no composite.
+def check_opset(node: onnx.NodeProto, opset: int) -> None:
+    """Raises UnsupportedModel for GroupNormalization of an opset below 21, which ONNX itself took back."""
+    if node.op_type == "GroupNormalization" and opset < 21:
+        raise refuse(node, f"of opset {opset}, which scales whole groups; export with opset 21, which scales channels")
 
-    Raises:
-        UnsupportedModel: GroupNormalization of an opset below 21, whose scales are per group.
-    """
+
+def rewritten(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The nodes that take a node's place: itself, where it is no composite."""
     rewrite = COMPOSITES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if rewrite is None:
         return [node]
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    if node.op_type == "GroupNormalization" and opset < 21 and attributes["num_groups"] > 1:
-        raise refuse(node, f"of opset {opset}, which scales whole groups; export with opset 21, which scales channels")
     write = Rewriter(node)
     rewrite(write, attributes)
     return write.nodes

@@ -258,15 +258,34 @@ def _one_or_two_axes(node: onnx.NodeProto, _: Attributes, shapes: Mapping[str, S
         raise refuse(node, "with an empty output; make the input larger or the kernel smaller")
 
 
+def _without_holes(node: onnx.NodeProto, attributes: Attributes) -> None:
+    if attributes["dilations"] and set(attributes["dilations"]) != {1}:
+        raise refuse(node, f"with dilations {list(attributes['dilations'])}; leave them out")
+
+
+def _row_by_row(node: onnx.NodeProto, attributes: Attributes) -> None:
+    if attributes["storage_order"]:
+        raise refuse(node, "with storage_order=1; leave it out, nothing but its unused output of places follows it")
+
+
 _MOVING: Final = {"auto_pad": "NOTSET", "dilations": None, "kernel_shape": None, "pads": None, "strides": None}
 
 CONVOLUTION: Final[Mapping[str, Operator]] = {
-    "AveragePool": Operator(_average_pool, {**_MOVING, "ceil_mode": 0, "count_include_pad": 0}, check=_one_or_two_axes),
+    "AveragePool": Operator(
+        _average_pool,
+        {**_MOVING, "ceil_mode": 0, "count_include_pad": 0},
+        at_sight=_without_holes,
+        check=_one_or_two_axes,
+    ),
     "Conv": Operator(_conv, {**_MOVING, "group": 1}, forward=_conv_forward, check=_one_or_two_axes),
     "ConvTranspose": Operator(
         _conv_transpose, {**_MOVING, "group": 1, "output_padding": None, "output_shape": None}, check=_one_or_two_axes
     ),
     "MaxPool": Operator(
-        _max_pool, {**_MOVING, "ceil_mode": 0, "storage_order": 0}, forward=_max_pool_forward, check=_one_or_two_axes
+        _max_pool,
+        {**_MOVING, "ceil_mode": 0, "storage_order": 0},
+        forward=_max_pool_forward,
+        at_sight=_row_by_row,
+        check=_one_or_two_axes,
     ),
 }

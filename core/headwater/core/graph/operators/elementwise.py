@@ -192,6 +192,15 @@ def _cast(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -
     return (grad if attributes["to"] == FLOAT else None,)
 
 
+def _single(node: onnx.NodeProto, attributes: Attributes, _: Mapping[str, Shape]) -> None:
+    if attributes["to"] in _OTHER_FLOATS:
+        name = onnx.TensorProto.DataType.Name(attributes["to"])
+        raise refuse(node, f"to {name}; everything is computed in float32, cast to FLOAT or leave it out")
+
+
+_OTHER_FLOATS: Final = (onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
+
 def _where(tape: Tape, node: onnx.NodeProto, _: Attributes, grad: str) -> Gradients:
     condition, a, b = node.input
     out, zero = tape.shapes[node.output[0]], tape.constant(0.0)
@@ -251,7 +260,7 @@ def _nothing(tape: Tape, node: onnx.NodeProto, _: Attributes, *grads: str | None
 ELEMENTWISE: Final[Mapping[str, Operator]] = {
     "Abs": Operator(_abs, {}),
     "Add": Operator(_add, {}),
-    "Cast": Operator(_cast, {"to": FLOAT, "saturate": 1}),
+    "Cast": Operator(_cast, {"to": FLOAT}, check=_single),
     "Clip": Operator(_clip, {}, fixed=(1, 2)),
     "Cos": Operator(_cos, {}),
     "Div": Operator(_div, {}),

@@ -15,7 +15,7 @@ from onnx import helper
 
 from headwater.core.graph.operators.row import Attributes, Gradients, Operator, given, refuse
 from headwater.core.graph.operators.shaping import part
-from headwater.core.graph.tape import Shape, Tape, value_info
+from headwater.core.graph.tape import Tape, value_info
 
 Names = tuple[str, ...]
 Activation = Callable[[Tape, str], str]
@@ -449,7 +449,7 @@ def _shifted(tape: Tape, sequence: str, first: str, reverse: bool) -> str:
 # ── what is accepted ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _check(node: onnx.NodeProto, attributes: Attributes, shapes: Mapping[str, Shape]) -> None:
+def _check(node: onnx.NodeProto, attributes: Attributes) -> None:
     if given(node, 4) is not None:
         raise refuse(node, "with sequence_lens; cut the sequences to one length and leave it out")
     if node.op_type == "LSTM" and given(node, 7) is not None:
@@ -458,7 +458,7 @@ def _check(node: onnx.NodeProto, attributes: Attributes, shapes: Mapping[str, Sh
         if attributes.get(name, plain) != plain:
             mend = "transpose the input to [time, batch, features]" if name == "layout" else "leave it out"
             raise refuse(node, f"with {name}={attributes[name]}; {mend}")
-    _check_activations(node, attributes, shapes[node.input[1]][0] or 1)
+    _check_activations(node, attributes, 2 if _text(attributes["direction"]) == "bidirectional" else 1)
 
 
 def _check_activations(node: onnx.NodeProto, attributes: Attributes, directions: int) -> None:
@@ -487,10 +487,10 @@ _RECURRENT: Final = {
 
 RECURRENT: Final[Mapping[str, Operator]] = {
     "GRU": Operator(
-        _backward, {**_RECURRENT, "linear_before_reset": 0}, outputs=2, forward=_forward, check=_check, fixed=(4,)
+        _backward, {**_RECURRENT, "linear_before_reset": 0}, outputs=2, forward=_forward, at_sight=_check, fixed=(4,)
     ),
     "LSTM": Operator(
-        _backward, {**_RECURRENT, "input_forget": 0}, outputs=3, forward=_forward, check=_check, fixed=(4,)
+        _backward, {**_RECURRENT, "input_forget": 0}, outputs=3, forward=_forward, at_sight=_check, fixed=(4,)
     ),
-    "RNN": Operator(_backward, _RECURRENT, outputs=2, forward=_forward, check=_check, fixed=(4,)),
+    "RNN": Operator(_backward, _RECURRENT, outputs=2, forward=_forward, at_sight=_check, fixed=(4,)),
 }

@@ -76,6 +76,12 @@ def _within_an_example(node: onnx.NodeProto, attributes: Attributes, shapes: Map
     not_the_batch(node, attributes["axis"], shapes[node.input[0]])
 
 
+def _behind_the_batch(node: onnx.NodeProto, attributes: Attributes, shapes: Mapping[str, Shape]) -> None:
+    shape = shapes[node.input[0]]
+    for axis in range(axis_of(attributes["axis"], shape), len(shape)):
+        not_the_batch(node, axis, shape)
+
+
 def _layer_norm_forward(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> None:
     """The node itself, asked for its mean and inverse deviation besides."""
     mean, inverse = tape.fresh("mean"), tape.fresh("inverse_deviation")
@@ -117,7 +123,7 @@ REDUCING: Final[Mapping[str, Operator]] = {
         _layer_norm,
         {"axis": -1, "epsilon": 1e-5, "stash_type": 1},
         forward=_layer_norm_forward,
-        check=_within_an_example,
+        check=_behind_the_batch,
     ),
     "LogSoftmax": Operator(_log_softmax, {"axis": -1}, check=_within_an_example),
     "ReduceMax": Operator(_reduce_max, _REDUCTION, fixed=(1,)),

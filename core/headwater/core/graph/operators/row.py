@@ -16,6 +16,7 @@ Backward = Callable[..., Gradients]
 
 Forward = Callable[[Tape, onnx.NodeProto, Attributes], None]
 Check = Callable[[onnx.NodeProto, Attributes, Mapping[str, Shape]], None]
+Sight = Callable[[onnx.NodeProto, Attributes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Operator:
     """How many of its outputs may be used."""
     forward: Forward | None = None
     """What runs in a graph instead of the node itself."""
+    at_sight: Sight | None = None
+    """Raises UnsupportedModel for what the attributes and inputs given forbid, before anything runs."""
     check: Check | None = None
     """Raises UnsupportedModel for what the attributes and shapes forbid."""
 

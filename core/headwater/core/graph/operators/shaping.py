@@ -75,6 +75,8 @@ def _chosen(tape: Tape, node: onnx.NodeProto) -> dict[int, list[int]]:
     rows = {}
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place = axis_of(axis, shape)
+        if step != 1:
+            not_the_batch(node, place, shape)
         if shape[place] is not None:
             rows[place] = _rows(shape[place] or 0, start, end, step)
     return rows

@@ -71,8 +71,6 @@ def transposed_window(attributes: Attributes, x_shape: Shape, out_shape: Shape, 
     if mode.startswith("SAME") or attributes["output_shape"]:
         totals = [max(0, f + (e or 0) - o) for f, e, o in zip(full, _extra(attributes, kernel), outer, strict=True)]
         before = [total // 2 if mode == "SAME_UPPER" else total - total // 2 for total in totals]
-        if mode == "NOTSET":
-            before = [total // 2 for total in totals]
     else:
         before = [0] * len(kernel) if mode == "VALID" else list(attributes["pads"] or [0] * 2 * len(kernel))
     after = [f - o - b for f, o, b in zip(full, outer, before, strict=False)]
