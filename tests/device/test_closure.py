@@ -17,7 +17,7 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 import headwater.device
 importlib.import_module("headwater.device.__main__")
-loaded = [name for name in ("onnxruntime",) if name in sys.modules]
+loaded = [name for name in ("onnxruntime", "google.protobuf") if name in sys.modules]
 assert not loaded, f"the agent itself loads {loaded}, which is the worker's affair"
 for module in pkgutil.walk_packages(headwater.device.__path__, "headwater.device."):
     if not module.name.endswith("__main__"):

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from headwater.device.agent import Agent, Means
 from headwater.device.coach import Beside
 from headwater.device.runtime.client import Bounds, Worker
 from headwater.device.runtime.trainer import Trainer
 from headwater.device.sensors import Sensors, watch
-from headwater.device.serving.server import Server
 from headwater.device.sources import LiveSource, Source, open_sources
 from headwater.device.sources.live.listening import services
 from headwater.device.state import LocalState
@@ -20,6 +20,9 @@ from headwater.schemas.messages import Delta
 from headwater.schemas.settings import DeviceSettings
 from headwater.schemas.topics import Topics
 from headwater.transport.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from headwater.device.serving.server import Server
 
 
 async def serve(settings: DeviceSettings) -> None:
@@ -65,8 +68,11 @@ async def serve(settings: DeviceSettings) -> None:
 
 def _server(
     settings: DeviceSettings, sources: Mapping[str, Source], worker: Worker, state: LocalState, child: Child
-) -> Server:
+) -> "Server":
     """Raises ConfigError where there is nothing to serve."""
+    # What is off is not loaded: a device that only trains is small.
+    from headwater.device.serving.server import Server
+
     live = {key: source for key, source in sources.items() if isinstance(source, LiveSource)}
     if not live:
         known = ", ".join(sources)
@@ -85,7 +91,7 @@ def _server(
     )
 
 
-async def _serving(server: Server, worker: Worker) -> None:
+async def _serving(server: "Server", worker: Worker) -> None:
     """A window wants its answer at once, so the worker stays."""
     with worker.kept():
         await server.run()
