@@ -29,9 +29,8 @@ def _forward_in_training(tape: Tape, node: onnx.NodeProto, attributes: Attribute
     mean = _mean_over_examples(tape, share, _sum_over_places(tape, x, x))
     centred = tape.emit("Sub", x, _by_channel(tape, mean, x))
     variance = _mean_over_examples(tape, share, _sum_over_places(tape, tape.emit("Mul", centred, centred), x))
-    inverse = tape.emit(
-        "Reciprocal", tape.emit("Sqrt", tape.emit("Add", variance, tape.constant(attributes["epsilon"])))
-    )
+    floor = tape.emit("Add", _nothing_to_see(tape), tape.constant(attributes["epsilon"]))
+    inverse = tape.emit("Reciprocal", tape.emit("Sqrt", tape.emit("Add", variance, floor)))
     gain = tape.emit("Mul", scale, inverse)
     scaled = tape.emit("Mul", centred, _by_channel(tape, gain, x))
     tape.emit("Add", scaled, _by_channel(tape, bias, x), name=node.output[0])
@@ -54,6 +53,14 @@ def _presence(tape: Tape, x: str) -> tuple[str, str, int]:
     for size in tape.shapes[x][2:]:
         elements *= size or 1
     return present, tape.emit("Div", present, tape.emit("Mul", count, tape.constant(float(elements)))), elements
+
+
+def _nothing_to_see(tape: Tape) -> str:
+    """1 where all is filler, else 0: a variance of nothing is 0, and layer by layer its inverse would grow beyond
+    float32."""
+    training = tape.training
+    assert training is not None
+    return tape.emit("Sub", tape.constant(1.0), training.active)
 
 
 def _sum_over_places(tape: Tape, value: str, x: str) -> str:
