@@ -137,6 +137,10 @@ def _processes(fleet: Standing, brokers: list[int]) -> dict[str, Any]:
     """CPU since each process began, its start and imports included, and its peak of resident memory."""
     kinds = {started.process.pid: started.kind for started in fleet.processes.started}
     kinds |= dict.fromkeys([*brokers, *(broker.pid for broker in fleet.brokers)], "broker")
+    # Devices run their graphs in a process of their own.
+    for pid in tuple(kinds):
+        below = psutil.Process(pid).children(recursive=True)
+        kinds |= {child.pid: "worker" for child in below if child.pid not in kinds}
     peaks: dict[str, int] = {}
     cpu_s = 0.0
     for pid, kind in kinds.items():
