@@ -1,0 +1,200 @@
+"""Law: whether a model can be trained is said before a fleet is asked, in plain words, with what it will cost."""
+
+import json
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
+
+import typer
+
+from headwater.cli.model_reports import in_bytes, report, run_toml, shared, told, verdict
+from headwater.schemas.errors import ConfigError
+from headwater.schemas.manifest import Objective
+
+if TYPE_CHECKING:
+    from headwater.core.graph import Compiled
+    from headwater.core.graph.gate import Verification
+
+app = typer.Typer(help="Check, import and draw models.", no_args_is_help=True, add_completion=False)
+
+DRAW_TIMEOUT_S: Final = 60.0
+PICTURES: Final = (".svg", ".png", ".pdf")
+
+File = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="A forward model: one input x, one output.")]
+ObjectiveName = Annotated[str, typer.Option("--objective", help=f"One of {', '.join(get_args(Objective))}.")]
+Classes = Annotated[int, typer.Option(min=0, help="How many classes labels have; 0: as many as the model gives.")]
+Batch = Annotated[int, typer.Option(min=1, max=65_536, help="Examples of a step.")]
+Frozen = Annotated[list[str], typer.Option("--frozen", help="Parameters that do not train, as a name pattern; repeat.")]
+Personal = Annotated[
+    list[str], typer.Option("--personal", help="Parameters that never leave their device, as a pattern; repeat.")
+]
+Optimiser = Annotated[str, typer.Option(help="The local optimiser, which decides on the memory of a step.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How a model is to be trained."""
+
+    objective: str = "cross_entropy"
+    classes: int = 0
+    frozen: tuple[str, ...] = ()
+    personal: tuple[str, ...] = ()
+    optimiser: str = "sgd"
+
+
+@app.command("check")
+def check(
+    file: File,
+    objective: ObjectiveName = "cross_entropy",
+    classes: Classes = 0,
+    batch: Batch = 32,
+    frozen: Frozen = [],  # noqa: B006
+    personal: Personal = [],  # noqa: B006
+    optimiser: Optimiser = "sgd",
+    as_json: AsJson = False,
+) -> None:
+    """Say whether and how a model can be trained, and what that costs.
+
+    Operations: two for each multiplication of a product, one for each element of what other operators make; a training
+    step is taken for three times the forward pass. Memory is an estimate, within a factor of two.
+
+    Example: headwater model check model.onnx --objective mse --frozen 'body.*' --batch 16
+    """
+    from headwater.core.cost import cost
+
+    compiled, verification = _verified(
+        _read(file), Asked(objective, classes, tuple(frozen), tuple(personal), optimiser)
+    )
+    price = cost(compiled, batch)
+    _show(as_json, told(compiled, verification, price), report(file, compiled, verification, price))
+
+
+@app.command("import")
+def import_(
+    file: File,
+    objective: ObjectiveName = "cross_entropy",
+    name: Annotated[str | None, typer.Option(help="The run's name; by default the file's.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The file to write; by default NAME/model.onnx.")] = None,
+    data: Annotated[str, typer.Option(help="The devices' data key that the run is about.")] = "data",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the run.")] = 40,
+    as_json: AsJson = False,
+) -> None:
+    """Check a model, write it anew as a run takes it, and a run.toml beside it that `headwater run start` takes.
+
+    Example: headwater model import model.onnx --objective mse --name bearings --data vibration
+    """
+    from headwater.models import imported
+
+    payload = _read(file)
+    name = name or file.stem
+    path = output or Path(name) / "model.onnx"
+    run = path.with_name("run.toml")
+    for new in (path, run):
+        if new.exists():
+            raise ConfigError(f"output: {new} is there already; choose another --output or --name, or move it away")
+    result = imported(payload)
+    compiled, verification = _verified(result.model, Asked(objective))
+    description = run_toml(name, data, rounds, objective, path.name, compiled.manifest)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(result.model)
+        run.write_text(description, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"output: {path}: {error.strerror}; choose another file") from None
+    changes = result.changes or ("nothing had to change",)
+    lines = [
+        f"{file}: {verdict(compiled, verification)}",
+        *(f"  {change}" for change in (*changes, *shared(compiled))),
+        f"{path}: the model, {in_bytes(len(result.model))}",
+        f"{run}: the run; set data to your devices' key, then: headwater run start {run}",
+    ]
+    result_told = {"model": str(path), "run": str(run), "changes": list(result.changes), "shared": shared(compiled)}
+    _show(as_json, result_told | asdict(verification), "\n".join(lines))
+
+
+@app.command("draw")
+def draw(
+    file: File,
+    output: Annotated[
+        Path | None, typer.Option(help="By its ending: .txt, .mmd (Mermaid), .dot, or .svg, .png, .pdf by Graphviz.")
+    ] = None,
+) -> None:
+    """Draw a model: its layers from the top, their shapes and parameters; to the terminal unless told otherwise.
+
+    Example: headwater model draw model.onnx --output model.mmd
+    """
+    from headwater.core.drawing import FORMS, as_dot, as_text
+    from headwater.core.graph.forward import read_forward
+
+    forward = read_forward(_read(file))
+    if output is None:
+        typer.echo(as_text(forward))
+    elif output.suffix in FORMS:
+        _write(output, FORMS[output.suffix](forward).encode())
+    elif output.suffix in PICTURES:
+        _write(output, _by_graphviz(as_dot(forward), output.suffix))
+    else:
+        raise ConfigError(f"output: {output}: no known ending; take one of {', '.join((*FORMS, *PICTURES))}")
+
+
+def _by_graphviz(dot: str, ending: str) -> bytes:
+    program = shutil.which("dot")
+    if program is None:
+        raise ConfigError(f"output: {ending} needs Graphviz's dot, which is not installed; install it, or take .mmd")
+    command = [program, f"-T{ending[1:]}"]
+    done = subprocess.run(command, input=dot.encode(), capture_output=True, timeout=DRAW_TIMEOUT_S, check=False)
+    if done.returncode:
+        raise ConfigError(f"output: dot failed ({done.stderr.decode(errors='replace').strip()[:200]}); take .mmd")
+    return done.stdout
+
+
+def _show(as_json: bool, value: dict[str, Any], text: str) -> None:
+    typer.echo(json.dumps(value) if as_json else text)
+
+
+# ── reading and writing ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}; give an ONNX file") from None
+
+
+def _write(path: Path, payload: bytes) -> None:
+    try:
+        path.write_bytes(payload)
+    except OSError as error:
+        raise ConfigError(f"output: {path}: {error.strerror}; choose another file") from None
+
+
+def _verified(payload: bytes, asked: Asked) -> "tuple[Compiled, Verification]":
+    """Raises UnsupportedModel with the refusal."""
+    import numpy as np
+
+    from headwater.core.graph import compile_bundle
+    from headwater.core.graph.gate import verify
+    from headwater.core.models import NORMALISER
+    from headwater.schemas.run import LocalTraining
+    from headwater.schemas.run import Optimiser as Known
+
+    for field, value, known in (
+        ("objective", asked.objective, get_args(Objective)),
+        ("optimiser", asked.optimiser, get_args(Known)),
+    ):
+        if value not in known:
+            raise ConfigError(f"{field}: {value!r} is none of {', '.join(known)}; choose one")
+    compiled = compile_bundle(
+        payload,
+        objective=asked.objective,  # type: ignore[arg-type]
+        name="model",
+        classes=asked.classes,
+        frozen=(*NORMALISER, *asked.frozen),
+        personal=asked.personal,
+        local=LocalTraining(optimiser=asked.optimiser),  # type: ignore[arg-type]
+    )
+    return compiled, verify(compiled, rng=np.random.default_rng(0))
