@@ -158,6 +158,28 @@ def test_an_answer_that_is_larger_than_the_manifest_says_is_not_read(worker: Wor
     still_works(worker)
 
 
+# ── turns ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_whoever_asks_first_is_answered_first(worker: Worker) -> None:
+    """A training that asks again and again does not keep a prediction waiting for more than the segment under way."""
+    stop, waits = threading.Event(), []
+
+    def busily() -> None:
+        while not stop.is_set():
+            worker.ask(Frame({"do": "hello"}, {"x": np.zeros(2_000_000)}))
+
+    busy = threading.Thread(target=busily)
+    busy.start()
+    for _ in range(50):
+        began = time.monotonic()
+        worker.ask(Frame({"do": "hello"}))
+        waits.append(time.monotonic() - began)
+    stop.set()
+    busy.join()
+    assert sorted(waits)[45] < 0.2
+
+
 # ── a worker that goes away ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -226,6 +248,7 @@ def test_a_worker_has_few_rights_and_no_secrets(monkeypatch: pytest.MonkeyPatch)
     before = psutil.Process().nice()
     assert process.nice() == min(before + 3, 19)
     assert "hush" not in process.environ().values()
+    assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text().strip() == "800"
     limits = {what: process.rlimit(getattr(psutil, f"RLIMIT_{what}"))[0] for what in ("AS", "CORE", "FSIZE", "NOFILE")}
     assert limits == {"AS": 600 * 2**20, "CORE": 0, "FSIZE": 0, "NOFILE": 64}
     worker.close()

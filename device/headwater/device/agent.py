@@ -91,12 +91,12 @@ class Agent:
 
     async def _contribute(self, assignment: Assignment) -> Delta:
         plan, manifest = assignment.plan, assignment.bundle.manifest
-        now = asyncio.get_running_loop().time()
-        until = min(now + self._time_limit_s, assignment.arrived_at + plan.deadline_s)
+        deadline = assignment.arrived_at + plan.deadline_s
         source = self._sources.get(plan.data)
         if source is None:
             raise _NoData
-        await self._means.beside.ready(until)
+        await self._means.beside.ready(deadline)
+        until = min(asyncio.get_running_loop().time() + self._time_limit_s, deadline)
         data = await asyncio.to_thread(source.snapshot)
         if data is None:
             raise _NoData

@@ -32,6 +32,12 @@ def obstacle(settings: ConditionSettings, reading: Reading) -> str | None:
     return None
 
 
+def has_rules(settings: ConditionSettings) -> bool:
+    """Whether anything is to be looked at."""
+    given = (settings.only_while_charging, settings.min_battery_percent, settings.hours)
+    return any(given) or settings.max_temperature_c is not None
+
+
 def missing_sensors(settings: ConditionSettings, reading: Reading) -> tuple[str, ...]:
     """The settings that need a sensor which this device does not have."""
     needed = {

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from headwater.device.conditions import Reading, missing_sensors, obstacle
+from headwater.device.conditions import Reading, has_rules, missing_sensors, obstacle
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.settings import ConditionSettings
 
@@ -46,6 +46,8 @@ def watch(settings: ConditionSettings, sensors: Sensors, clock: Callable[[], dat
     Raises:
         ConfigError: a rule needs a sensor that this device does not have.
     """
+    if not has_rules(settings):
+        return lambda: None
     missing = missing_sensors(settings, sensors.reading(clock()))
     if missing:
         folder = sensors.thermal if missing[0] == "max_temperature_c" else sensors.power

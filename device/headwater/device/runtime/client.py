@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from headwater.device.runtime.failures import GraphRefused, TrainingTimedOut, WorkerFailed
 from headwater.device.runtime.frames import Array, Frame, FrameError, parts, read
+from headwater.device.runtime.turns import Turns
 
 log = logging.getLogger("headwater.device")
 
@@ -62,13 +63,13 @@ class Bounds:
 
 
 class Worker:
-    """The process that runs graphs, as the agent sees it. Any thread may ask; one request is done at a time."""
+    """The process that runs graphs, as the agent sees it. Any thread may ask; each request has its turn."""
 
     def __init__(self, bounds: Bounds | None = None) -> None:
         self._bounds = bounds or Bounds()
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = threading.Event()
-        self._lock = threading.Lock()
+        self._turns = Turns()
         self._used_at = 0.0
         self._keepers = 0
 
@@ -88,7 +89,7 @@ class Worker:
             WorkerFailed: it has no memory left, or ended.
             UnknownHere: it does not have what the request names.
         """
-        with self._lock:
+        with self._turns:
             try:
                 answer = self._exchange(self._running(), request, limit_s + GRACE_S, max_answer_bytes)
             except TimeoutError:
@@ -129,7 +130,7 @@ class Worker:
         process = self._process
         if process is not None:
             process.kill()
-        with self._lock:
+        with self._turns:
             self._end(kill=True)
 
     # ── the process ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -154,7 +155,8 @@ class Worker:
         )
         for pipe in (_fd(process.stdin), _fd(process.stdout)):
             os.set_blocking(pipe, False)
-            with contextlib.suppress(OSError):
+            # Linux alone lets a pipe be larger.
+            with contextlib.suppress(OSError, AttributeError):
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE_BYTES)
         return process
 
@@ -191,14 +193,14 @@ class Worker:
         wait_s = self._bounds.idle_s
         while not ended.wait(max(wait_s, 0.05)):
             wait_s = self._bounds.idle_s
-            if self._keepers or not self._lock.acquire(blocking=False):
+            if self._keepers or not self._turns.try_take():
                 continue
             try:
                 wait_s = self._used_at + self._bounds.idle_s - time.monotonic()
                 if wait_s <= 0 and not ended.is_set():
                     self._end(kill=False)
             finally:
-                self._lock.release()
+                self._turns.give()
 
     # ── one exchange ────────────────────────────────────────────────────────────────────────────────────────────
 

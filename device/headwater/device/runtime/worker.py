@@ -19,6 +19,9 @@ MAX_OPEN_FILES: Final = 64
 OUT_OF_MEMORY: Final = 12
 """Exit code of a worker that could not even read a request."""
 
+OUT_OF_MEMORY_SCORE: Final = 800
+"""How readily the kernel takes this process when memory is short, from -1000 to 1000."""
+
 
 def main() -> int:
     limit_bytes, niceness = int(sys.argv[1]), int(sys.argv[2])
@@ -60,6 +63,9 @@ def _bound(limit_bytes: int, niceness: int) -> None:
     _limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
     with contextlib.suppress(OSError):
         os.nice(niceness)
+    # A device that runs out of memory loses its worker, not its agent.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(OUT_OF_MEMORY_SCORE))
 
 
 def _limit(what: int, limit: int) -> None:
