@@ -83,6 +83,13 @@ def _checked(torch: Any, module: Any, example: Any) -> "torch.Tensor":
     """The example as a tensor with at least two rows, when the module takes it."""
     if not isinstance(module, torch.nn.Module):
         raise NotExported(f"module: {type(module).__name__} is no torch.nn.Module; give the model itself")
+    try:
+        copy.deepcopy(module)
+    except Exception as error:
+        # Whatever a module's own tensors raise.
+        raise NotExported(
+            f"module: it cannot be copied ({_brief(error)}); use torch.nn.utils.parametrizations for what is computed"
+        ) from None
     x = torch.as_tensor(example)
     if x.dtype != torch.float32:
         raise NotExported(f"example: {x.dtype}; give float32, as devices do")
@@ -257,7 +264,9 @@ def _check_all_there(torch: Any, module: "nn.Module", x: "torch.Tensor", missing
         return
     asked = copy.deepcopy(module).cpu().eval()
     with torch.enable_grad():
-        asked(x).sum().backward()
+        prediction = asked(x)
+        # Weighted at random: a plain sum of probabilities depends on nothing.
+        (prediction * torch.rand(prediction.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
     for name, value in asked.named_parameters():
         if name not in missing:
             continue
