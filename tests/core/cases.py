@@ -357,6 +357,87 @@ CASES: dict[str, Case] = {
         [dense("x", "h"), constant("c", np.array([True, False, True])), node("Where", "c", "h", "r", out="y")],
         W | {"r": weight(3)},
     ),
+    "Sign": Case("Sign", [dense("x", "h"), node("Sign", "h", out="s"), node("Mul", "s", "h", out="y")], W),
+    **{
+        operator: Case(
+            operator,
+            [
+                dense("x", "h"),
+                constant("edge", np.float32(0.1)),
+                node(operator, "h", "edge", out="c"),
+                node("Where", "c", "h", "r", out="y"),
+            ],
+            W | {"r": weight(3)},
+        )
+        for operator in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
+    },
+    **{
+        operator: Case(
+            operator,
+            [
+                dense("x", "h"),
+                constant("low", np.float32(-0.3)),
+                constant("high", np.float32(0.3)),
+                node("Greater", "h", "low", out="a"),
+                node("Less", "h", "high", out="b"),
+                node("Not", "b", out="n"),
+                node(operator, "a", "n", out="c"),
+                node("Where", "c", "h", "r", out="y"),
+            ],
+            W | {"r": weight(3)},
+        )
+        for operator in ("And", "Or")
+    },
+    "Not": Case(
+        "Not",
+        [
+            dense("x", "h"),
+            constant("edge", np.float32(0.1)),
+            node("Greater", "h", "edge", out="g"),
+            node("Not", "g", out="c"),
+            node("Where", "c", "h", "r", out="y"),
+        ],
+        W | {"r": weight(3)},
+    ),
+    "ArgMax": Case(
+        "ArgMax",
+        [
+            node("ArgMax", "x", out="i", axis=1, keepdims=0),
+            node("Gather", "table", "i", out="e", axis=0),
+            node("Tanh", "e", out="y"),
+        ],
+        {"table": weight(6, 3)},
+    ),
+    "a triangle made in the graph": Case(
+        "Trilu",
+        [
+            node("Mul", "x", "w", out="m"),
+            constant("size", ints(4, 4)),
+            node("ConstantOfShape", "size", out="ones", value=numpy_helper.from_array(np.ones(1, np.float32))),
+            node("Trilu", "ones", out="low", upper=0),
+            node("MatMul", "low", "m", out="s"),
+            node("Tanh", "s", out="y"),
+        ],
+        {"w": weight(4, 5)},
+        (4, 5),
+        (4, 5),
+    ),
+    "odd places by Range and Mod": Case(
+        "Range",
+        [
+            dense("x", "h"),
+            constant("none", np.int64(0)),
+            constant("one", np.int64(1)),
+            constant("two", np.int64(2)),
+            node("Size", "r", out="n"),
+            node("Range", "none", "n", "one", out="places"),
+            node("Mod", "places", "two", out="odd"),
+            node("Cast", "odd", out="f", to=1),
+            node("Mul", "f", "r", out="scale"),
+            node("Mul", "h", "scale", out="y"),
+        ],
+        W | {"r": weight(3)},
+    ),
     "Dropout": Case(
         "Dropout",
         [dense("x", "h"), node("Dropout", "h", "ratio", out="d"), node("MatMul", "d", "v", out="y")],
@@ -461,6 +542,9 @@ CASES: dict[str, Case] = {
         (3, 2), (2, 4, 3), strides=[2, 3], pads=[1, 0, 1, 1], output_padding=[1, 0]
     ),
     "ConvTranspose dilation": conv_transpose((2, 3), (2, 4, 3), dilations=[2, 2]),
+    "ConvTranspose auto_pad SAME_UPPER": conv_transpose((3, 4), (2, 4, 3), auto_pad="SAME_UPPER", strides=[2, 2]),
+    "ConvTranspose auto_pad SAME_LOWER": conv_transpose((3, 4), (2, 4, 3), auto_pad="SAME_LOWER", strides=[2, 2]),
+    "ConvTranspose output_shape": conv_transpose((3, 3), (2, 4, 3), output_shape=[8, 6], strides=[2, 2]),
     "ConvTranspose groups": conv_transpose((3, 3), (2, 4, 3), group=2, strides=[2, 2]),
     "MaxPool": pool("MaxPool", kernel_shape=[2, 2], strides=[2, 2]),
     "MaxPool overlapping and padded": pool("MaxPool", kernel_shape=[3, 3], strides=[2, 1], pads=[1, 1, 1, 1]),

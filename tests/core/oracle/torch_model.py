@@ -160,10 +160,23 @@ def conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None = None, **attr
         groups=attributes.get("group", 1),
         output_padding=attributes.get("output_padding", none),
     )
-    pads = attributes.get("pads") or [0] * 2 * rank
+    before, after = cuts(x, y, attributes)
     for axis in range(rank):
-        y = y.narrow(axis + 2, pads[axis], y.shape[axis + 2] - pads[axis] - pads[axis + rank])
+        y = y.narrow(axis + 2, before[axis], y.shape[axis + 2] - before[axis] - after[axis])
     return y
+
+
+def cuts(x: Tensor, full: Tensor, attributes: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """What a ConvTranspose leaves out before and after, as the ONNX specification has auto_pad and output_shape."""
+    rank, mode = x.dim() - 2, attributes.get("auto_pad", "NOTSET")
+    strides = attributes.get("strides", [1] * rank)
+    sizes = attributes.get("output_shape") or [size * s for size, s in zip(x.shape[2:], strides, strict=True)]
+    if mode == "NOTSET" and "output_shape" not in attributes:
+        pads = attributes.get("pads") or [0] * 2 * rank
+        return pads[:rank], pads[rank:]
+    totals = [whole - size for whole, size in zip(full.shape[2:], sizes, strict=True)]
+    small, large = [total // 2 for total in totals], [total - total // 2 for total in totals]
+    return (small, large) if mode == "SAME_UPPER" else (large, small)
 
 
 def max_pool(x: Tensor, kernel_shape: Sequence[int], ceil_mode: int = 0, **attributes: Any) -> Tensor:
@@ -318,16 +331,20 @@ IN_CONTEXT: dict[str, Operator] = {"BatchNormalization": batch_norm, "Dropout": 
 OPERATORS: dict[str, Operator] = {
     "Abs": torch.abs,
     "Add": torch.add,
+    "And": torch.logical_and,
+    "ArgMax": lambda x, axis=0, keepdims=1: torch.argmax(x, axis, bool(keepdims)),
     "AveragePool": average_pool,
     "Cast": lambda x, to, **_: x.to(DTYPES[to]),
     "Clip": clip,
     "Concat": lambda *parts, axis: torch.cat(parts, axis),
     "Constant": constant,
+    "ConstantOfShape": lambda sizes, value: tensor_of(numpy_helper.to_array(value)).expand(ints(sizes)),
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "Cos": torch.cos,
     "Div": torch.div,
     "Elu": lambda x, alpha=1.0: functional.elu(x, alpha),
+    "Equal": torch.eq,
     "Erf": torch.erf,
     "Exp": torch.exp,
     "Expand": expand,
@@ -344,6 +361,7 @@ OPERATORS: dict[str, Operator] = {
         x, 1
     ),
     "Greater": torch.gt,
+    "GreaterOrEqual": torch.ge,
     "GroupNormalization": lambda x, scale, bias, num_groups, epsilon=1e-5: functional.group_norm(
         x, num_groups, scale, bias, epsilon
     ),
@@ -356,18 +374,24 @@ OPERATORS: dict[str, Operator] = {
     "LSTM": recurrent("LSTM"),
     "LayerNormalization": layer_norm,
     "LeakyRelu": lambda x, alpha=0.01: functional.leaky_relu(x, alpha),
+    "Less": torch.lt,
+    "LessOrEqual": torch.le,
     "Log": torch.log,
     "LogSoftmax": lambda x, axis=-1: functional.log_softmax(x, axis),
     "MatMul": torch.matmul,
     "Max": torch.maximum,
     "MaxPool": max_pool,
     "Min": torch.minimum,
+    "Mod": torch.remainder,
     "Mul": torch.mul,
     "Neg": torch.neg,
+    "Not": torch.logical_not,
+    "Or": torch.logical_or,
     "PRelu": functional.prelu,
     "Pad": pad,
     "Pow": torch.pow,
     "RNN": recurrent("RNN"),
+    "Range": lambda start, end, by: torch.arange(int(start), int(end), int(by)),
     "Reciprocal": torch.reciprocal,
     "ReduceMax": reduced(torch.amax),
     "ReduceMean": reduced(torch.mean),
@@ -376,7 +400,9 @@ OPERATORS: dict[str, Operator] = {
     "Reshape": reshape,
     "Shape": shape,
     "Sigmoid": torch.sigmoid,
+    "Sign": torch.sign,
     "Sin": torch.sin,
+    "Size": lambda x: torch.tensor(x.numel()),
     "Slice": slice_,
     "Softmax": lambda x, axis=-1: functional.softmax(x, axis),
     "Softplus": functional.softplus,
@@ -387,6 +413,7 @@ OPERATORS: dict[str, Operator] = {
     "Sum": lambda *terms: sum(terms[1:], terms[0]),
     "Tanh": torch.tanh,
     "Transpose": transpose,
+    "Trilu": lambda x, upper=1: torch.triu(x) if upper else torch.tril(x),
     "Unsqueeze": unsqueeze,
     "Where": torch.where,
 }
