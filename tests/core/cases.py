@@ -547,6 +547,8 @@ CASES: dict[str, Case] = {
     "ConvTranspose output_shape": conv_transpose((3, 3), (2, 4, 3), output_shape=[8, 6], strides=[2, 2]),
     "ConvTranspose groups": conv_transpose((3, 3), (2, 4, 3), group=2, strides=[2, 2]),
     "MaxPool": pool("MaxPool", kernel_shape=[2, 2], strides=[2, 2]),
+    "MaxPool that tiles": pool("MaxPool", (2, 6, 8), kernel_shape=[3, 2], strides=[3, 2]),
+    "MaxPool that tiles sequences": pool("MaxPool", (2, 9), kernel_shape=[3], strides=[3]),
     "MaxPool overlapping and padded": pool("MaxPool", kernel_shape=[3, 3], strides=[2, 1], pads=[1, 1, 1, 1]),
     "MaxPool dilated": pool("MaxPool", kernel_shape=[2, 2], dilations=[2, 2]),
     "MaxPool ceil_mode": pool("MaxPool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),

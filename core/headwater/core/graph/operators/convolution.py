@@ -4,7 +4,7 @@ Dumoulin & Visin 2016, chapter 4.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnx
 
 from headwater.core.graph.operators import depthwise
 from headwater.core.graph.operators.row import Attributes, Gradients, Operator, given, refuse
-from headwater.core.graph.operators.shaping import padded
+from headwater.core.graph.operators.shaping import padded, part
 from headwater.core.graph.operators.window import (
     Window,
     pool_counts,
@@ -22,6 +22,11 @@ from headwater.core.graph.operators.window import (
     window_of,
 )
 from headwater.core.graph.tape import Shape, Tape
+
+_FEW_CHANNELS: Final = 4
+"""Below it a product is too thin, and the gradient as a kernel is cheaper."""
+
+_END: Final = 2**31 - 1
 
 
 def _conv_window(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> Window:
@@ -115,6 +120,8 @@ def _kernel_gradient(
     rank, channels = len(window.kernel), (large_shape[1] or 0) // group
     if group == large_shape[1] == small_shape[1]:
         return _depthwise_kernel_gradient(tape, large, small, window, large_shape, small_shape, weight_shape)
+    if group == 1 and set(window.strides) == {1} and channels >= _FEW_CHANNELS:
+        return _kernel_gradient_by_products(tape, large, small, window, small_shape, large_shape, weight_shape)
     if group == 1:
         moved = tape.emit("Transpose", large, perm=[1, 0, *range(2, rank + 2)])
     else:
@@ -135,6 +142,38 @@ def _kernel_gradient(
         group=group,
     )
     return tape.emit("Transpose", product, perm=[1, 0, *range(2, rank + 2)])
+
+
+def _kernel_gradient_by_products(
+    tape: Tape, large: str, small: str, window: Window, small_shape: Shape, large_shape: Shape, weight_shape: Shape
+) -> str:
+    """One large product for each element of the kernel.
+
+    With the batch and all places in one long axis, zeros between examples and rows, an offset of the kernel is a shift
+    along it.
+    """
+    rank = len(window.kernel)
+    around = list(zip(window.before, window.after, strict=True))
+    sizes = [size + sum(pads) for size, pads in zip(spatial(large_shape), around, strict=True)]
+    steps = [math.prod(sizes[axis + 1 :]) * window.dilations[axis] for axis in range(rank)]
+    furthest = sum(step * (size - 1) for step, size in zip(steps, window.kernel, strict=True))
+    behind = [(0, size - own) for size, own in zip(sizes, spatial(small_shape), strict=True)]
+    long_large = _in_a_row(tape, large, large_shape, around)
+    long_small = part(tape, _in_a_row(tape, small, small_shape, behind), 1, 0, -furthest or _END)
+    columns = []
+    for offset in np.ndindex(*window.kernel):
+        shift = sum(step * place for step, place in zip(steps, offset, strict=True))
+        view = part(tape, long_large, 1, shift, shift - furthest or _END)
+        product = tape.emit("MatMul", long_small, tape.emit("Transpose", view, perm=[1, 0]))
+        columns.append(tape.emit("Unsqueeze", product, tape.axes([2])))
+    return tape.emit("Reshape", tape.emit("Concat", *columns, axis=2), tape.axes(size or 0 for size in weight_shape))
+
+
+def _in_a_row(tape: Tape, value: str, shape: Shape, pads: Sequence[tuple[int, int]]) -> str:
+    """`[b, c, …]` with zeros around its places, as `[c, b · places]`."""
+    wide = padded(tape, value, len(shape), {axis + 2: pad for axis, pad in enumerate(pads)})
+    turned = tape.emit("Transpose", wide, perm=[1, 0, *range(2, len(shape))])
+    return tape.emit("Reshape", turned, tape.axes([shape[1] or 0, -1]))
 
 
 def _depthwise_kernel_gradient(
