@@ -616,6 +616,10 @@ REFUSALS: dict[str, tuple[bytes, str]] = {
         of_x(node("Pad", "x", "p", out="z", mode="reflect"), features=(4,), p=ints(0, 1, 0, 1)),
         "node 'Pad_z': Pad with mode .*reflect.*; supported is constant",
     ),
+    "a computed dropout": (
+        after_dense(node("Tanh", "some", out="all"), node("Dropout", "h", "all", out="y"), some=weight()),
+        "node 'Dropout_y': Dropout whose input 1 'all' is computed or trains",
+    ),
     "a used dropout mask": (
         after_dense(
             helper.make_node("Dropout", ["h"], ["d", "mask"], name="drop"),

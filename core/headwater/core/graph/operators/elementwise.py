@@ -1,6 +1,7 @@
 """Law: what acts on each element alone has a gradient of the same shape, summed where an operand was repeated."""
 
 import math
+import zlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -234,12 +235,13 @@ def _random(tape: Tape, salt: int, count: str) -> str:
 
 def _dropout_forward(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> None:
     """Inverted dropout (Srivastava et al. 2014, section 10) in training; the identity elsewhere."""
-    ratio, x, out = attributes["ratio"], node.input[0], node.output[0]
+    x, out, rate = node.input[0], node.output[0], given(node, 1)
+    ratio = 0.5 if rate is None else float(np.ravel(tape.value_of(rate))[0])
     if tape.training is None or ratio == 0:
         tape.emit("Identity", x, name=out)
         return
-    salt = int.from_bytes(out.encode()[-8:], "little") % 2**32
-    drawn = _random(tape, salt, tape.emit("Size", x))
+    # By the whole name, for exporters' names differ in the middle.
+    drawn = _random(tape, zlib.crc32(out.encode()), tape.emit("Size", x))
     threshold = tape.constant(round(ratio * 2**32), np.int64)
     kept = tape.emit("GreaterOrEqual", tape.emit("Cast", drawn, to=onnx.TensorProto.INT64), threshold)
     scaled = tape.emit("Mul", tape.as_float(kept), tape.constant(1.0 / (1.0 - ratio)))
@@ -264,7 +266,7 @@ ELEMENTWISE: Final[Mapping[str, Operator]] = {
     "Clip": Operator(_clip, {}, fixed=(1, 2)),
     "Cos": Operator(_cos, {}),
     "Div": Operator(_div, {}),
-    "Dropout": Operator(_dropout, {"ratio": 0.5, "seed": 0}, fixed=(1, 2), forward=_dropout_forward),
+    "Dropout": Operator(_dropout, {"seed": 0}, fixed=(1, 2), forward=_dropout_forward),
     "Elu": Operator(_elu, {"alpha": 1.0}),
     "Erf": Operator(_erf, {}),
     "Exp": Operator(_exp, {}),
