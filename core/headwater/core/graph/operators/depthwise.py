@@ -1,11 +1,11 @@
-"""Law: a depthwise convolution trains as one matrix product a channel, for one channel alone gives a kernel no work.
+"""Law: a depthwise convolution trains along one axis, for a channel alone gives two axes no work.
 
-With the batch and the rows side by side in one long axis, a shift by a row is a shift along it, and a kernel's row is
-a banded matrix from columns to columns:
+With the batch and the rows side by side in one long axis, and the columns as channels, a kernel's row is a banded
+matrix from columns to columns, and the convolution one along the long axis, in a group for each channel:
 
-    Y_c = T_c · [X_c shifted by each kernel row]     T_c [out columns, kernel rows · columns], X_c [columns, b · rows]
+    Y_c[:, q] = Σ_row T_c,row · X_c[:, q + row]      T_c,row [out columns, columns], X_c [columns, b · rows]
 
-so that forward, both gradients, and the gradient to T are large products. Zero rows between examples keep them apart.
+Zero rows between examples keep them apart.
 """
 
 from dataclasses import dataclass
@@ -41,6 +41,11 @@ class _Plane:
         return self.rows + self.window.before[0] + self.window.after[0]
 
     @property
+    def taps(self) -> list[int]:
+        """How far below the first each of the kernel's rows is."""
+        return [row * self.window.dilations[0] for row in range(self.window.kernel[0])]
+
+    @property
     def span(self) -> int:
         """How far the kernel's last row is below its first."""
         return (self.window.kernel[0] - 1) * self.window.dilations[0]
@@ -64,46 +69,53 @@ def plane_of(window: Window, x_shape: Shape, out_shape: Shape) -> _Plane:
 
 def forward(tape: Tape, x: str, weight: str, plane: _Plane, name: str | None) -> tuple[str, tuple[str, ...]]:
     """The convolution, and what its way back needs. `name`: the output's, or None for a fresh one."""
-    long = _long(tape, x, plane.columns, (plane.window.before[0], plane.window.after[0]))
-    taps = [row * plane.window.dilations[0] for row in range(plane.window.kernel[0])]
-    stack = _stacked(tape, [_shifted(tape, long, tap, tap - plane.span) for tap in taps])
+    long = _long(tape, x, plane.channels, plane.columns, (plane.window.before[0], plane.window.after[0]))
     bands = _bands(tape, weight, plane)
-    flat = tape.emit("Reshape", bands, tape.axes([plane.channels, plane.out_columns, -1]))
-    product = padded(tape, tape.emit("MatMul", flat, stack), 3, {2: (0, plane.span)})
-    return _short(tape, product, plane.out_columns, plane.tall, 0, plane.out_rows, name), (stack, bands)
+    kernel = _kernel(tape, bands, [0, 2, 3, 1], plane.channels * plane.out_columns, plane.columns)
+    made = _along(tape, long, kernel, plane, [0, plane.span])
+    return _short(tape, made, plane.out_columns, plane, 0, plane.out_rows, name), (long,)
 
 
 def backward(tape: Tape, grad: str, weight: str, saved: tuple[str, ...], plane: _Plane) -> Gradients:
-    """To x and to the kernel."""
-    stack, bands = saved
-    long = _long(tape, grad, plane.out_columns, (0, plane.tall - plane.out_rows))
-    cut = _shifted(tape, long, 0, -plane.span)
-    to_flat = tape.emit("MatMul", cut, tape.emit("Transpose", stack, perm=[0, 2, 1]))
-    return _to_input(tape, long, bands, plane), _to_weight(tape, to_flat, weight, plane)
+    """To x, the kernel's rows turned around; and to the kernel."""
+    long = _long(tape, grad, plane.channels, plane.out_columns, (0, plane.tall - plane.out_rows))
+    shape = tape.axes([plane.channels, *plane.window.kernel])
+    turned = tape.axes(range(plane.window.kernel[0])[::-1])
+    flipped = tape.emit("Gather", tape.emit("Reshape", weight, shape), turned, axis=1)
+    kernel = _kernel(
+        tape, _bands(tape, flipped, plane), [0, 3, 2, 1], plane.channels * plane.columns, plane.out_columns
+    )
+    made = _along(tape, long, kernel, plane, [plane.span, 0])
+    to_x = _short(tape, made, plane.columns, plane, plane.window.before[0], plane.rows, None)
+    return to_x, _to_weight(tape, saved[0], long, weight, plane)
 
 
-def _long(tape: Tape, value: str, columns: int, pads: tuple[int, int]) -> str:
-    """`[b, c, rows, columns]` to `[c, columns, b · tall]`, in two turns of neighbours: one of all axes takes ten times
-    as long."""
+def _along(tape: Tape, long: str, kernel: str, plane: _Plane, pads: list[int]) -> str:
+    row = tape.emit("Unsqueeze", long, tape.axes([0]))
+    return tape.emit("Conv", row, kernel, group=plane.channels, pads=pads, dilations=[plane.window.dilations[0]])
+
+
+def _long(tape: Tape, value: str, channels: int, columns: int, pads: tuple[int, int]) -> str:
+    """`[b, c, rows, columns]` to `[c · columns, b · tall]`, in two turns of neighbours: one of all axes takes ten times
+    as long. Channels and columns stay one axis while it is cut, or onnxruntime would cut first and turn the pieces."""
     turned = padded(tape, tape.emit("Transpose", value, perm=[1, 0, 2, 3]), 4, {2: pads})
     flat = tape.emit("Reshape", turned, tape.axes([0, -1, columns]))
-    return tape.emit("Transpose", flat, perm=[0, 2, 1])
+    return tape.emit("Reshape", tape.emit("Transpose", flat, perm=[0, 2, 1]), tape.axes([channels * columns, -1]))
 
 
-def _short(tape: Tape, value: str, columns: int, tall: int, start: int, rows: int, name: str | None) -> str:
+def _short(tape: Tape, value: str, columns: int, plane: _Plane, start: int, rows: int, name: str | None) -> str:
     """Back again: `rows` rows from `start` of each example."""
-    turned = tape.emit("Transpose", value, perm=[0, 2, 1])
-    split = tape.emit("Reshape", turned, tape.axes([0, -1, tall, columns]))
-    kept = split if rows == tall else part(tape, split, 2, start, start + rows)
+    apart = tape.emit("Reshape", value, tape.axes([plane.channels, columns, -1]))
+    turned = tape.emit("Transpose", apart, perm=[0, 2, 1])
+    split = tape.emit("Reshape", turned, tape.axes([0, -1, plane.tall, columns]))
+    kept = split if rows == plane.tall else part(tape, split, 2, start, start + rows)
     return tape.emit("Transpose", kept, perm=[1, 0, 2, 3], name=name)
 
 
-def _shifted(tape: Tape, long: str, start: int, end: int) -> str:
-    return long if start == end == 0 else part(tape, long, 2, start, end or _END)
-
-
-def _stacked(tape: Tape, views: list[str]) -> str:
-    return tape.emit("Concat", *views, axis=1) if len(views) > 1 else views[0]
+def _cut(tape: Tape, long: str, plane: _Plane, columns: int, start: int, end: int) -> str:
+    """`[c, columns, …]`: the long axis from a start to an end (0: the last)."""
+    kept = long if start == end == 0 else part(tape, long, 1, start, end or _END)
+    return tape.emit("Reshape", kept, tape.axes([plane.channels, columns, -1]))
 
 
 def _places(plane: _Plane) -> NDArray[np.float32]:
@@ -119,29 +131,29 @@ def _places(plane: _Plane) -> NDArray[np.float32]:
 
 
 def _bands(tape: Tape, weight: str, plane: _Plane) -> str:
-    """T as `[c, out columns, kernel rows, columns]`."""
+    """T as `[c, kernel rows, out columns, columns]`."""
     rows = tape.emit("Reshape", weight, tape.axes([-1, plane.window.kernel[1]]))
     spread = tape.emit("MatMul", rows, tape.constant(_places(plane)))
     shape = [plane.channels, plane.window.kernel[0], plane.out_columns, plane.columns]
-    return tape.emit("Transpose", tape.emit("Reshape", spread, tape.axes(shape)), perm=[0, 2, 1, 3])
+    return tape.emit("Reshape", spread, tape.axes(shape))
 
 
-def _to_weight(tape: Tape, to_flat: str, weight: str, plane: _Plane) -> str:
-    shape = [plane.channels, plane.out_columns, plane.window.kernel[0], plane.columns]
-    turned = tape.emit("Transpose", tape.emit("Reshape", to_flat, tape.axes(shape)), perm=[0, 2, 1, 3])
-    rows = tape.emit("Reshape", turned, tape.axes([-1, plane.out_columns * plane.columns]))
+def _kernel(tape: Tape, bands: str, perm: list[int], outputs: int, inputs: int) -> str:
+    """`[outputs, inputs, kernel rows]`, as a convolution along the long axis takes it."""
+    return tape.emit("Reshape", tape.emit("Transpose", bands, perm=perm), tape.axes([outputs, inputs, -1]))
+
+
+def _to_weight(tape: Tape, long_x: str, long_grad: str, weight: str, plane: _Plane) -> str:
+    """For each of the kernel's rows one product a channel, and from its bands back to the row."""
+    grad = _cut(tape, long_grad, plane, plane.out_columns, 0, -plane.span)
+    bands = []
+    for tap in plane.taps:
+        view = _cut(tape, long_x, plane, plane.columns, tap, tap - plane.span)
+        product = tape.emit("MatMul", grad, tape.emit("Transpose", view, perm=[0, 2, 1]))
+        bands.append(tape.emit("Unsqueeze", product, tape.axes([1])))
+    stacked = tape.emit("Concat", *bands, axis=1) if len(bands) > 1 else bands[0]
+    rows = tape.emit("Reshape", stacked, tape.axes([-1, plane.out_columns * plane.columns]))
     return tape.reshaped(tape.emit("MatMul", rows, tape.constant(_places(plane).T)), weight)
-
-
-def _to_input(tape: Tape, long: str, bands: str, plane: _Plane) -> str:
-    """Every kernel row's share of the gradient, shifted down instead of up."""
-    wide = padded(tape, long, 3, {2: (plane.span, 0)})
-    taps = [row * plane.window.dilations[0] for row in range(plane.window.kernel[0])]
-    stack = _stacked(tape, [_shifted(tape, wide, plane.span - tap, -tap) for tap in taps])
-    turned = tape.emit("Transpose", bands, perm=[0, 3, 2, 1])
-    flat = tape.emit("Reshape", turned, tape.axes([plane.channels, plane.columns, -1]))
-    product = tape.emit("MatMul", flat, stack)
-    return _short(tape, product, plane.columns, plane.tall, plane.window.before[0], plane.rows, None)
 
 
 def with_bias(tape: Tape, value: str, bias: str, name: str) -> str:
