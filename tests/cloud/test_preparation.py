@@ -7,6 +7,7 @@ import pytest
 from headwater.cloud.plans import needs_statistics
 from headwater.cloud.preparation import prepare
 from headwater.core.models import NORMALISER_NAMES, mlp
+from headwater.device.runtime.guard import check_graph
 from headwater.schemas.messages import Bundle
 from headwater.schemas.run import RunDescription
 from headwater.schemas.wire import decode_object
@@ -26,17 +27,25 @@ def described(model: dict[str, Any], **options: Any) -> RunDescription:
         (GRU, "cross_entropy"),
         ({"kind": "cnn1d", "channels": 2, "window": 8, "classes": 1, "filters": [4]}, "binary_cross_entropy"),
         ({"kind": "logistic", "features": 3, "classes": 2}, "huber"),
+        ({"kind": "cnn1d", "channels": 2, "window": 9, "classes": 2, "batch_norm": True}, "cross_entropy"),
         ({"kind": "cnn2d", "height": 8, "width": 8, "classes": 2, "filters": [4]}, "mae"),
         ({"kind": "ds_cnn", "height": 12, "width": 8, "classes": 3, "filters": 4, "blocks": 1}, "cross_entropy"),
         ({"kind": "transformer", "features": 3, "time": 4, "classes": 2, "width": 8, "heads": 2}, "mse"),
+        (
+            {"kind": "transformer", "features": 3, "time": 4, "classes": 2, "width": 8, "heads": 2, "dropout": 0.1},
+            "mse",
+        ),
         ({"kind": "autoencoder", "features": 5}, "reconstruction"),
         ({"kind": "autoencoder1d", "channels": 2, "window": 8, "filters": [4]}, "reconstruction"),
     ],
     ids=lambda value: value["kind"] if isinstance(value, dict) else value,
 )
-def test_every_kind_is_prepared_and_its_graphs_travel(model: dict[str, Any], objective: str) -> None:
+def test_every_kind_is_prepared_and_a_device_allows_its_graphs(model: dict[str, Any], objective: str) -> None:
     prepared = prepare("r", described(model, objective=objective), None)
-    assert decode_object(prepared.bundle, Bundle).manifest == prepared.manifest
+    bundle = decode_object(prepared.bundle, Bundle)
+    assert bundle.manifest == prepared.manifest
+    for graph in bundle.graphs.values():
+        check_graph(graph)
     assert prepared.manifest.objective == objective
     assert prepared.verification.checks >= 2
 
