@@ -17,7 +17,7 @@ from headwater.core.graph.forward import Forward
 from headwater.core.graph.objective import Objective
 from headwater.core.graph.tape import FLOAT, INT64, Tape, Training, needed, value_info
 from headwater.core.graph.update import RULES, clipped, decayed, hyper, norm
-from headwater.schemas.manifest import Manifest, Variant
+from headwater.schemas.manifest import Manifest, Parameter, Variant
 from headwater.schemas.run import LocalTraining, Loss
 
 _NOTHING: Final = 1e-30
@@ -132,28 +132,38 @@ def _active(tape: Tape, keep: str) -> str:
 
 def _carried(recipe: Recipe, manifest: Manifest, tape: Tape, seen: _Seen, active: str) -> tuple[list[str], list[str]]:
     """The new slots and the new parameters, each in the manifest's order."""
-    local, rule = recipe.local, RULES[recipe.local.optimiser]
+    rule = RULES[recipe.local.optimiser]
     grads = _adjusted(recipe, tape, seen.gradients, active)
-    slots: dict[str, str] = {}
-    if rule.counts:
-        slots["steps"] = tape.emit("Add", "now_steps", active)
     new = dict(seen.moved)
+    if rule.counts:
+        new["now_steps"] = tape.emit("Add", "now_steps", active)
     for parameter in manifest.trainable:
-        own = {slot: f"now_{slot}_{parameter.name}" for slot in rule.slots}
-        weight = f"w_{parameter.name}"
         gradient = grads.get(parameter.name)
-        if gradient is None:
-            # The loss does not see it: it stays.
-            new[weight] = tape.emit("Identity", weight)
-            slots |= {f"{slot}_{parameter.name}": tape.emit("Identity", name) for slot, name in own.items()}
-            continue
-        # A count of 0 would divide by nothing in a step of filler.
-        count = {"steps": tape.emit("Max", slots["steps"], tape.constant(1.0))} if rule.counts else {}
-        before, gradient = decayed(tape, local, weight, gradient, active)
-        new[weight], found = rule.graph(tape, before, gradient, own | count, active)
-        slots |= {f"{slot}_{parameter.name}": name for slot, name in found.items()}
-    moved = [_output(tape, new.get(f"w_{p.name}", f"w_{p.name}")) for p in manifest.moving]
-    return [_output(tape, slots[slot.name]) for slot in manifest.slots], moved
+        # A parameter that the loss does not see stays, and its slots with it.
+        if gradient is not None:
+            new |= _updated(recipe, tape, parameter, gradient, new.get("now_steps"), active)
+    held = [f"now_{slot.name}" for slot in manifest.slots], [f"w_{p.name}" for p in manifest.moving]
+    slots, parameters = ([_output(tape, new.get(name, name)) for name in names] for names in held)
+    return slots, parameters
+
+
+def _updated(
+    recipe: Recipe, tape: Tape, parameter: Parameter, gradient: str, steps: str | None, active: str
+) -> dict[str, str]:
+    """The parameter's new value and its slots', by the names of the old ones."""
+    rule, weight = RULES[recipe.local.optimiser], f"w_{parameter.name}"
+    own = {slot: f"now_{slot}_{parameter.name}" for slot in rule.slots}
+    # onnxruntime takes eight times as long for a scalar times [64, 64, 1, 1] as for one times [4096].
+    flat = len(parameter.shape) > 1 and parameter.shape[-1] == 1
+    taken = (weight, gradient, *own.values())
+    shown = {name: tape.emit("Reshape", name, tape.axes([-1])) if flat else name for name in taken}
+    # A count of 0 would divide by nothing in a step of filler.
+    count = {"steps": tape.emit("Max", steps, tape.constant(1.0))} if steps else {}
+    before, step = decayed(tape, recipe.local, shown[weight], shown[gradient], active)
+    moved, found = rule.graph(tape, before, step, {slot: shown[name] for slot, name in own.items()} | count, active)
+    results = {weight: moved} | {own[slot]: name for slot, name in found.items()}
+    shape = tape.axes(parameter.shape) if flat else ""
+    return {key: tape.emit("Reshape", name, shape) if flat else name for key, name in results.items()}
 
 
 def _output(tape: Tape, name: str) -> str:
