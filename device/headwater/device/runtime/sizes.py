@@ -8,14 +8,14 @@ it runs, is refused. What this misses, the worker's memory limit catches.
 import math
 from collections import ChainMap
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.device.runtime.failures import GraphRefused
-from headwater.device.runtime.onnx_reader import INT32, INT64, attributes, whole_numbers
+from headwater.device.runtime.onnx_reader import INT32, INT64, attributes, real_numbers, whole_numbers
 from headwater.schemas.limits import MAX_RANK
 
 MAX_CONTENT_ELEMENTS: Final = 1024
@@ -31,13 +31,15 @@ Dims = tuple[int, ...]
 class Sized:
     """A bound of one value: at most `elements`, each axis at most `dims` (None: the rank is not known).
 
-    `exact` says that the axes are just so; `content` holds the elements where they are few, whole and known.
+    `exact` says that the axes are just so; `content` holds the elements where they are few, whole and known, `factors`
+    those of a small constant of other numbers.
     """
 
     elements: int
     dims: Dims | None = None
     exact: bool = False
     content: NDArray[np.int64] | None = None
+    factors: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,8 @@ def _walk(graph: Any, scope: MutableMapping[str, Sized], most: int) -> None:
 
 
 def _constant(tensor: Any) -> Sized:
-    return sized(tuple(tensor.dims), content=whole_numbers(tensor, MAX_CONTENT_ELEMENTS))
+    known = sized(tuple(tensor.dims), content=whole_numbers(tensor, MAX_CONTENT_ELEMENTS))
+    return replace(known, factors=real_numbers(tensor, MAX_RANK))
 
 
 # ── rules: as many elements as came in ──────────────────────────────────────────────────────────────────────────
@@ -465,14 +468,17 @@ def _conv_transpose(call: Call) -> Sequence[Sized]:
     pads = list(call.attributes.get("pads", ())) or [0] * (2 * count)
     extra = list(call.attributes.get("output_padding", ())) or [0] * count
     wanted = list(call.attributes.get("output_shape", ()))
-    padded = call.attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+    same = call.attributes.get("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
+    exact = call.given(0).exact and call.given(1).exact
     sizes = []
     for i in range(count):
         full = strides[i] * (x[2 + i] - 1) + extra[i] + dilations[i] * (w[2 + i] - 1) + 1
-        sizes.append(max(full, strides[i] * x[2 + i]) if padded else full - pads[i] - pads[i + count])
+        # To be padded to the same size, it must be at least as large before.
+        exact = exact and not (same and full < strides[i] * x[2 + i])
+        sizes.append(strides[i] * x[2 + i] if same else full - pads[i] - pads[i + count])
     channels = w[1] * int(call.attributes.get("group", 1))
     spatial = wanted[-count:] if wanted else sizes
-    return [sized((x[0], channels, *spatial), call.given(0).exact and not padded)]
+    return [sized((x[0], channels, *spatial), exact)]
 
 
 def _shape(call: Call) -> Sequence[Sized]:
@@ -522,6 +528,11 @@ def _expand(call: Call) -> Sequence[Sized]:
     return [sized(sizes, given.exact, content)]
 
 
+def _resize(call: Call) -> Sequence[Sized]:
+    """By sizes, its fourth input; scales are no whole numbers, so what they make is not known before it runs."""
+    return [sized(call.known(3), call.given(0).exact)]
+
+
 def _tile(call: Call) -> Sequence[Sized]:
     return [sized([s * times for s, times in zip(call.dims(0), call.known(1), strict=True)], call.given(0).exact)]
 
@@ -531,6 +542,18 @@ def _range(call: Call) -> Sequence[Sized]:
     numbers = range(begin, end, step)
     few = len(numbers) <= MAX_CONTENT_ELEMENTS
     return [sized((len(numbers),), content=np.array(numbers, dtype=np.int64) if few else None)]
+
+
+def _resize(call: Call) -> Sequence[Sized]:
+    given, dims = call.given(0), call.dims(0)
+    if call.attributes.get("axes") or call.attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        raise ValueError("only some of its axes are resized, or all in proportion")
+    if call.has(3):
+        return [sized(call.known(3), given.exact)]
+    factors = call.given(2).factors
+    if factors is None or len(factors) != len(dims) or not np.all((factors > 0) & (factors < 2**20)):
+        raise ValueError("its factors are no constant, one for each axis")
+    return [sized([math.floor(size * float(factor)) for size, factor in zip(dims, factors, strict=True)], given.exact)]
 
 
 def _one_hot(call: Call) -> Sequence[Sized]:
@@ -642,11 +665,13 @@ RULES: Final[Mapping[str, Rule]] = {
     "Pad": _pad,
     "Range": _range,
     "Reshape": _reshape,
+    "Resize": _resize,
     "Scan": _scan,
     "Shape": _shape,
     "Size": _size,
     "Slice": _slice,
     "SpaceToDepth": _space,
+    "Resize": _resize,
     "Split": _split,
     "Squeeze": _squeeze,
     "Tile": _tile,

@@ -259,20 +259,21 @@ def _tiles(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> bool:
 def _tiled(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -> str:
     """The maximum's place is found by comparing; equal ones share. Asking for places would be ten times slower."""
     x, kernel = node.input[0], tuple(attributes["kernel_shape"])
-    hits = tape.as_float(tape.emit("Equal", x, _enlarged(tape, node.output[0], kernel)))
+    hits = tape.as_float(tape.emit("Equal", x, _enlarged(tape, node.output[0], x)))
     # The mean of a window's hits is their number over the window's size.
     mean = tape.emit("AveragePool", hits, kernel_shape=kernel, strides=kernel)
     share = tape.emit("Div", tape.emit("Mul", grad, tape.constant(1.0 / math.prod(kernel))), mean)
-    return tape.emit("Mul", hits, _enlarged(tape, share, kernel))
+    return tape.emit("Mul", hits, _enlarged(tape, share, x))
 
 
-def _enlarged(tape: Tape, value: str, kernel: tuple[int, ...]) -> str:
-    """Each element repeated over its window."""
+def _enlarged(tape: Tape, value: str, x: str) -> str:
+    """Each element repeated over its window, in x's shape."""
     return tape.emit(
         "Resize",
         value,
         "",
-        tape.constant([1.0, 1.0, *kernel]),
+        "",
+        tape.emit("Shape", x),
         mode="nearest",
         coordinate_transformation_mode="asymmetric",
         nearest_mode="floor",
