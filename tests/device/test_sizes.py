@@ -169,6 +169,24 @@ REFUSALS = {
         model([node("Concat", "w", "w", out="z", axis=5)], {"w": (1, ["a"])}, {"z": (1, ["a"])}),
         "axis 5 of 1",
     ),
+    "a resize without end": (
+        model(
+            [node("Resize", "w", "", "times", out="z", mode="nearest")],
+            {"w": (1, ["a"])},
+            {"z": (1, ["b"])},
+            {"times": np.array([1e9], np.float32)},
+        ),
+        "its factors are no constant",
+    ),
+    "a resize by factors that come later": (
+        model(
+            [node("Neg", "times", out="later"), node("Resize", "w", "", "later", out="z", mode="nearest")],
+            {"w": (1, ["a"])},
+            {"z": (1, ["b"])},
+            {"times": np.array([-2], np.float32)},
+        ),
+        "its factors are no constant",
+    ),
     "a pad without end": (
         model(
             [node("Pad", "w", "pads", out="z")], {"w": (1, ["a"])}, {"z": (1, ["b"])}, {"pads": np.array([0, 2**30])}

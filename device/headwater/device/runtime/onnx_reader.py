@@ -85,6 +85,7 @@ _MESSAGES: Final[dict[str, dict[str, tuple[int, str, bool]]]] = {
     },
 }
 
+FLOAT: Final = 1
 INT32: Final = 6
 INT64: Final = 7
 NUMBERS: Final = frozenset([1, 2, 3, 4, 5, INT32, INT64, 9, 10, 11, 12, 13])
@@ -140,4 +141,13 @@ def whole_numbers(tensor: Any, most: int) -> NDArray[np.int64] | None:
         flat = np.frombuffer(tensor.raw_data, dtype="<i4" if tensor.data_type == INT32 else "<i8").astype(np.int64)
     else:
         flat = np.array(tensor.int32_data if tensor.data_type == INT32 else tensor.int64_data, dtype=np.int64)
+    return flat.reshape(shape)
+
+
+def real_numbers(tensor: Any, most: int) -> NDArray[np.float32] | None:
+    """The content of a small float32 tensor; None for any other."""
+    shape = tuple(tensor.dims)
+    if tensor.data_type != FLOAT or int(np.prod(shape, dtype=object)) > most:
+        return None
+    flat = np.frombuffer(tensor.raw_data, dtype="<f4") if tensor.raw_data else np.array(tensor.float_data, dtype="<f4")
     return flat.reshape(shape)

@@ -528,11 +528,6 @@ def _expand(call: Call) -> Sequence[Sized]:
     return [sized(sizes, given.exact, content)]
 
 
-def _resize(call: Call) -> Sequence[Sized]:
-    """By sizes, its fourth input; scales are no whole numbers, so what they make is not known before it runs."""
-    return [sized(call.known(3), call.given(0).exact)]
-
-
 def _tile(call: Call) -> Sequence[Sized]:
     return [sized([s * times for s, times in zip(call.dims(0), call.known(1), strict=True)], call.given(0).exact)]
 
@@ -545,6 +540,7 @@ def _range(call: Call) -> Sequence[Sized]:
 
 
 def _resize(call: Call) -> Sequence[Sized]:
+    """To sizes, its fourth input, or by constant factors, its third."""
     given, dims = call.given(0), call.dims(0)
     if call.attributes.get("axes") or call.attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
         raise ValueError("only some of its axes are resized, or all in proportion")
@@ -671,7 +667,6 @@ RULES: Final[Mapping[str, Rule]] = {
     "Size": _size,
     "Slice": _slice,
     "SpaceToDepth": _space,
-    "Resize": _resize,
     "Split": _split,
     "Squeeze": _squeeze,
     "Tile": _tile,
