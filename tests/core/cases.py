@@ -450,6 +450,10 @@ CASES: dict[str, Case] = {
     "ReduceMean": reduced("ReduceMean", (1,)),
     "ReduceMean keeping": reduced("ReduceMean", (1, 2), 1),
     "ReduceMax": reduced("ReduceMax", (2,)),
+    "ReduceMin": reduced("ReduceMin", (2,)),
+    "ReduceL1": reduced("ReduceL1", (1, 2)),
+    "ReduceL2": reduced("ReduceL2", (2,), 1),
+    "ReduceSumSquare": reduced("ReduceSumSquare", (1,)),
     "ReduceMax keeping": reduced("ReduceMax", (1,), 1),
     "Softmax": Case(
         "Softmax",
@@ -612,6 +616,12 @@ CASES: dict[str, Case] = {
     "Pad": moved("Pad", "p", size=48, weights={"p": ints(0, 1, 2, 0, 1, 1)}),
     "Pad on an axis": moved("Pad", "p", "", "q", size=32, weights={"p": ints(1, 2), "q": ints(2)}),
     "Gather of one": moved("Gather", "i", size=4, axis=2, weights={"i": np.array(-1, np.int64)}),
+    "Gather of one, which takes the axis away": Case(
+        "Gather",
+        [node("Tanh", "x", out="t"), node("Gather", "t", "last", out="g", axis=1), dense("g", "y")],
+        W | {"last": np.array(-1, np.int64)},
+        (4, 6),
+    ),
     "Gather of several, one twice": moved("Gather", "i", size=16, axis=2, weights={"i": ints(0, 3, 3, -2)}),
     "Gather of a table": Case(
         "Gather",

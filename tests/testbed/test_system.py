@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from headwater.testbed.processes import Processes
 from headwater.testbed.tree import Tree, standing
 from support.brokers import Certificates, certificates, mosquitto
 from support.postgres import database_url, missing
+from support.waiting import eventually, wait_online
 
 DEVICES = tuple(f"d{i}" for i in range(4))
 DATA = {
@@ -60,25 +61,11 @@ def opened(url: str) -> Iterator[History]:
         history.close()
 
 
-def eventually(what: Callable[[], Any], timeout_s: float = 40.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := what()):
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
-    return found
-
-
 def finished(history: History, run: str, timeout_s: float = 60.0) -> list[Any]:
     eventually(lambda: history.show_run(run).state not in ("queued", "running"), timeout_s)
     record = history.show_run(run)
     assert record.state == "finished", record.failure
     return list(history.rounds_of(run))
-
-
-def wait_online(folder: Path, nodes: tuple[str, ...]) -> None:
-    eventually(lambda: all("connected" in (folder / f"{node}.log").read_text() for node in nodes))
-    # Births reach the parents a moment later.
-    time.sleep(0.5)
 
 
 def final_model(history: History, run: str) -> list[np.ndarray]:

@@ -84,6 +84,10 @@ def compile_bundle(
     manifest = _manifest(recipe, objective, name, classes)
     if not manifest.trainable:
         raise UnsupportedModel("model: every parameter is frozen; let at least one train")
+    if not manifest.shared:
+        raise UnsupportedModel(
+            "model: every parameter that moves is personal; share at least one, or nothing is learned"
+        )
     if prediction not in depending(model.nodes, [parameter.name for parameter in manifest.trainable]):
         raise UnsupportedModel(
             f"output {model.output!r}: no parameter that trains reaches it; check the model's output"
@@ -274,7 +278,7 @@ def _constants(recipe: Recipe, nodes: Sequence[onnx.NodeProto]) -> list[onnx.Ten
     """The forward model's constants that these nodes take."""
     taken = {name for node in nodes for name in node.input}
     return [
-        numpy_helper.from_array(np.ascontiguousarray(value), f"c_{name}")
+        numpy_helper.from_array(np.asarray(value, order="C"), f"c_{name}")
         for name, value in recipe.model.constants.items()
         if f"c_{name}" in taken
     ]

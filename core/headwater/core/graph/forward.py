@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from headwater.core.graph.execution import run_all
 from headwater.core.graph.operators import OPERATORS, attributes_of, check_at_sight, check_node
-from headwater.core.graph.operators.composite import check_opset, rewritten
+from headwater.core.graph.operators.composite import COMPOSITES, check_opset, rewritten
 from headwater.core.graph.operators.row import refuse
 from headwater.core.graph.refusal import UnsupportedModel
 from headwater.core.graph.tape import Shape, needed
@@ -143,7 +143,7 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
     if opset < OPSET:
         for node in model.graph.node:
             # Named by the reader's own refusal, before a converter stumbles over it.
-            if node.op_type not in OPERATORS and not rewritten(node)[1:]:
+            if node.op_type not in OPERATORS and node.op_type not in COMPOSITES:
                 attributes_of(node)
         try:
             model = onnx.version_converter.convert_version(model, OPSET)

@@ -189,7 +189,7 @@ def _check_step(
     expected = _expected(compiled, point, grads, slots, hyper, rate)
     for name, value in expected.items():
         old = slots[name.removeprefix("slot_")] if name.startswith("slot_") else point.parameters[name]
-        _hold(point, name, np.asarray(new[f"new_{name}"] - old, np.float64), value - old)
+        _hold(point, name, np.asarray(new[f"new_{name}"] - old, np.float64), value - old, _SMALLEST_GRADIENT * rate)
 
 
 def _rate(compiled: Compiled) -> float:
@@ -252,8 +252,8 @@ def _expected(
     return expected
 
 
-def _hold(point: _Point, name: str, got: NDArray[Any], expected: NDArray[Any]) -> None:
-    error = float(np.linalg.norm(got - expected)) / max(float(np.linalg.norm(expected)), _SMALLEST_GRADIENT)
+def _hold(point: _Point, name: str, got: NDArray[Any], expected: NDArray[Any], smallest: float) -> None:
+    error = float(np.linalg.norm(got - expected)) / max(float(np.linalg.norm(expected)), smallest)
     if not error <= TOLERANCE:
         raise UnsupportedModel(
             f"parameter {name!r}: at point {point.number} a step moves it by {np.linalg.norm(got):.6g}, its formula "

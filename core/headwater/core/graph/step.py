@@ -292,7 +292,7 @@ def probe(recipe: Recipe, manifest: Manifest, *, gradient: bool) -> tuple[Tape, 
     names = recipe.names() | {recipe.model.x: "x"}
     tape = recipe.tape("probe_", names, None)
     active = _active(tape, "mask")
-    tape.training = Training("mask", active, "seeds" if manifest.random else None)
+    tape.training = Training("mask", active, "seeds" if manifest.random else None, walked=gradient)
     nodes = renamed(recipe.nodes, names)
     run_forward(tape, nodes)
     output, target = names.get(recipe.prediction, recipe.prediction), "y" if manifest.y is not None else "x"

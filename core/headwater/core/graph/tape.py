@@ -22,12 +22,14 @@ class Training:
     """What a training step knows beside the model: names of values on its tape.
 
     `keep` float32 `[b]`: the examples' weights, 0 for filler. `active` float32 scalar: 0 where all is filler.
-    `seed` int64 scalar, or None where the graph may draw nothing.
+    `seed` int64 scalar, or None where the graph may draw nothing. `walked` is whether a backward walk follows: where
+    none does, an operator runs as it is written.
     """
 
     keep: str
     active: str
     seed: str | None
+    walked: bool = True
 
 
 class Tape:

@@ -91,10 +91,36 @@ def _sum(write: Rewriter, attributes: Mapping[str, Any]) -> None:
         first = write.emit("Add", first, name, last=place == len(rest))
 
 
+def _absolute_sum(write: Rewriter, attributes: Mapping[str, Any]) -> None:
+    x, *axes = write.node.input
+    write.emit("ReduceSum", write.emit("Abs", x), *axes, last=True, **attributes)
+
+
+def _square_sum(write: Rewriter, attributes: Mapping[str, Any]) -> None:
+    x, *axes = write.node.input
+    write.emit("ReduceSum", write.emit("Mul", x, x), *axes, last=True, **attributes)
+
+
+def _length(write: Rewriter, attributes: Mapping[str, Any]) -> None:
+    """The Euclidean norm along axes."""
+    x, *axes = write.node.input
+    write.emit("Sqrt", write.emit("ReduceSum", write.emit("Mul", x, x), *axes, **attributes), last=True)
+
+
+def _smallest(write: Rewriter, attributes: Mapping[str, Any]) -> None:
+    """The largest of what is turned around."""
+    x, *axes = write.node.input
+    write.emit("Neg", write.emit("ReduceMax", write.emit("Neg", x), *axes, **attributes), last=True)
+
+
 COMPOSITES: Final[Mapping[str, Rewrite]] = {
     "Gelu": _gelu,
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,
+    "ReduceL1": _absolute_sum,
+    "ReduceL2": _length,
+    "ReduceMin": _smallest,
+    "ReduceSumSquare": _square_sum,
     "Sum": _sum,
 }
 
