@@ -78,7 +78,7 @@ async def test_sensors_become_windows_and_survive_a_restart(kind: str, tmp_path:
         source = live(tmp_path / "s.db")
         assert total(source) == before
         async with running(source, port):
-            await eventually(lambda: total(source) >= before + 12)
+            await eventually(lambda: total(source) >= before + 12 and source.counts.train and source.counts.test)
         data = source.snapshot()
         assert data is not None
         x, y = np.concatenate([data.train_x, data.test_x]), np.concatenate([data.train_y, data.test_y])

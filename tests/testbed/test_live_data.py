@@ -71,7 +71,8 @@ def test_devices_learn_from_their_live_sensors(tmp_path: Path, source: dict[str,
                     time.sleep(0.2)
             assert history.show_run("r").state == "finished", history.show_run("r").failure
             rounds = list(history.rounds_of("r"))
-            assert [r.devices for r in rounds] == [2] * len(rounds)
+            # Which stretches of time are for tests is drawn: for the last measurement a device may have none yet.
+            assert [r.devices for r in rounds if r.task != "evaluate"] == [2] * (len(rounds) - 1)
             # Data come while it runs: no round is about fewer examples than the one before.
             examples = [r.examples for r in rounds if r.task == "train"]
             assert examples == sorted(examples)

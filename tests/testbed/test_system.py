@@ -115,6 +115,26 @@ def test_an_owners_onnx_model_trains_and_comes_back_for_inference(tmp_path: Path
     assert figures.balanced_accuracy == pytest.approx(np.mean(recalls))
 
 
+def test_a_fleet_without_test_parts_has_its_model_all_the_same(tmp_path: Path) -> None:
+    x, y, _ = digits(0)
+    np.savez(tmp_path / "all.npz", x=x[:100], y=y[:100])
+    spec = {"kind": "file", "path": str(tmp_path / "all.npz"), "features": ["x"], "target": "y", "classes": 10}
+    data = {"d0": {"digits": spec | {"test_fraction": 0.0}}}
+    with (
+        standing(Tree(fleet="plant", clusters={"": ("d0",)}, data=data), tmp_path / "run") as fleet,
+        opened(fleet.database) as history,
+    ):
+        about = description(rounds=2, cohort={"deadline_s": 3.0, "quorum": 1.0, "min_children": 1})
+        history.enqueue_run("r", "plant", about, None, datetime.now(UTC))
+        rounds = finished(history, "r")
+        assert [(r.task, r.state) for r in rounds if r.task != "statistics"] == [
+            ("train", "closed"),
+            ("train", "closed"),
+            ("evaluate", "failed"),
+        ]
+        assert len(final_model(history, "r")) > 0
+
+
 def test_edge_rounds_move_the_model_further_in_a_round_of_the_cloud(tmp_path: Path) -> None:
     once = trained(TREE, tmp_path / "once", description(rounds=1))
     thrice = trained(TREE, tmp_path / "thrice", description(rounds=1, edge_rounds=3))

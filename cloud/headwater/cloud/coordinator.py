@@ -152,13 +152,22 @@ class Coordinator:
                 return "stopped", course
             course = await self._round(course, "train", number)
             await self._say(course.run, "running", course)
-        # A number of its own, for a node answers each number once.
-        return "finished", await self._round(course, "evaluate", description.rounds + 1)
+        return "finished", await self._measured(course)
 
-    async def _round(self, course: Course, task: Task, number: int) -> Course:
-        """One round, tried again while it fails, `attempts` times at most."""
+    async def _measured(self, course: Course) -> Course:
+        """The last model measured on the test parts. Where nobody can, the run has its model all the same."""
+        try:
+            # A number of its own, for a node answers each number once.
+            return await self._round(course, "evaluate", course.run.description.rounds + 1, attempts=1)
+        except RunFailed as error:
+            log.warning("the last model was not measured: %s", error)
+            return course
+
+    async def _round(self, course: Course, task: Task, number: int, attempts: int | None = None) -> Course:
+        """One round, tried again while it fails, `attempts` times at most (by default the description's)."""
         description = course.run.description
-        for attempt in range(description.cohort.attempts):
+        most = attempts or description.cohort.attempts
+        for attempt in range(most):
             await self._wait_for_children(course)
             opened_at = self._now()
             ask = plan(course.run.id, description, task, number, attempt, model=course.model, bundle=course.bundle)
@@ -170,7 +179,7 @@ class Coordinator:
                 return after
             log.warning("round %d, attempt %d: no quorum by the deadline", number, attempt)
         raise RunFailed(
-            f"round {number}: no quorum in {description.cohort.attempts} attempts; see the refusals, or lower "
+            f"round {number}: no quorum in {most} attempts; see the refusals, or lower "
             "cohort.quorum or raise cohort.deadline_s"
         )
 

@@ -38,6 +38,10 @@ class _NoData(Exception):
     """No source under the plan's key, or one that has nothing yet."""
 
 
+class _NoTests(Exception):
+    """An evaluation was asked for, and there is nothing to evaluate on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Means:
     """What an agent works with. `entropy` gives a generator that nobody else can follow."""
@@ -80,6 +84,8 @@ class Agent:
             except _NoData:
                 known = ", ".join(self.data()) or "nothing"
                 return Decline("no_data", f"data: no {plan.data!r} here; this device has {known}")
+            except _NoTests:
+                return Decline("no_data", f"data: {plan.data!r} has no test part here; set its test_fraction")
             except GraphRefused as error:
                 return Decline("unsupported_graph", str(error))
             except DataMismatch as error:
@@ -110,6 +116,8 @@ class Agent:
             kept = await asyncio.to_thread(self._means.state.personal, plan.key.run)
             parameters = with_personal(manifest, parameters, kept)
         if plan.task == "evaluate":
+            if not len(data.test_x):
+                raise _NoTests
             told = await self._evaluate(trainer, parameters, data, until)
             return self._delta(plan, len(data.test_x), (), told)
         carry = await self._train(plan, trainer, parameters, data, until)

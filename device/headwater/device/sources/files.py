@@ -14,8 +14,9 @@ from headwater.device.sources.dataset import MAX_EXAMPLES, Dataset, dataset
 from headwater.schemas.errors import DataError
 from headwater.schemas.sources import FileSource
 
-_DAMAGED: Final = (ValueError, csv.Error, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
-"""What the readers raise on bytes that are not of the kind that the file's name says."""
+_DAMAGED: Final = (ValueError, csv.Error, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+"""What the readers raise on bytes that are not of the kind that the file's name says (RuntimeError: an NPZ file that
+claims to be encrypted, or packed in a way that zipfile does not know)."""
 
 
 @dataclass(frozen=True, slots=True)
