@@ -217,7 +217,7 @@ def test_inference_keeps_its_parameters_in_the_worker(worker: Worker, monkeypatc
 
     monkeypatch.setattr(Worker, "ask", counted)
     first = [trainer.infer(made.initial, data.test_x[:1], slot="serve", time_limit_s=5) for _ in range(3)]
-    assert asked == ["run", "load", "hold", "run", "run", "run"]
+    assert asked == ["run", "hold", "run", "run", "run"]
     assert first[0].shape == (1, 3)
     np.testing.assert_array_equal(first[0], first[2])
     doubled = tuple(2 * value for value in made.initial)

@@ -42,15 +42,22 @@ OUT_OF_MEMORY: Final = 12
 # One core is what a graph gets; and glibc would reserve 64 MB of addresses for each thread.
 _ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
+
+class UnknownBundle(Exception):
+    """The worker does not have this bundle: it is a fresh one, or had others to keep."""
+
+
+class UnknownSlot(Exception):
+    """The worker does not have these held arrays: it is a fresh one, or has not been told yet."""
+
+
 _FAILURES: Final[Mapping[str, type[Exception]]] = {
     "refused": GraphRefused,
     "timed_out": TrainingTimedOut,
     "memory": WorkerFailed,
+    "unknown_bundle": UnknownBundle,
+    "unknown_slot": UnknownSlot,
 }
-
-
-class UnknownHere(Exception):
-    """The worker does not have this bundle, or this slot: it is a fresh one, or had others to keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ class Worker:
         Raises:
             GraphRefused, TrainingTimedOut: as the worker says, or because it had to be killed.
             WorkerFailed: it has no memory left, or ended.
-            UnknownHere: it does not have what the request names.
+            UnknownBundle, UnknownSlot: it does not have what the request names.
         """
         with self._turns:
             try:
@@ -110,8 +117,6 @@ class Worker:
             if failure == "memory":
                 # What it had gathered so far would stay with it.
                 self._end(kill=True)
-        if failure == "unknown":
-            raise UnknownHere(str(answer.header.get("says")))
         if failure is not None:
             raise _FAILURES.get(str(failure), WorkerFailed)(str(answer.header.get("says")))
         return answer.arrays

@@ -29,15 +29,20 @@ MAX_SIZES_KNOWN: Final = 256
 MAX_SENTENCE_LENGTH: Final = 300
 
 
-class Unknown(Exception):
-    """A bundle or a slot that this worker does not have; it may be a fresh one, so the agent says it again."""
+class UnknownBundle(Exception):
+    """A bundle that this worker does not have; it may be a fresh one, so the agent says it again."""
+
+
+class UnknownSlot(Exception):
+    """As `UnknownBundle`, for held arrays, or for a version of them that the agent has not told yet."""
 
 
 _KINDS: Final[Mapping[type[Exception], str]] = {
     GraphRefused: "refused",
     TrainingTimedOut: "timed_out",
     WorkerFailed: "memory",
-    Unknown: "unknown",
+    UnknownBundle: "unknown_bundle",
+    UnknownSlot: "unknown_slot",
 }
 
 
@@ -94,13 +99,13 @@ class Runner:
     def _slot(self, slot: str, version: int) -> Mapping[str, Array]:
         held, arrays = self._held.get(slot, (None, {}))
         if held != version:
-            raise Unknown(f"slot {slot!r}")
+            raise UnknownSlot(f"slot {slot!r}")
         return arrays
 
     def _run(self, request: Frame) -> Mapping[str, Array]:
         bundle, name = request.header["bundle"], request.header["graph"]
         if bundle not in self._bundles:
-            raise Unknown(f"bundle {bundle}")
+            raise UnknownBundle(f"bundle {bundle}")
         # Used last, dropped last.
         graphs = self._bundles[bundle] = self._bundles.pop(bundle)
         held = request.header["held"]

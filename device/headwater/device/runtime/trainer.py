@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.device.runtime.client import UnknownHere, Worker
+from headwater.device.runtime.client import UnknownBundle, UnknownSlot, Worker
 from headwater.device.runtime.failures import GraphRefused, TrainingDiverged, TrainingTimedOut
 from headwater.device.runtime.frames import Frame
 from headwater.device.runtime.steps import Course, Pace, Segment, Steps
@@ -26,14 +26,20 @@ from headwater.schemas.tensors import Array, encode_tensor
 Parameters = tuple[NDArray[np.float32], ...]
 Sums = Mapping[str, NDArray[np.float64]]
 
-EVALUATED_ROWS: Final = 256
-"""Rows of one evaluation: a convolution's values for many more would not fit into a small device."""
+EVALUATED_SIZE_BYTES: Final = 256 * 1024
+"""Examples of one evaluation: a convolution's values are many times as large, and must fit into a small device."""
+
+EVALUATED_ROWS: Final = 32
+"""Of one evaluation at least, however large."""
 
 SEGMENT_SIZE_BYTES: Final = 32 * 1024 * 1024
 """Examples, indices and noise that one segment carries to the worker."""
 
 WHOLE_SIZE_BYTES: Final = 1024 * 1024
 """Examples up to this size go along whole, which is cheaper than picking rows."""
+
+_TOLD_AT_MOST: Final = 4
+"""A fresh worker lacks the bundle, then the held arrays; it may have ended in between."""
 
 _numbers = itertools.count(1)
 
@@ -117,13 +123,18 @@ class Graphs:
             "time_limit_s": limit_s,
         }
         request = Frame(header, feed)
-        try:
-            return self._worker.ask(request, limit_s=limit_s, max_answer_bytes=size_bytes)
-        except UnknownHere:
-            self.load()
-            if held:
-                self._worker.ask(Frame({"do": "hold", "slot": held.slot, "version": held.version}, held.arrays))
-            return self._worker.ask(request, limit_s=limit_s, max_answer_bytes=size_bytes)
+        for _ in range(_TOLD_AT_MOST):
+            try:
+                return self._worker.ask(request, limit_s=limit_s, max_answer_bytes=size_bytes)
+            except UnknownBundle:
+                self.load()
+            except UnknownSlot:
+                self._hold(held)
+        return self._worker.ask(request, limit_s=limit_s, max_answer_bytes=size_bytes)
+
+    def _hold(self, held: _Held | None) -> None:
+        if held:
+            self._worker.ask(Frame({"do": "hold", "slot": held.slot, "version": held.version}, held.arrays))
 
 
 class Trainer:
@@ -188,13 +199,14 @@ class Trainer:
         until = time.monotonic() + time_limit_s
         manifest = self.manifest
         named = {p.name: value for p, value in zip(manifest.parameters, parameters, strict=True)}
-        many = len(x) > EVALUATED_ROWS
+        most = max(EVALUATED_SIZE_BYTES // max(x[:1].nbytes, 1), EVALUATED_ROWS)
+        many = len(x) > most
         held = _Held("evaluate", named) if many else None
         totals = {name: np.zeros(shape) for name, shape in _sums(manifest, "test")}
-        for begin in range(0, len(x), EVALUATED_ROWS):
+        for begin in range(0, len(x), most):
             if halted():
                 raise TrainingTimedOut("evaluate: halted, nobody waits for it any more")
-            rows = slice(begin, begin + EVALUATED_ROWS)
+            rows = slice(begin, begin + most)
             feed = {} if many else dict(named)
             feed |= {"x": x[rows], "y": y[rows], "mask": np.ones(len(x[rows]), dtype=np.float32)}
             results = self._graphs.run(
