@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -125,7 +125,11 @@ def compiled_task(name: str) -> Compiled:
     return compile_bundle(task.forward(np.random.default_rng(0)), objective="cross_entropy", name=name)
 
 
-def graph_steps(compiled: Compiled, x: np.ndarray, y: np.ndarray, batch: int) -> Step:
+def _initial(compiled: Compiled) -> dict[str, np.ndarray]:
+    return {p.name: value for p, value in zip(compiled.manifest.parameters, compiled.initial, strict=True)}
+
+
+def graph_steps(train: bytes, parameters: Mapping[str, np.ndarray], x: np.ndarray, y: np.ndarray, batch: int) -> Step:
     """All steps of an epoch in one call, as a device runs them."""
     import onnxruntime as ort
 
@@ -134,13 +138,11 @@ def graph_steps(compiled: Compiled, x: np.ndarray, y: np.ndarray, batch: int) ->
     options.log_severity_level = 4
     # As a device loads it: nothing is computed before its clock runs.
     session = ort.InferenceSession(
-        compiled.bundle.graphs["train"],
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=["ConstantFolding"],
+        train, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
     )
     steps = len(x) // batch
-    given = {p.name: v for p, v in zip(compiled.manifest.parameters, compiled.initial, strict=True)} | {
+    given = {
+        **parameters,
         "x": x,
         "y": y,
         "order": np.arange(steps * batch).reshape(steps, batch),
@@ -174,7 +176,9 @@ def measure(name: str, batch: int) -> dict[str, Any]:
     task, rng = TASKS[name], np.random.default_rng(1)
     x = rng.normal(0, 1, (task.examples, *task.shape)).astype(np.float32)
     y = rng.integers(0, task.classes, task.examples)
-    ours, theirs = graph_steps(compiled_task(name), x, y, batch), torch_steps(name, x, y, batch)
+    compiled = compiled_task(name)
+    ours = graph_steps(compiled.bundle.graphs["train"], _initial(compiled), x, y, batch)
+    theirs = torch_steps(name, x, y, batch)
     steps, times = task.examples // batch, [(_cpu_s(ours), _cpu_s(theirs)) for _ in range(ROUNDS + 1)]
     ratios = [a / b for a, b in times[1:]]
     ratio = statistics.median(ratios)
@@ -210,7 +214,7 @@ def peak_mb(side: str, name: str, folder: Path) -> float:
         np.savez(
             bundle,
             train=np.frombuffer(compiled.bundle.graphs["train"], np.uint8),
-            **{f"p {p.name}": v for p, v in zip(compiled.manifest.parameters, compiled.initial, strict=True)},
+            **{f"p {name}": value for name, value in _initial(compiled).items()},
         )
     command = [sys.executable, __file__, "--train-alone", side, name, str(bundle)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -224,23 +228,11 @@ def train_alone(side: str, name: str, bundle: Path) -> None:
     if side == "torch":
         torch_steps(name, x, y, batch)()
     else:
-        _graph_alone(bundle, x, y, batch)
+        with np.load(bundle) as arrays:
+            own = {name.removeprefix("p "): arrays[name] for name in arrays.files if name.startswith("p ")}
+            train = arrays["train"].tobytes()
+        graph_steps(train, own, x, y, batch)()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def _graph_alone(bundle: Path, x: np.ndarray, y: np.ndarray, batch: int) -> None:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    with np.load(bundle) as arrays:
-        session = ort.InferenceSession(arrays["train"].tobytes(), options, providers=["CPUExecutionProvider"])
-        given = {name.removeprefix("p "): arrays[name] for name in arrays.files if name.startswith("p ")}
-    steps = len(x) // batch
-    given |= {"x": x, "y": y, "order": np.arange(steps * batch).reshape(steps, batch)}
-    given |= {"mask": np.ones((steps, batch), np.float32), "learning_rate": np.full(steps, 0.01, np.float32)}
-    session.run(None, given)
 
 
 def installed_mb(*packages: str) -> float:
