@@ -21,9 +21,11 @@ check: $(VENV)/.test  ## lint, types, import rules, fresh documents
 	  $(BIN)/mypy -p headwater.$$room || exit 1; done
 	$(BIN)/lint-imports
 	$(BIN)/python -m headwater.schemas.document docs/contract --check
+	$(BIN)/python tests/core/oracle/document.py --check
 
 documents: $(VENV)/.test  ## write the generated documents anew
 	$(BIN)/python -m headwater.schemas.document docs/contract
+	$(BIN)/python tests/core/oracle/document.py
 
 bench: $(VENV)/.test  ## measure a round, beside a bare MQTT loop
 	$(BIN)/python benchmarks/round_trip.py

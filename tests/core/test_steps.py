@@ -101,12 +101,16 @@ def test_a_run_of_a_variant_in_segments_is_one_run(model: str, variant: Variant)
     same_in_segments(compiled(model, variant=variant, local=OPTIMISERS["adam, clipped"]))
 
 
-@pytest.mark.parametrize("variant", ["plain", "proximal", "corrected", "clipped"])
+VARIANTS: tuple[Variant, ...] = ("plain", "proximal", "corrected", "clipped")
+
+
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "variant"),
+    # Batch normalisation in the variant clipped is refused, for an example would see its neighbours.
+    [(model, variant) for model in MODELS for variant in VARIANTS if variant != "clipped" or "Batch" not in model],
+)
 def test_a_step_of_nothing_but_filler_changes_nothing(model: str, optimiser: str, variant: Variant) -> None:
-    if variant == "clipped" and "Batch" in model:
-        pytest.skip("refused: an example would see its neighbours")
     made = compiled(model, local=OPTIMISERS[optimiser], variant=variant)
     given = start(made) | examples(6)
     if variant == "clipped":

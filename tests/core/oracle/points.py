@@ -284,3 +284,9 @@ def recorded(*parts: str) -> Arrays:
     """All that is below a key, by its last part."""
     stem = key(*parts) + " / "
     return {name.removeprefix(stem): value for name, value in load().items() if name.startswith(stem)}
+
+
+def recorded_errors(name: str) -> tuple[float, float]:
+    """The largest of a case over its objectives: against differences, against PyTorch."""
+    found = [load()[key("errors", objective, name)] for case, objective in pairs() if case == name]
+    return max(float(errors[0]) for errors in found), max(float(errors[1]) for errors in found)

@@ -36,7 +36,7 @@ OPERATORS: Final[dict[str, Operator]] = {
 
 SUPPORTED: Final = tuple(sorted({*OPERATORS, *COMPOSITES}))
 
-_MENDS: Final = {
+MENDS: Final = {
     "Einsum": "write it with Transpose, Reshape and MatMul",
     "If": "export the branch that is taken",
     "LRN": "use BatchNormalization or GroupNormalization",
@@ -61,7 +61,7 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
         raise UnsupportedModel(f"{where(node)}: domain {node.domain!r}; export with standard ONNX operators only")
     row = OPERATORS.get(node.op_type)
     if row is None:
-        mend = _MENDS.get(node.op_type)
+        mend = MENDS.get(node.op_type)
         raise UnsupportedModel(
             f"{where(node)}: operator {node.op_type} cannot be trained yet; "
             + (f"{mend}; " if mend else "")

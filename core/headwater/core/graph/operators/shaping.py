@@ -141,7 +141,7 @@ def _expand(tape: Tape, node: onnx.NodeProto, _: Attributes, grad: str) -> Gradi
     return (tape.unbroadcast(grad, tape.shapes[node.output[0]], tape.shapes[node.input[0]]),)
 
 
-_NO_GRADIENT: Final[dict[str, dict[str, Any]]] = {
+WITHOUT_GRADIENT: Final[dict[str, dict[str, Any]]] = {
     "And": {},
     "ArgMax": {"axis": 0, "keepdims": 1, "select_last_index": 0},
     "ConstantOfShape": {"value": None},
@@ -175,4 +175,4 @@ SHAPING: Final[Mapping[str, Operator]] = {
     "Squeeze": Operator(_as_before, {}, fixed=(1,)),
     "Transpose": Operator(_transpose, {"perm": None}),
     "Unsqueeze": Operator(_as_before, {}, fixed=(1,)),
-} | {name: Operator(_nothing, attributes) for name, attributes in _NO_GRADIENT.items()}
+} | {name: Operator(_nothing, attributes) for name, attributes in WITHOUT_GRADIENT.items()}
