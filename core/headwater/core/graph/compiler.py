@@ -21,10 +21,10 @@ from headwater.core.graph.forward import OPSET, Forward, depending, read_forward
 from headwater.core.graph.objective import DTYPES, OBJECTIVES
 from headwater.core.graph.operators import attributes_of
 from headwater.core.graph.refusal import UnsupportedModel
-from headwater.core.graph.step import Recipe, Step, measured, probe, renamed, step_body
+from headwater.core.graph.step import Recipe, measured, probe, renamed, step_body
 from headwater.core.graph.tape import FLOAT, INT64, Tape, needed
 from headwater.core.graph.update import RULES, hyper, hyperparameters
-from headwater.schemas.manifest import Example, GraphName, Manifest, Parameter, Slot, Variant
+from headwater.schemas.manifest import Example, GraphName, Manifest, Slot, Variant
 from headwater.schemas.manifest import Objective as ObjectiveName
 from headwater.schemas.messages import Bundle
 from headwater.schemas.run import LocalTraining, Loss
@@ -314,6 +314,3 @@ def _model(graph: onnx.GraphProto, inner: Sequence[str] = ()) -> onnx.ModelProto
     )
     onnx.checker.check_model(model)
     return model
-
-
-__all__ = ["Compiled", "Parameter", "Step", "compile_bundle", "export_inference"]

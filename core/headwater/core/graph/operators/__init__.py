@@ -4,6 +4,7 @@ A backward rule takes the gradients of the node's outputs and gives that of each
 differentiable or not needed). Rules are those of reverse-mode differentiation, Griewank & Walther 2008, chapter 3.
 
 elementwise.py  linear.py  shaping.py  reducing.py  convolution.py  batch_norm.py  recurrent.py     rows by kind
+window.py  depthwise.py  cells.py                                            what the larger of them are made of
 composite.py                                             operators that are rewritten into those before anything else
 """
 
