@@ -15,6 +15,7 @@ from graphs import dense, dense_weights, forward, node, weight
 from headwater.core.batches import minibatches
 from headwater.core.graph import Compiled, UnsupportedModel, compile_bundle, export_inference
 from headwater.core.graph.execution import Runnable
+from headwater.core.graph.gate import verify
 from headwater.core.models import NORMALISER, mlp
 from headwater.core.sketch import BUCKETS, GAMMA, SMALLEST, bucket_of
 from headwater.schemas.manifest import Objective, Variant
@@ -240,6 +241,22 @@ def test_frozen_statistics_stay() -> None:
     made = compile_bundle(CASES["BatchNormalization of rows"].model(), objective="mse", name="m", frozen=("[mv]",))
     assert [p.name for p in made.manifest.parameters if p.state] == []
     assert {"new_m", "new_v"}.isdisjoint(Runnable(made.bundle.graphs["train"]).outputs)
+
+
+@pytest.mark.parametrize("name", ["BatchNormalization of rows", "BatchNormalization"])
+def test_frozen_statistics_are_those_of_inference_in_training_too(name: str) -> None:
+    """So no example sees another, and even single examples may be clipped."""
+    made = compiled(name, "mse", frozen=("m", "v"))
+    verify(made, rng=np.random.default_rng(3))
+    verify(compiled(name, "mse", frozen=("m", "v"), variant="clipped"), rng=np.random.default_rng(3))
+    case, rng = CASES[name], np.random.default_rng(0)
+    x = rng.normal(0, 1, (6, *case.features)).astype(np.float32)
+    y = rng.normal(0, 1, (6, *case.outputs)).astype(np.float32)
+    one_step = np.arange(6)[None], np.ones((1, 6))
+    new = run(made, start(made) | {"x": x, "y": y}, *one_step)
+    assert float(new["loss"]) == pytest.approx(float(evaluated(made, x, y)["loss"]), rel=1e-5)
+    moving = run(compiled(name, "mse"), start(compiled(name, "mse")) | {"x": x, "y": y}, *one_step)
+    assert float(moving["loss"]) != pytest.approx(float(new["loss"]), rel=1e-2)
 
 
 def test_frozen_parameters_stay_and_are_not_returned() -> None:

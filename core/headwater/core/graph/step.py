@@ -90,7 +90,7 @@ def step_body(recipe: Recipe, manifest: Manifest) -> Step:
     names = recipe.names(moving)
     tape = Tape("step_", {})
     active = _active(tape, "keep")
-    training = Training("keep", active, "seed" if manifest.random else None)
+    training = Training("keep", active, "seed" if manifest.random else None, still=_still(manifest))
     if recipe.variant == "clipped":
         seen, nodes = _each_example(recipe, manifest, names, tape, training)
     else:
@@ -123,6 +123,10 @@ def step_body(recipe: Recipe, manifest: Manifest) -> Step:
     # The rules also give gradients that nobody asked for, above all that of x.
     kept_nodes = needed(tape.nodes, [value.name for value in outputs])
     return Step(helper.make_graph(kept_nodes, "step", inputs, outputs), nodes, tape.constants)
+
+
+def _still(manifest: Manifest) -> frozenset[str]:
+    return frozenset(parameter.name for parameter in manifest.parameters if not parameter.moves)
 
 
 def _active(tape: Tape, keep: str) -> str:
@@ -233,7 +237,7 @@ def _each_example(
     row = tape.emit("Unsqueeze", "row", tape.axes([0]))
     keep = tape.emit("Unsqueeze", "row_keep", tape.axes([0]))
     seed = tape.emit("Add", tape.emit("Mul", "seed", tape.constant(65_537, int)), "row") if training.seed else None
-    tape.training = Training(keep, training.active, seed)
+    tape.training = Training(keep, training.active, seed, still=training.still)
     seen = _look(recipe, manifest, names, tape, row, keep)
     bound = tape.emit("Div", hyper("example_norm"), tape.emit("Max", norm(tape, seen.gradients), tape.constant(1e-12)))
     counts = tape.as_float(tape.emit("Greater", "row_keep", tape.constant(0.0)))
@@ -292,7 +296,8 @@ def probe(recipe: Recipe, manifest: Manifest, *, gradient: bool) -> tuple[Tape, 
     names = recipe.names() | {recipe.model.x: "x"}
     tape = recipe.tape("probe_", names, None)
     active = _active(tape, "mask")
-    tape.training = Training("mask", active, "seeds" if manifest.random else None, walked=gradient)
+    seed = "seeds" if manifest.random else None
+    tape.training = Training("mask", active, seed, walked=gradient, still=_still(manifest))
     nodes = renamed(recipe.nodes, names)
     run_forward(tape, nodes)
     output, target = names.get(recipe.prediction, recipe.prediction), "y" if manifest.y is not None else "x"

@@ -23,13 +23,14 @@ class Training:
 
     `keep` float32 `[b]`: the examples' weights, 0 for filler. `active` float32 scalar: 0 where all is filler.
     `seed` int64 scalar, or None where the graph may draw nothing. `walked` is whether a backward walk follows: where
-    none does, an operator runs as it is written.
+    none does, an operator runs as it is written. `still` names the parameters that no step moves.
     """
 
     keep: str
     active: str
     seed: str | None
     walked: bool = True
+    still: frozenset[str] = frozenset()
 
 
 class Tape:

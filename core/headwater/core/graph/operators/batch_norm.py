@@ -19,7 +19,22 @@ def _forward(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> None:
             "BatchNormalization", x, scale, bias, mean, variance, name=node.output[0], epsilon=attributes["epsilon"]
         )
         return
-    _forward_in_training(tape, node, attributes)
+    if mean in tape.training.still and variance in tape.training.still:
+        _forward_standing_still(tape, node, attributes)
+    else:
+        _forward_in_training(tape, node, attributes)
+
+
+def _forward_standing_still(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> None:
+    """Frozen statistics are those of inference, in training too: no example sees another."""
+    x, scale, bias, mean, variance = node.input
+    centred = tape.emit("Sub", x, _by_channel(tape, mean, x))
+    floor = tape.constant(attributes["epsilon"])
+    inverse = tape.emit("Reciprocal", tape.emit("Sqrt", tape.emit("Add", variance, floor)))
+    gain = tape.emit("Mul", scale, inverse)
+    scaled = tape.emit("Mul", centred, _by_channel(tape, gain, x))
+    tape.emit("Add", scaled, _by_channel(tape, bias, x), name=node.output[0])
+    tape.saved[node.output[0]] = (centred, inverse, gain)
 
 
 def _forward_in_training(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> None:
@@ -90,24 +105,30 @@ def _by_example(tape: Tape, value: str, x: str) -> str:
 def _move(tape: Tape, running: str, found: str, rate: float) -> None:
     training = tape.training
     assert training is not None
+    if running in training.still:
+        return
     step = tape.emit("Mul", training.active, tape.constant(rate))
     tape.moved[running] = tape.emit("Add", running, tape.emit("Mul", step, tape.emit("Sub", found, running)))
 
 
 def _backward(tape: Tape, node: onnx.NodeProto, _: Attributes, grad: str) -> Gradients:
-    """dx = gain·(g − s·Σ g − s·x̂·Σ g·x̂) with x̂ = (x − mean)/σ and s an example's share."""
+    """dx = gain·(g − s·Σ g − s·x̂·Σ g·x̂) with x̂ = (x − mean)/σ and s an example's share, or gain·g alone where the
+    statistics stand still."""
     x = node.input[0]
-    share, centred, inverse, gain = tape.saved[node.output[0]]
+    *shared, centred, inverse, gain = tape.saved[node.output[0]]
     sums = _sum_over_places(tape, grad, x)
     products = _sum_over_places(tape, tape.emit("Mul", grad, centred), x)
     everyone = tape.axes([0])
     to_bias = tape.emit("ReduceSum", sums, everyone, keepdims=0)
     slope = tape.emit("ReduceSum", products, everyone, keepdims=0)
     to_scale = tape.emit("Mul", slope, inverse)
-    shares = tape.emit("Unsqueeze", share, tape.axes([1]))
+    direct = tape.emit("Mul", grad, _by_channel(tape, gain, x))
+    if not shared:
+        return (direct, to_scale, to_bias)
+    shares = tape.emit("Unsqueeze", shared[0], tape.axes([1]))
     level = tape.emit("Mul", shares, tape.emit("Mul", gain, to_bias))
     lean = tape.emit("Mul", shares, tape.emit("Mul", gain, tape.emit("Mul", to_scale, inverse)))
-    rest = tape.emit("Sub", tape.emit("Mul", grad, _by_channel(tape, gain, x)), _by_example(tape, level, x))
+    rest = tape.emit("Sub", direct, _by_example(tape, level, x))
     return (tape.emit("Sub", rest, tape.emit("Mul", centred, _by_example(tape, lean, x))), to_scale, to_bias)
 
 
