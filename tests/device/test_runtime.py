@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -281,17 +282,17 @@ HOSTILE = HONEST.bundle.model_copy(update={"graphs": {"train": REFUSALS["a loop"
 
 
 @pytest.mark.parametrize(
-    ("given_", "reason", "says"),
+    ("about", "reason", "says"),
     [
-        (assignment(data="other"), "no_data", "no 'other' here; this device has d"),
-        (assignment(bundle=HOSTILE), "unsupported_graph", "'Loop' is not allowed"),
-        (assignment(learning_rate=1e30, local_epochs=30), "training_failed", "no longer finite"),
+        ({"data": "other"}, "no_data", "no 'other' here; this device has d"),
+        ({"bundle": HOSTILE}, "unsupported_graph", "'Loop' is not allowed"),
+        ({"learning_rate": 1e30, "local_epochs": 30}, "training_failed", "no longer finite"),
     ],
 )
 async def test_a_plan_that_cannot_be_followed_is_declined(
-    given_: Assignment, reason: str, says: str, work: Work
+    about: dict[str, Any], reason: str, says: str, work: Work
 ) -> None:
-    declined = await work(given_)
+    declined = await work(assignment(**about))
     assert isinstance(declined, Decline)
     assert declined.reason == reason
     assert says in declined.detail
