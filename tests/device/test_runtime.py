@@ -263,6 +263,23 @@ async def test_a_delta_is_the_change_times_the_number_of_examples(work: Work, wo
         np.testing.assert_allclose(decode_tensor(tensor), 60 * (new.astype(float) - old), atol=1e-4)
 
 
+async def test_an_example_of_weight_two_counts_as_two(work: Work) -> None:
+    data = separable(20)
+    rows = [*range(20), 3, 3, 7]
+    twice = replace(data, train_x=data.train_x[rows], train_y=data.train_y[rows])
+    weights = np.bincount(rows).astype(np.float32)
+    heavy = await work(assignment(batch_size=64), replace(data, train_weights=weights))
+    plain = await work(assignment(batch_size=64), twice)
+    assert isinstance(heavy, Delta)
+    assert isinstance(plain, Delta)
+    assert (heavy.weight, heavy.examples, plain.weight) == (23.0, 20, 23.0)
+    for one, other in zip(heavy.tensors, plain.tensors, strict=True):
+        np.testing.assert_allclose(decode_tensor(one), decode_tensor(other), rtol=1e-4, atol=1e-5)
+    for one, other in zip(heavy.metrics, plain.metrics, strict=True):
+        assert (one.name, one.weight) == (other.name, other.weight)
+        assert one.total == pytest.approx(other.total, rel=1e-5)
+
+
 async def test_what_goes_up_does_not_grow_with_the_data(work: Work) -> None:
     sizes = [len(encode(await work(assignment(), separable(n)))) for n in (30, 3000)]  # type: ignore[arg-type]
     assert abs(sizes[0] - sizes[1]) < 16

@@ -176,6 +176,30 @@ def csv(path: Path, text: str = CSV, **changes: object) -> FileSource:
     return FileSource.model_validate(given | {"labels": ("ok", "worn")} | changes)
 
 
+WEIGHED = "a,b,label,w\n1,2,ok,1\n2,3,worn,{}\n3,4,ok,0\n4,5,ok,9\n"
+
+
+def test_a_column_says_how_much_a_training_row_counts(tmp_path: Path) -> None:
+    data = load("d", csv(tmp_path, WEIGHED.format(2.5), weight="w", test_fraction=0.25))
+    assert data.train_weights is not None
+    assert data.train_weights.tolist() == [1.0, 2.5, 0.0]
+    assert data.weight == 3.5
+    assert load("d", csv(tmp_path, WEIGHED.format(2.5))).weight == 3.0
+
+
+@pytest.mark.parametrize(
+    ("weight", "says"),
+    [
+        ("-1", "weight -1.0 in row 1; a weight is a finite number"),
+        ("inf", "weight inf in row 1"),
+        ("x", "is no number"),
+    ],
+)
+def test_a_weight_that_is_none_is_named(tmp_path: Path, weight: str, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        load("d", csv(tmp_path, WEIGHED.format(weight), weight="w"))
+
+
 def test_a_csv_becomes_a_data_set_whose_end_is_the_test_part(tmp_path: Path) -> None:
     data = load("d", csv(tmp_path))
     assert data.train_x.tolist()[:2] == [[0.0, 0.5], [1.0, 2.5]]

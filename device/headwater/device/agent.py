@@ -125,7 +125,7 @@ class Agent:
         if plan.evaluate:
             told += await self._evaluate(trainer, parameters, data, until)
         change = difference(shared(manifest, carry.parameters), shared(manifest, parameters))
-        return self._delta(plan, len(data.train_x), weighted(change, len(data.train_x)), told)
+        return self._delta(plan, len(data.train_x), weighted(change, data.weight), told, data.weight)
 
     def _trainer(self, ref: ObjectRef, bundle: Bundle) -> Trainer:
         trainer = self._trainers.pop(ref.sha256, None) or Trainer(bundle, self._means.worker)
@@ -167,13 +167,16 @@ class Agent:
         finally:
             halted.set()
 
-    def _delta(self, plan: Plan, weight: int, terms: Sequence[Array], told: Evaluation) -> Delta:
+    def _delta(
+        self, plan: Plan, examples: int, terms: Sequence[Array], told: Evaluation, weight: float | None = None
+    ) -> Delta:
+        """`weight`: what the examples count together, where that is not their number."""
         return Delta(
             key=plan.key,
             sender=self._node,
             task=plan.task,
-            weight=float(weight),
-            examples=weight,
+            weight=float(examples) if weight is None else weight,
+            examples=examples,
             devices=1,
             tensors=encode_tensors(terms),
             metrics=told.metrics,

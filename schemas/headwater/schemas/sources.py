@@ -46,7 +46,8 @@ class FileSource(Frozen):
 
     `features` are column names (for NPZ: one array name), `target` the column to learn. Classes are integers, or
     named in `labels` so that every device numbers them alike; without `classes` and `labels` the target is a number.
-    The last `test_fraction` of the rows is the test part.
+    The last `test_fraction` of the rows is the test part. `weight` is a column that says how much a training row counts
+    (1 without it): a row of weight 2 counts like two.
     """
 
     kind: Literal["file"]
@@ -55,6 +56,7 @@ class FileSource(Frozen):
     target: Name
     classes: Annotated[int, Field(ge=0)] = 0
     labels: tuple[Name, ...] = ()
+    weight: Name | None = None
     test_fraction: OpenFraction = 0.25
 
 

@@ -285,7 +285,8 @@ class Training:
         feed: dict[str, Array] = {}
         feed |= {p.name: v for p, v in zip(manifest.parameters, self.carry.parameters, strict=True) if p.moves}
         feed |= {f"slot_{s.name}": v for s, v in zip(manifest.slots, self.carry.slots, strict=True)}
-        feed |= _examples(segment, data)
+        weights = _weights(segment, data)
+        feed |= _examples(segment, data, weights)
         feed["learning_rate"] = np.full(segment.steps, learning_rate, dtype=np.float32)
         if manifest.random:
             feed["seeds"] = segment.seeds
@@ -300,18 +301,18 @@ class Training:
             size_bytes=_size_bytes(expected),
             held=self._held,
         )
-        self.carry = self._next(results, segment)
+        self.carry = self._next(results, segment.epochs, float(weights.sum(dtype=np.float64)))
         self._pace.measured(segment.steps, time.monotonic() - started)
 
-    def _next(self, results: Mapping[str, Array], segment: Segment) -> Carry:
+    def _next(self, results: Mapping[str, Array], epochs: int, weight: float) -> Carry:
         manifest = self._manifest
         moved = {p.name: _sound(f"train: {p.name}", results[f"new_{p.name}"], p.shape) for p in manifest.moving}
         return Carry(
             tuple(moved.get(p.name, v) for p, v in zip(manifest.parameters, self.carry.parameters, strict=True)),
             tuple(_sound(f"train: {s.name}", results[f"new_slot_{s.name}"], s.shape) for s in manifest.slots),
             _added(manifest, "train", self.carry.sums, results),
-            self.carry.weight + float(segment.mask.sum(dtype=np.float64)),
-            segment.epochs,
+            self.carry.weight + weight,
+            epochs,
         )
 
     def _drawn(self, steps: int) -> dict[str, Array]:
@@ -363,13 +364,18 @@ def _constants(
     return values
 
 
-def _examples(segment: Segment, data: Dataset) -> dict[str, Array]:
+def _weights(segment: Segment, data: Dataset) -> NDArray[np.float32]:
+    """What each of a segment's rows counts: its example's weight, and nothing where it is filler."""
+    return segment.mask if data.train_weights is None else segment.mask * data.train_weights[segment.order]
+
+
+def _examples(segment: Segment, data: Dataset, weights: NDArray[np.float32]) -> dict[str, Array]:
     """The rows of a segment: all of a small data set, or those that it takes, in its own order."""
     if data.train_x.nbytes <= WHOLE_SIZE_BYTES:
-        return {"x": data.train_x, "y": data.train_y, "order": segment.order, "mask": segment.mask}
+        return {"x": data.train_x, "y": data.train_y, "order": segment.order, "mask": weights}
     rows = segment.order.ravel()
     order = np.arange(len(rows), dtype=np.int64).reshape(segment.order.shape)
-    return {"x": data.train_x[rows], "y": data.train_y[rows], "order": order, "mask": segment.mask}
+    return {"x": data.train_x[rows], "y": data.train_y[rows], "order": order, "mask": weights}
 
 
 def _added(

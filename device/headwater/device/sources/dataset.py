@@ -18,12 +18,20 @@ Labels = NDArray[np.int64] | NDArray[np.float32]
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Examples of one device. x float32 `[n, …]`; y int64 `[n]` for classes, float32 `[n, …]` for numbers, float32
-    `[n, 0]` where there is no target."""
+    `[n, 0]` where there is no target. `train_weights` float32 `[n]` says how much each training example counts; None:
+    all count 1."""
 
     train_x: NDArray[np.float32]
     train_y: Labels
     test_x: NDArray[np.float32]
     test_y: Labels
+    train_weights: NDArray[np.float32] | None = None
+
+    @property
+    def weight(self) -> float:
+        """What all training examples count together."""
+        weights = self.train_weights
+        return float(len(self.train_x)) if weights is None else float(weights.sum(dtype=np.float64))
 
 
 class DataMismatch(Exception):
@@ -58,8 +66,11 @@ def checked(name: str, data: Dataset) -> Dataset:
             f"{name}: training examples have shape {list(data.train_x.shape[1:])}, test examples "
             f"{list(data.test_x.shape[1:])}; make them alike"
         )
-    for array in (data.train_x, data.train_y, data.test_x, data.test_y):
-        array.setflags(write=False)
+    if data.train_weights is not None:
+        _check_weights(name, data.train_weights, len(data.train_x))
+    for array in (data.train_x, data.train_y, data.test_x, data.test_y, data.train_weights):
+        if array is not None:
+            array.setflags(write=False)
     return data
 
 
@@ -112,6 +123,16 @@ def _rows(name: str, array: NDArray[Any]) -> NDArray[Any]:
     if not array.ndim:
         raise DataError(f"{name}: a single value; give one a row")
     return array
+
+
+def _check_weights(name: str, weights: NDArray[np.float32], examples: int) -> None:
+    if weights.shape != (examples,):
+        raise DataError(f"{name}: weights of shape {list(weights.shape)} for {examples} examples; give one each")
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise DataError(f"{name}: weight {weights[bad[0]]} in row {bad[0]}; a weight is a finite number of at least 0")
+    if not weights.any():
+        raise DataError(f"{name}: all weights are 0, so there is nothing to learn; give some more")
 
 
 def _check_part(name: str, x: NDArray[np.float32], y: Labels) -> None:

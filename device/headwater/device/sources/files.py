@@ -4,7 +4,7 @@ import csv
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -44,7 +44,10 @@ def load_file(spec: FileSource) -> Dataset:
         raise DataError(f"{spec.path}: {error}; this is no sound {kind} file, write it again") from None
     x, y = _features(spec, table), _target(spec, table)
     split = len(x) - int(len(x) * spec.test_fraction)
-    return dataset(x[:split], y[:split], x[split:], y[split:])
+    made = dataset(x[:split], y[:split], x[split:], y[split:])
+    if spec.weight is None:
+        return made
+    return replace(made, train_weights=_numbers(spec, spec.weight, table)[:split].astype(np.float32))
 
 
 # ── one reader a kind of file ───────────────────────────────────────────────────────────────────────────────────
@@ -106,7 +109,7 @@ def _row(row: int) -> str:
 
 def _wanted(spec: FileSource, found: Sequence[str]) -> list[str]:
     """The columns of the specification, each once."""
-    wanted = list(dict.fromkeys((*spec.features, spec.target)))
+    wanted = list(dict.fromkeys((*spec.features, spec.target, *([spec.weight] if spec.weight else []))))
     missing = [name for name in wanted if name not in found]
     if missing:
         raise DataError(f"{spec.path}: no column {missing[0]!r}; there are {', '.join(found) or 'none'}")
