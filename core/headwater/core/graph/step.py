@@ -16,7 +16,7 @@ from headwater.core.graph.differentiate import gradients, run_forward
 from headwater.core.graph.forward import Forward
 from headwater.core.graph.objective import Objective
 from headwater.core.graph.tape import FLOAT, INT64, Tape, Training, needed, value_info
-from headwater.core.graph.update import RULES, clipped, decayed, hyper, norm
+from headwater.core.graph.update import RATE, RULES, clipped, decayed, hyper, norm
 from headwater.schemas.manifest import Manifest, Parameter, Variant
 from headwater.schemas.run import LocalTraining, Loss
 
@@ -39,6 +39,13 @@ class Recipe:
     def nodes(self) -> list[onnx.NodeProto]:
         """Those that the prediction needs."""
         return needed(self.model.nodes, [self.prediction])
+
+    @property
+    def descends_plainly(self) -> bool:
+        """Whether a step is w − η·g and nothing else: then η goes into the loss's gradient, a small value, and not into
+        every parameter's."""
+        local = self.local
+        return self.variant == "plain" and local.optimiser == "sgd" and not (local.weight_decay or local.clip_norm)
 
     def names(self, moving: Sequence[str] = ()) -> dict[str, str]:
         """Forward values as they are called in a graph, clear of its own names; `moving` parameters change in it."""
@@ -156,6 +163,8 @@ def _updated(
 ) -> dict[str, str]:
     """The parameter's new value and its slots', by the names of the old ones."""
     rule, weight = RULES[recipe.local.optimiser], f"w_{parameter.name}"
+    if recipe.descends_plainly:
+        return {weight: tape.emit("Sub", weight, gradient)}
     own = {slot: f"now_{slot}_{parameter.name}" for slot in rule.slots}
     # onnxruntime takes eight times as long for a scalar times [64, 64, 1, 1] as for one times [4096].
     flat = len(parameter.shape) > 1 and parameter.shape[-1] == 1
@@ -194,7 +203,8 @@ def _adjusted(recipe: Recipe, tape: Tape, grads: dict[str, str], active: str) ->
 
 
 def _look(recipe: Recipe, manifest: Manifest, names: Mapping[str, str], tape: Tape, rows: str, keep: str) -> _Seen:
-    """Forward and backward over the rows: gradients of the weighted mean loss, sums of the measures."""
+    """Forward and backward over the rows: gradients of the weighted mean loss, times the learning rate where a step is
+    plain descent; and sums of the measures."""
     names = {**names, recipe.model.x: "f_x"}
     tape.shapes["f_x"] = recipe.model.shapes[recipe.model.x]
     tape.emit("Gather", "x", rows, name="f_x", axis=0)
@@ -203,6 +213,8 @@ def _look(recipe: Recipe, manifest: Manifest, names: Mapping[str, str], tape: Ta
     run_forward(tape, nodes)
     output = names.get(recipe.prediction, recipe.prediction)
     share = tape.emit("Div", keep, _divisor(recipe, tape, target, keep))
+    if recipe.descends_plainly:
+        share = tape.emit("Mul", share, RATE)
     seed = recipe.row.gradient(tape, output, target, share, recipe.loss)
     trainable = {names.get(p.name, p.name): p.name for p in manifest.trainable}
     found = gradients(tape, nodes, {output: seed}, set(trainable))
