@@ -524,6 +524,28 @@ CASES: dict[str, Case] = {
         (2, 6, 5),
         (4,),
     ),
+    **{
+        f"Conv depthwise, {name}": Case(
+            "Conv",
+            [
+                node("Conv", "x", "k", out="h"),
+                node("Conv", "h", "w", out="o", group=4, **attributes),
+                node("Mul", "o", "o", out="q"),
+                node("ReduceMean", "q", "axes", out="y", keepdims=0),
+            ],
+            {"k": weight(4, 2, 1, 1), "w": weight(4, 1, *kernel), "axes": ints(2, 3)},
+            (2, 6, 5),
+            (4,),
+        )
+        for name, kernel, attributes in (
+            ("without padding", (3, 2), {}),
+            ("padded above and right", (3, 3), {"pads": [2, 0, 0, 2]}),
+            ("padded below", (4, 3), {"pads": [0, 1, 3, 1]}),
+            ("dilated", (3, 2), {"dilations": [2, 3], "pads": [2, 1, 1, 2]}),
+            ("one row", (1, 3), {"pads": [0, 1, 0, 1]}),
+            ("padded beyond its kernel", (2, 2), {"pads": [2, 2, 3, 0]}),
+        )
+    },
     "Conv depthwise, two for one": conv((3, 3), (2, 6, 5), group=4, pads=[1, 1, 1, 1]),
     "Conv depthwise of sequences": Case(
         "Conv",

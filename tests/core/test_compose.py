@@ -152,7 +152,9 @@ def gather(g: Graph, draw: Draw) -> None:
 
 
 def layer_norm(g: Graph, draw: Draw) -> None:
-    value = g.emit("LayerNormalization", g.value, g.put(positive(g.shape[-1])), g.some(g.shape[-1]), axis=-1)
+    value = g.emit(
+        "LayerNormalization", g.value, g.put(positive(g.shape[-1])), g.some(g.shape[-1]), axis=-1, epsilon=0.01
+    )
     g.step("layer norm", value, *g.shape)
 
 

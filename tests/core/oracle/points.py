@@ -27,10 +27,11 @@ Arrays = dict[str, np.ndarray]
 
 
 def worst_error(got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
-    """The largest distance, relative to the expected value's norm, or to a tenth of all where it is next to 0."""
+    """The largest distance, relative to the expected value's norm; where it is next to 0 to a tenth of all, or to what
+    float32 can tell of values around 1."""
     assert got.keys() == expected.keys(), (sorted(got), sorted(expected))
     norms = {name: float(np.linalg.norm(value)) for name, value in expected.items()}
-    smallest = 0.1 * sum(norm**2 for norm in norms.values()) ** 0.5
+    smallest = max(0.1 * sum(norm**2 for norm in norms.values()) ** 0.5, 0.01)
     return max(
         float(np.linalg.norm(got[name] - value)) / max(norms[name], smallest) for name, value in expected.items()
     )

@@ -5,7 +5,8 @@ matrix from columns to columns, and the convolution one along the long axis, in 
 
     Y_c[:, q] = Σ_row T_c,row · X_c[:, q + row]      T_c,row [out columns, columns], X_c [columns, b · rows]
 
-Zero rows between examples keep them apart.
+Zero rows between examples keep them apart: as many as the wider of the two paddings, for the rows below one example
+are those above the next.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ _END: Final = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class _Plane:
-    """Sizes: channels, rows and columns of the input, of the output, and of an example with its zero rows."""
+    """Sizes: channels, rows and columns of the input, of the output; `tall` is an example with its zero rows."""
 
     channels: int
     rows: int
@@ -38,7 +39,7 @@ class _Plane:
 
     @property
     def tall(self) -> int:
-        return self.rows + self.window.before[0] + self.window.after[0]
+        return self.rows + max(self.window.before[0], self.window.after[0])
 
     @property
     def taps(self) -> list[int]:
@@ -52,9 +53,10 @@ class _Plane:
 
 
 def serves(window: Window, group: int, x_shape: Shape, out_shape: Shape) -> bool:
-    """Whether this way is open: one channel to one, two axes, steps of one, few columns."""
+    """Whether this way is open: one channel to one, two axes, steps of one, few columns, padding within the kernel."""
     return (
         len(window.kernel) == 2
+        and max(window.before[0], window.after[0]) < window.extent(0)
         and group == x_shape[1] == out_shape[1]
         and window.strides == (1, 1)
         and min(window.before + window.after) >= 0
@@ -69,25 +71,24 @@ def plane_of(window: Window, x_shape: Shape, out_shape: Shape) -> _Plane:
 
 def forward(tape: Tape, x: str, weight: str, plane: _Plane, name: str | None) -> tuple[str, tuple[str, ...]]:
     """The convolution, and what its way back needs. `name`: the output's, or None for a fresh one."""
-    long = _long(tape, x, plane.channels, plane.columns, (plane.window.before[0], plane.window.after[0]))
+    long, before = _long(tape, x, plane.channels, plane.columns, plane.tall - plane.rows), plane.window.before[0]
     bands = _bands(tape, weight, plane)
     kernel = _kernel(tape, bands, [0, 2, 3, 1], plane.channels * plane.out_columns, plane.columns)
-    made = _along(tape, long, kernel, plane, [0, plane.span])
-    return _short(tape, made, plane.out_columns, plane, 0, plane.out_rows, name), (long,)
+    made = _along(tape, long, kernel, plane, [before, plane.span - before])
+    return _short(tape, made, plane.out_columns, plane, plane.out_rows, name), (long,)
 
 
 def backward(tape: Tape, grad: str, weight: str, saved: tuple[str, ...], plane: _Plane) -> Gradients:
     """To x, the kernel's rows turned around; and to the kernel."""
-    long = _long(tape, grad, plane.channels, plane.out_columns, (0, plane.tall - plane.out_rows))
-    shape = tape.axes([plane.channels, *plane.window.kernel])
+    long = _long(tape, grad, plane.channels, plane.out_columns, plane.tall - plane.out_rows)
+    before, shape = plane.window.before[0], tape.axes([plane.channels, *plane.window.kernel])
     turned = tape.axes(range(plane.window.kernel[0])[::-1])
     flipped = tape.emit("Gather", tape.emit("Reshape", weight, shape), turned, axis=1)
     kernel = _kernel(
         tape, _bands(tape, flipped, plane), [0, 3, 2, 1], plane.channels * plane.columns, plane.out_columns
     )
-    made = _along(tape, long, kernel, plane, [plane.span, 0])
-    to_x = _short(tape, made, plane.columns, plane, plane.window.before[0], plane.rows, None)
-    return to_x, _to_weight(tape, saved[0], long, weight, plane)
+    made = _along(tape, long, kernel, plane, [plane.span - before, before])
+    return _short(tape, made, plane.columns, plane, plane.rows, None), _to_weight(tape, saved[0], long, weight, plane)
 
 
 def _along(tape: Tape, long: str, kernel: str, plane: _Plane, pads: list[int]) -> str:
@@ -95,26 +96,28 @@ def _along(tape: Tape, long: str, kernel: str, plane: _Plane, pads: list[int]) -
     return tape.emit("Conv", row, kernel, group=plane.channels, pads=pads, dilations=[plane.window.dilations[0]])
 
 
-def _long(tape: Tape, value: str, channels: int, columns: int, pads: tuple[int, int]) -> str:
+def _long(tape: Tape, value: str, channels: int, columns: int, zero_rows: int) -> str:
     """`[b, c, rows, columns]` to `[c · columns, b · tall]`, in two turns of neighbours: one of all axes takes ten times
     as long. Channels and columns stay one axis while it is cut, or onnxruntime would cut first and turn the pieces."""
-    turned = padded(tape, tape.emit("Transpose", value, perm=[1, 0, 2, 3]), 4, {2: pads})
+    turned = padded(tape, tape.emit("Transpose", value, perm=[1, 0, 2, 3]), 4, {2: (0, zero_rows)})
     flat = tape.emit("Reshape", turned, tape.axes([0, -1, columns]))
     return tape.emit("Reshape", tape.emit("Transpose", flat, perm=[0, 2, 1]), tape.axes([channels * columns, -1]))
 
 
-def _short(tape: Tape, value: str, columns: int, plane: _Plane, start: int, rows: int, name: str | None) -> str:
-    """Back again: `rows` rows from `start` of each example."""
+def _short(tape: Tape, value: str, columns: int, plane: _Plane, rows: int, name: str | None) -> str:
+    """Back again, without each example's zero rows."""
     apart = tape.emit("Reshape", value, tape.axes([plane.channels, columns, -1]))
     turned = tape.emit("Transpose", apart, perm=[0, 2, 1])
     split = tape.emit("Reshape", turned, tape.axes([0, -1, plane.tall, columns]))
-    kept = split if rows == plane.tall else part(tape, split, 2, start, start + rows)
+    kept = split if rows == plane.tall else part(tape, split, 2, 0, rows)
     return tape.emit("Transpose", kept, perm=[1, 0, 2, 3], name=name)
 
 
-def _cut(tape: Tape, long: str, plane: _Plane, columns: int, start: int, end: int) -> str:
-    """`[c, columns, …]`: the long axis from a start to an end (0: the last)."""
-    kept = long if start == end == 0 else part(tape, long, 1, start, end or _END)
+def _shifted(tape: Tape, long: str, plane: _Plane, columns: int, shift: int) -> str:
+    """`[c, columns, …]`: the long axis from `shift` on, or for a negative one without its last places."""
+    kept = long
+    if shift:
+        kept = part(tape, long, 1, *((shift, _END) if shift > 0 else (0, shift)))
     return tape.emit("Reshape", kept, tape.axes([plane.channels, columns, -1]))
 
 
@@ -145,10 +148,11 @@ def _kernel(tape: Tape, bands: str, perm: list[int], outputs: int, inputs: int) 
 
 def _to_weight(tape: Tape, long_x: str, long_grad: str, weight: str, plane: _Plane) -> str:
     """For each of the kernel's rows one product a channel, and from its bands back to the row."""
-    grad = _cut(tape, long_grad, plane, plane.out_columns, 0, -plane.span)
     bands = []
     for tap in plane.taps:
-        view = _cut(tape, long_x, plane, plane.columns, tap, tap - plane.span)
+        shift = tap - plane.window.before[0]
+        view = _shifted(tape, long_x, plane, plane.columns, shift)
+        grad = _shifted(tape, long_grad, plane, plane.out_columns, -shift)
         product = tape.emit("MatMul", grad, tape.emit("Transpose", view, perm=[0, 2, 1]))
         bands.append(tape.emit("Unsqueeze", product, tape.axes([1])))
     stacked = tape.emit("Concat", *bands, axis=1) if len(bands) > 1 else bands[0]

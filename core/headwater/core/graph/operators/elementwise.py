@@ -112,7 +112,9 @@ def above(tape: Tape, value: str, bound: float = 0.0) -> str:
 
 
 def _relu(tape: Tape, node: onnx.NodeProto, _: Attributes, grad: str) -> Gradients:
-    return (tape.emit("Mul", grad, above(tape, node.output[0])),)
+    # What it gives is 0 or above, so that a truth value says which; cheaper than a comparison.
+    alive = tape.emit("Cast", node.output[0], to=onnx.TensorProto.BOOL)
+    return (tape.emit("Mul", grad, tape.as_float(alive)),)
 
 
 def _leaky_relu(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: str) -> Gradients:

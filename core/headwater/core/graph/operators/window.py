@@ -30,6 +30,10 @@ class Window:
     def pads(self) -> list[int]:
         return [*self.before, *self.after]
 
+    def extent(self, axis: int) -> int:
+        """From the kernel's first to its last element along an axis."""
+        return (self.kernel[axis] - 1) * self.dilations[axis] + 1
+
     @property
     def is_a_point(self) -> bool:
         """Whether each place of the input makes one of the output, alone."""
