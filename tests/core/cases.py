@@ -4,7 +4,7 @@ A model goes from x `[batch, *features]` to y; `operator` is what its case is ab
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -476,6 +476,9 @@ CASES: dict[str, Case] = {
             node("MatMul", "n", "u", out="y"),
         ],
         W | {"s": positive(3), "b": weight(3), "m": weight(3, seed=3), "v": positive(3), "u": weight(3, 3, seed=4)},
+    ),
+    "BatchNormalization with frozen statistics": replace(
+        normed("BatchNormalization", extra=("m", "v")), frozen=("m", "v")
     ),
     "LayerNormalization": Case(
         "LayerNormalization",

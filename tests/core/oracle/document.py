@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -18,6 +19,20 @@ from headwater.core.graph.objective import OBJECTIVES
 from headwater.core.graph.operators import COMPOSITES, MENDS, OPERATORS
 from headwater.core.graph.operators.shaping import WITHOUT_GRADIENT
 from headwater.core.graph.update import RULES
+from headwater.schemas.manifest import Variant
+
+BY_DEFAULT_ALONE = {
+    "AveragePool": {"dilations"},
+    "GRU": {"clip", "layout"},
+    "LSTM": {"clip", "input_forget", "layout"},
+    "MaxPool": {"storage_order"},
+    "Pad": {"mode"},
+    "RNN": {"clip", "layout"},
+}
+"""Attributes that a rule refuses with another value than their default: they may be written, and say nothing."""
+
+WITHOUT_MEANING = {"activation_alpha", "activation_beta", "seed", "spatial", "stash_type", "training_mode"}
+"""Attributes that may be written and change nothing in training."""
 
 TARGET = Path(__file__).parents[3] / "docs" / "operators.md"
 
@@ -38,7 +53,9 @@ gradient's length, rounded up to a power of ten: against central differences in 
 
 
 def text() -> str:
-    return "".join([HEAD, *operators(), *without_gradient(), *refused(), *objectives(), *optimisers(), *variants()])
+    return "".join(
+        [HEAD, *operators(), *without_gradient(), *refused(), *objectives(), *optimisers(), *variants(), *steps()]
+    )
 
 
 def operators() -> Iterable[str]:
@@ -53,7 +70,9 @@ def attributes(name: str) -> str:
     if name in COMPOSITES:
         return "rewritten into others first"
     row = OPERATORS[name]
-    told = [f"`{attribute}`" for attribute in sorted(row.attributes)]
+    silent = WITHOUT_MEANING | BY_DEFAULT_ALONE.get(name, set())
+    told = [f"`{attribute}`" for attribute in sorted({*row.attributes} - silent)]
+    told += [f"`{attribute}` only by its default" for attribute in sorted(BY_DEFAULT_ALONE.get(name, ()))]
     if row.fixed:
         told.append(f"input{'s' if len(row.fixed) > 1 else ''} {', '.join(map(str, row.fixed))} constant")
     return ", ".join(told)
@@ -95,7 +114,26 @@ def optimisers() -> Iterable[str]:
     yield "\nWith each: `weight_decay`, `clip_norm`, and a learning rate for every step.\n"
 
 
+VARIANTS = {
+    "plain": ("", ""),
+    "proximal": (
+        "`hyper_proximal`, an `anchor` for each parameter",
+        "adds μ·(w − anchor) to a gradient, before clipping",
+    ),
+    "corrected": ("a `correction` for each parameter", "adds it to a gradient, behind clipping"),
+    "clipped": (
+        "`hyper_example_norm`, `hyper_noise_multiplier`, `noise` for each parameter and step",
+        "bounds each example's gradient, adds noise to their sum, divides by their number",
+    ),
+}
+
+
 def variants() -> Iterable[str]:
+    yield "\n## Variants of a step\n\n| variant | takes besides | what it does |\n|---|---|---|\n"
+    yield from (f"| {name} | {' | '.join(VARIANTS[name])} |\n" for name in get_args(Variant))
+
+
+def steps() -> Iterable[str]:
     yield (
         "\n## Steps against PyTorch\n\nParameters after each of some steps with ragged last batches, the largest"
         " distance relative to their length.\n\n| steps | against PyTorch |\n|---|---|\n"

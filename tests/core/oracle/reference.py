@@ -19,7 +19,11 @@ from headwater.schemas.run import LocalTraining
 def gradients_of(payload: bytes, made: Compiled, at: points.Point, objective: Objective) -> Arrays:
     """By parameter, and the moved statistics by theirs; only the rows that count are seen."""
     kept = np.flatnonzero(at.mask)
-    run = Run(masks={name: tensor_of(m)[kept] for name, m in points.drawn_masks(made, points.feed_of(at)).items()})
+    still = frozenset(p.name for p in made.manifest.parameters if not p.moves)
+    run = Run(
+        still=still,
+        masks={name: tensor_of(m)[kept] for name, m in points.drawn_masks(made, points.feed_of(at)).items()},
+    )
     parameters = {
         p.name: tensor_of(at.parameters[p.name]).requires_grad_(p.trainable) for p in made.manifest.parameters
     }

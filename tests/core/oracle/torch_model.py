@@ -21,9 +21,11 @@ DTYPES = {1: torch.float64, 7: torch.int64, 9: torch.bool, 11: torch.float64}
 
 @dataclass
 class Run:
-    """What a run needs beside the values: Dropout's masks by node name; `moved` collects running statistics."""
+    """What a run needs beside the values: Dropout's masks by node name, the parameters that stand still; `moved`
+    collects running statistics."""
 
     masks: Mapping[str, Tensor] = field(default_factory=dict)
+    still: frozenset[str] = frozenset()
     moved: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -96,6 +98,8 @@ def layer_norm(x, scale, bias=None, axis=-1, epsilon=1e-5):  # type: ignore[no-u
 
 def batch_norm(run: Run, node: onnx.NodeProto, inputs: Sequence[Tensor], epsilon=1e-5, momentum=0.9) -> Tensor:
     x, scale, bias, mean, variance = inputs
+    if {*node.input[3:5]} <= run.still:
+        return functional.batch_norm(x, mean, variance, scale, bias, eps=epsilon)
     mean, variance = mean.detach().clone(), variance.detach().clone()
     y = functional.batch_norm(x, mean, variance, scale, bias, training=True, momentum=1 - momentum, eps=epsilon)
     run.moved |= {node.input[3]: mean, node.input[4]: variance}
