@@ -4,7 +4,6 @@
 <folder>/personal/<run>        the parameters of a run that never leave this device
 """
 
-import contextlib
 import logging
 import os
 import zlib
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from headwater.device.disk import replace_file
 from headwater.device.runtime.frames import Array, Frame, FrameError, parts, read
 from headwater.schemas.limits import MAX_OBJECT_SIZE_BYTES
 
@@ -57,33 +57,13 @@ class LocalState:
 
 def _write(path: Path, frame: Frame) -> None:
     """All or nothing. A disk that is full costs what would have been kept, not the training."""
-    beside = path.with_name(f".{path.name}.new")
+    pieces, check = parts(frame), 0
+    for piece in pieces:
+        check = zlib.crc32(piece, check)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            pieces, check = parts(frame), 0
-            for piece in pieces:
-                check = zlib.crc32(piece, check)
-            file.write(MARK + check.to_bytes(4, "little"))
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        _sync_folder(path.parent)
+        replace_file(path, [MARK + check.to_bytes(4, "little"), *pieces])
     except OSError as error:
         log.warning("%s could not be kept: %s; give this device room, or another folder in state", path, error)
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """The new name is on the disk only with its folder."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(path: Path) -> Frame | None:

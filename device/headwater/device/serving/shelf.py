@@ -7,11 +7,11 @@ file is its owner's alone: a model may hold parameters that never leave this dev
 import hashlib
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from headwater.device.disk import replace_file
 from headwater.device.serving.decision import Score, Standing
 from headwater.schemas.limits import MAX_OBJECT_SIZE_BYTES
 from headwater.schemas.messages import Bundle, Model
@@ -45,14 +45,7 @@ class Shelf:
             "sizes_bytes": [len(bundle), len(model)],
             "sha256": hashlib.sha256(bundle + model).hexdigest(),
         }
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._path.with_suffix(".new")
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(json.dumps(header).encode() + b"\n" + bundle + model)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._path)
-        _sync(self._path.parent)
+        replace_file(self._path, [json.dumps(header).encode(), b"\n", bundle, model])
 
     def get(self) -> Kept | None:
         """The last good model; None where there is none, or it is damaged, which is logged."""
@@ -79,12 +72,3 @@ def _read(line: bytes, content: bytes) -> Kept:
         decode_object(content[first:], Model),
         header["threshold"],
     )
-
-
-def _sync(folder: Path) -> None:
-    """So that the new name, too, outlives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,7 +12,7 @@ import onnx
 
 from headwater.core.graph.operators import depthwise
 from headwater.core.graph.operators.row import Attributes, Gradients, Operator, given, refuse
-from headwater.core.graph.operators.shaping import padded, part
+from headwater.core.graph.operators.shaping import END, padded, part
 from headwater.core.graph.operators.window import (
     Window,
     pool_counts,
@@ -25,8 +25,6 @@ from headwater.core.graph.tape import Shape, Tape
 
 _FEW_CHANNELS: Final = 4
 """Below it a product is too thin, and the gradient as a kernel is cheaper."""
-
-_END: Final = 2**31 - 1
 
 
 def _conv_window(tape: Tape, node: onnx.NodeProto, attributes: Attributes) -> Window:
@@ -122,7 +120,7 @@ def _kernel_gradient(
     if group == large_shape[1] == small_shape[1]:
         return _depthwise_kernel_gradient(tape, large, small, window, large_shape, small_shape, weight_shape)
     if group == 1 and set(window.strides) == {1} and channels >= _FEW_CHANNELS:
-        return _kernel_gradient_by_products(tape, large, small, window, small_shape, large_shape, weight_shape)
+        return _kernel_gradient_by_products(tape, large, small, window, large_shape, small_shape, weight_shape)
     if group == 1:
         moved = tape.emit("Transpose", large, perm=[1, 0, *range(2, rank + 2)])
     else:
@@ -146,7 +144,7 @@ def _kernel_gradient(
 
 
 def _kernel_gradient_by_products(
-    tape: Tape, large: str, small: str, window: Window, small_shape: Shape, large_shape: Shape, weight_shape: Shape
+    tape: Tape, large: str, small: str, window: Window, large_shape: Shape, small_shape: Shape, weight_shape: Shape
 ) -> str:
     """One large product for each element of the kernel.
 
@@ -160,11 +158,11 @@ def _kernel_gradient_by_products(
     furthest = sum(step * (size - 1) for step, size in zip(steps, window.kernel, strict=True))
     behind = [(0, size - own) for size, own in zip(sizes, spatial(small_shape), strict=True)]
     long_large = _in_a_row(tape, large, large_shape, around)
-    long_small = part(tape, _in_a_row(tape, small, small_shape, behind), 1, 0, -furthest or _END)
+    long_small = part(tape, _in_a_row(tape, small, small_shape, behind), 1, 0, -furthest or END)
     columns = []
     for offset in np.ndindex(*window.kernel):
         shift = sum(step * place for step, place in zip(steps, offset, strict=True))
-        view = part(tape, long_large, 1, shift, shift - furthest or _END)
+        view = part(tape, long_large, 1, shift, shift - furthest or END)
         product = tape.emit("MatMul", long_small, tape.emit("Transpose", view, perm=[1, 0]))
         columns.append(tape.emit("Unsqueeze", product, tape.axes([2])))
     return tape.emit("Reshape", tape.emit("Concat", *columns, axis=2), tape.axes(size or 0 for size in weight_shape))

@@ -16,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.core.graph.operators.row import Gradients
-from headwater.core.graph.operators.shaping import padded, part
+from headwater.core.graph.operators.shaping import END, padded, part
 from headwater.core.graph.operators.window import Window, spatial
 from headwater.core.graph.tape import Shape, Tape
 
 MAX_COLUMNS: Final = 40
 """The work grows with the columns, that of a plain convolution does not: beyond this it is cheaper."""
-
-_END: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +115,7 @@ def _shifted(tape: Tape, long: str, plane: _Plane, columns: int, shift: int) -> 
     """`[c, columns, …]`: the long axis from `shift` on, or for a negative one without its last places."""
     kept = long
     if shift:
-        kept = part(tape, long, 1, *((shift, _END) if shift > 0 else (0, shift)))
+        kept = part(tape, long, 1, *((shift, END) if shift > 0 else (0, shift)))
     return tape.emit("Reshape", kept, tape.axes([plane.channels, columns, -1]))
 
 

@@ -14,7 +14,7 @@ from onnx import helper
 
 from headwater.core.graph.operators.cells import GRU, GRU_RESET_FIRST, LSTM, Cell, Names, rnn, split
 from headwater.core.graph.operators.row import Attributes, Gradients, Operator, given, refuse
-from headwater.core.graph.operators.shaping import part
+from headwater.core.graph.operators.shaping import END, part
 from headwater.core.graph.tape import Tape, value_info
 
 # ── a layer: each direction forward and back ────────────────────────────────────────────────────────────────────
@@ -243,7 +243,7 @@ def _shifted(tape: Tape, sequence: str, first: str, reverse: bool) -> str:
     """The state before each time: the sequence one step late, the first state in front."""
     one = tape.emit("Unsqueeze", first, tape.axes([0]))
     if reverse:
-        return tape.emit("Concat", part(tape, sequence, 0, 1, 2**31 - 1), one, axis=0)
+        return tape.emit("Concat", part(tape, sequence, 0, 1, END), one, axis=0)
     return tape.emit("Concat", one, part(tape, sequence, 0, 0, -1), axis=0)
 
 

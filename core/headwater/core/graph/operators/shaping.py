@@ -22,6 +22,10 @@ def _transpose(tape: Tape, node: onnx.NodeProto, attributes: Attributes, grad: s
     return (tape.emit("Transpose", grad, perm=[int(i) for i in np.argsort(perm)]),)
 
 
+END: Final = 2**31 - 1
+"""An end behind every axis's last row."""
+
+
 def part(tape: Tape, value: str, axis: int, start: int, end: int) -> str:
     return tape.emit("Slice", value, tape.axes([start]), tape.axes([end]), tape.axes([axis]))
 
