@@ -100,7 +100,8 @@ def test_live_windows_are_scored_and_a_bad_model_never_answers(tmp_path: Path) -
                 last = history.show_run("good").round
                 until(lambda: not heard.empty() and heard.get().model.round >= last - 1, log)
                 drain(heard)
-                predictions = [heard.get(timeout=10) for _ in range(20)]
+                # A window each 0.04 s, and the machine changes its state each second: long enough to see both.
+                predictions = [heard.get(timeout=10) for _ in range(60)]
                 for prediction in predictions:
                     assert prediction.label in ("ok", "worn")
                     assert prediction.alert == (prediction.label == "worn")
