@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from headwater.schemas.statuses import NodeStatus
 from headwater.schemas.topics import DOWN, INBOX, UP, Topics
 from headwater.schemas.wire import encode, encode_status, reference
 from headwater.transport.objects import ObjectStore
-from headwater.transport.session import Traffic
+from headwater.transport.session import Session, Traffic
 
 TOPICS = Topics("plant")
 REF = reference(b"x")
@@ -79,8 +80,12 @@ async def silent(*_: object) -> None:
 def test_no_payload_on_any_topic_breaks_a_node_or_reaches_a_round(messages: list[tuple[str, bytes, bool]]) -> None:
     async def feed() -> None:
         identity = Identity("plant", "gw", "gateway", "cloud")
-        parent = Parent(BrokerSettings(), identity, ObjectStore(1000), client="gw", tell_people=silent)
-        child = Child(BrokerSettings(), Identity("plant", "d1", "device", "gw"), ObjectStore(1000), data=dict)
+        parent = Parent(
+            partial(Session, BrokerSettings()), identity, ObjectStore(1000), client="gw", tell_people=silent
+        )
+        child = Child(
+            partial(Session, BrokerSettings()), Identity("plant", "d1", "device", "gw"), ObjectStore(1000), data=dict
+        )
         birth = NodeStatus(node="d1", role="device", parent="gw", state="online")
         parent._on_message(TOPICS.status("d1"), encode_status(birth), True)
         now = asyncio.get_running_loop().time()

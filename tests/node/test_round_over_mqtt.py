@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import aiomqtt
 import numpy as np
@@ -25,6 +26,7 @@ from headwater.schemas.tensors import encode_tensors
 from headwater.schemas.topics import DOWN, UP, Topics
 from headwater.schemas.wire import encode
 from headwater.transport.objects import ObjectStore, chunks
+from headwater.transport.session import Session
 from support.brokers import broker
 
 TOPICS = Topics("plant")
@@ -82,7 +84,7 @@ class Bench:
     def join(self, node: str, work: Work = adds_one, adjust: Callable[[Child], None] = lambda child: None) -> Child:
         identity = Identity("plant", node, "device", self.name)
         data = {"d": DataStatus(train_examples=1, test_examples=0)}
-        child = Child(BrokerSettings(port=self.port), identity, ObjectStore(10**8), data=lambda: data)
+        child = Child(partial(Session, BrokerSettings(port=self.port)), identity, ObjectStore(10**8), data=lambda: data)
         adjust(child)
         self.tasks[node] = [
             asyncio.create_task(child.session.run()),
@@ -127,7 +129,7 @@ async def bench(port: int, name: str = "") -> AsyncIterator[Bench]:
         told.append(status)
 
     parent = Parent(
-        BrokerSettings(port=port),
+        partial(Session, BrokerSettings(port=port)),
         Identity("plant", name, "gateway", None),
         store,
         client=name,

@@ -4,6 +4,7 @@ import numpy as np
 
 from headwater.schemas.manifest import Example, Manifest, Parameter, Slot, Tally
 from headwater.schemas.messages import (
+    Alive,
     Announcement,
     Bundle,
     Chunk,
@@ -13,6 +14,7 @@ from headwater.schemas.messages import (
     Metric,
     Model,
     ObjectRef,
+    Offer,
     Plan,
     Receipt,
     Refusal,
@@ -61,6 +63,21 @@ MESSAGES: dict[str, Message] = {
     "model": Model(run="run-1", version=3, tensors=TENSORS),
     "announcement": Announcement(parent="gw1", plan=PLAN, cohort=("d1", "d2"), closed=RoundKey(run="run-1", round=2)),
     "announcement_idle": Announcement(parent="gw1"),
+    "announcement_buffered": Announcement(
+        parent="cloud",
+        plan=PLAN.model_copy(
+            update={
+                "max_staleness": 20,
+                "staleness_exponent": 1.0,
+                "buffer": 10,
+                "over_selection": 0.25,
+                "adaptive_deadline": True,
+            }
+        ),
+        offers=True,
+    ),
+    "offer": Offer(key=KEY, sender="d1", object=REF),
+    "alive": Alive(sender="d1", boot="6f1c2a90", every_s=30.0),
     "delta": Delta(
         key=KEY,
         sender="d1",

@@ -1,6 +1,7 @@
 """Law: the cloud is a history, a link and a coordinator, running until it is told to stop."""
 
 import logging
+from functools import partial
 
 from headwater.cloud.coordinator import Coordinator
 from headwater.cloud.history import open_history
@@ -12,7 +13,7 @@ from headwater.schemas.statuses import RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
-from headwater.transport.session import LinkDown
+from headwater.transport.session import LinkDown, Session
 
 log = logging.getLogger("headwater.cloud")
 
@@ -38,7 +39,7 @@ async def serve(settings: CloudSettings) -> None:
         await parent.session.publish(birth.topic, birth.payload, retain=True)
 
     parent = Parent(
-        settings.broker,
+        partial(Session, settings.broker),
         identity,
         store,
         client=settings.node,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from headwater.device.agent import Agent, Means
@@ -20,6 +21,7 @@ from headwater.schemas.messages import Delta
 from headwater.schemas.settings import DeviceSettings
 from headwater.schemas.topics import Topics
 from headwater.transport.objects import ObjectStore
+from headwater.transport.session import Session
 
 if TYPE_CHECKING:
     from headwater.device.serving.server import Server
@@ -49,7 +51,7 @@ async def serve(settings: DeviceSettings) -> None:
         means=Means(worker=worker, state=state, beside=beside),
     )
     identity = Identity(settings.fleet, settings.node, "device", settings.parent)
-    child = Child(settings.broker, identity, ObjectStore(settings.store_size_bytes), data=agent.data)
+    child = Child(partial(Session, settings.broker), identity, ObjectStore(settings.store_size_bytes), data=agent.data)
     live = services(settings.node, settings.broker, sources.values(), agent.data, child.tell_status)
     server = _server(settings, sources, worker, state, child) if settings.serving.enabled else None
 

@@ -1,5 +1,7 @@
 """Law: a gateway has two links, one relay between them, and one identity on both."""
 
+from functools import partial
+
 from headwater.gateway.relay import Relay
 from headwater.node.child import Child
 from headwater.node.identity import Identity
@@ -10,6 +12,7 @@ from headwater.schemas.statuses import RoundStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
+from headwater.transport.session import Session
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -17,7 +20,7 @@ async def serve(settings: GatewaySettings) -> None:
     identity = Identity(settings.fleet, settings.node, "gateway", settings.parent)
     topic = Topics(settings.fleet).cluster(settings.node)
     store = ObjectStore(settings.store_size_bytes)
-    child = Child(settings.uplink, identity, store, data=dict)
+    child = Child(partial(Session, settings.uplink), identity, store, data=dict)
 
     async def tell_people(status: RoundStatus) -> None:
         # Above, for the whole fleet's dashboards, and on the site, for whoever stands there.
@@ -26,6 +29,8 @@ async def serve(settings: GatewaySettings) -> None:
         if settings.site != settings.uplink:
             await parent.session.publish(topic, payload, retain=True)
 
-    parent = Parent(settings.site, identity, store, client=f"{settings.node}.site", tell_people=tell_people)
+    parent = Parent(
+        partial(Session, settings.site), identity, store, client=f"{settings.node}.site", tell_people=tell_people
+    )
     relay = Relay(settings.node, parent, store)
     await together(child.session.run(), parent.session.run(), child.follow(relay.work))

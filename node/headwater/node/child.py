@@ -27,12 +27,11 @@ from headwater.schemas.messages import (
     RoundKey,
     Want,
 )
-from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.statuses import DataStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import WireError, decode, decode_object, encode
 from headwater.transport.objects import Assembly, ObjectStore, chunks
-from headwater.transport.session import LinkDown, Session
+from headwater.transport.session import Caller, Connect, LinkDown
 
 M = TypeVar("M", Model, Bundle)
 
@@ -73,7 +72,7 @@ class Child:
 
     def __init__(
         self,
-        broker: BrokerSettings,
+        connect: Connect,
         identity: Identity,
         store: ObjectStore,
         *,
@@ -96,15 +95,16 @@ class Child:
         self._asked_again = False
         self._verdict: Verdict | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self.session = Session(
-            broker,
-            fleet=identity.fleet,
-            node=identity.node,
-            client=identity.node,
-            filters=(self._topics.all_down(self._parent), self._topics.all_inbox(identity.node)),
-            on_message=self._on_message,
-            on_connect=self.tell_status,
-            will=identity.status("offline", data()),
+        self.session = connect(
+            Caller(
+                fleet=identity.fleet,
+                node=identity.node,
+                client=identity.node,
+                filters=(self._topics.all_down(self._parent), self._topics.all_inbox(identity.node)),
+                on_message=self._on_message,
+                on_connect=self.tell_status,
+                will=identity.status("offline", data()),
+            )
         )
 
     async def follow(self, work: Work) -> None:

@@ -37,13 +37,12 @@ from headwater.schemas.messages import (
     RoundKey,
     Want,
 )
-from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.statuses import NodeStatus, RoundStatus
 from headwater.schemas.tensors import Array, TensorError
 from headwater.schemas.topics import NodeTopic, Topics
 from headwater.schemas.wire import WireError, decode, decode_object, decode_status, encode
 from headwater.transport.objects import Assembly, ObjectStore, chunks
-from headwater.transport.session import LinkDown, Publication, Session
+from headwater.transport.session import Caller, Connect, LinkDown, Publication
 
 log = logging.getLogger("headwater.node")
 
@@ -67,7 +66,7 @@ class Parent:
 
     def __init__(
         self,
-        broker: BrokerSettings,
+        connect: Connect,
         identity: Identity,
         store: ObjectStore,
         *,
@@ -91,15 +90,16 @@ class Parent:
         self._wants: dict[tuple[str, bytes], Want] = {}
         self._background: set[asyncio.Task[None]] = set()
         self.members: dict[str, NodeStatus] = {}
-        self.session = Session(
-            broker,
-            fleet=identity.fleet,
-            node=identity.node,
-            client=client,
-            filters=(self._topics.status(), self._topics.all_up(identity.node)),
-            on_message=self._on_message,
-            on_connect=self._on_connect,
-            will=will,
+        self.session = connect(
+            Caller(
+                fleet=identity.fleet,
+                node=identity.node,
+                client=client,
+                filters=(self._topics.status(), self._topics.all_up(identity.node)),
+                on_message=self._on_message,
+                on_connect=self._on_connect,
+                will=will,
+            )
         )
 
     @property

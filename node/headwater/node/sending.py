@@ -7,12 +7,12 @@ from typing import Final
 
 from headwater.schemas.messages import Chunk
 from headwater.schemas.wire import encode
-from headwater.transport.session import Session
+from headwater.transport.session import Connection
 
 WINDOW_CHUNKS: Final = 4
 
 
-async def send_chunks(session: Session, topic: str, pieces: Iterable[Chunk]) -> None:
+async def send_chunks(session: Connection, topic: str, pieces: Iterable[Chunk]) -> None:
     """Publish the pieces in order, `WINDOW_CHUNKS` on the way at once.
 
     Raises:

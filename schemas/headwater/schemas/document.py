@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from headwater.schemas import limits
-from headwater.schemas.messages import MESSAGES, Announcement, Chunk, Receipt, Refusal, Want
+from headwater.schemas.messages import MESSAGES, Alive, Announcement, Chunk, Offer, Receipt, Refusal, Want
 from headwater.schemas.statuses import NodeStatus, Prediction, RoundStatus, RunStatus
 from headwater.schemas.topics import ROOT
 
@@ -33,6 +33,8 @@ _CHANNELS: Final[dict[str, tuple[str, type[BaseModel], bool, str]]] = {
     ),
     "delta": (_NODE + "/up/{parent}/delta", Chunk, False, "A Delta on its way up, in chunks."),
     "want": (_NODE + "/up/{parent}/want", Want, False, "The child asks for the chunks that it misses."),
+    "offered": (_NODE + "/up/{parent}/offer", Offer, False, "The child's delta is ready, and waits to be asked for."),
+    "child_alive": (_NODE + "/up/{parent}/alive", Alive, False, "A child's sign of life."),
     "declined": (_NODE + "/up/{parent}/refusal", Refusal, False, "The child cannot follow the plan."),
     "receipt": (_NODE + "/inbox/receipt", Receipt, False, "The parent has the delta in its round."),
     "refused": (_NODE + "/inbox/refusal", Refusal, False, "The parent did not take the delta."),
@@ -40,6 +42,7 @@ _CHANNELS: Final[dict[str, tuple[str, type[BaseModel], bool, str]]] = {
     "served": (_NODE + "/inbox/chunk", Chunk, False, "The chunks that the child asked for."),
     "announcement": (_NODE + "/down/announcement", Announcement, True, "The open round of this parent, or none."),
     "broadcast": (_NODE + "/down/chunk", Chunk, False, "Models and graphs, once for the whole cohort."),
+    "parent_alive": (_NODE + "/down/alive", Alive, False, "A parent's sign of life."),
     "run": (ROOT + "/{fleet}/rounds/run", RunStatus, True, "For people: the run."),
     "round": (ROOT + "/{fleet}/rounds/round", RoundStatus, True, "For people: the cloud's round."),
     "cluster": (ROOT + "/{fleet}/rounds/cluster/{node}", RoundStatus, True, "For people: a cluster's round."),

@@ -43,6 +43,8 @@ Reason = Literal[
     "wrong_data",
     "unsupported_graph",
     "training_failed",
+    "not_now",
+    "two_identities",
 ]
 
 
@@ -112,7 +114,11 @@ class Model(Frozen):
 class Plan(Frozen):
     """What a parent asks of its cohort in one round. Durations count from arrival: no clock is shared.
 
-    `evaluate` asks for metrics of the received model on the node's own test part, beside the task.
+    `evaluate` asks for metrics of the received model on the node's own test part, beside the task. A round whose
+    number is up to `max_staleness` behind the open one is still worth finishing and sending; it then counts
+    `(1 + staleness)**-staleness_exponent`. The round is over when `buffer` updates are in (0: no such number), or, with
+    `over_selection`, when as many are in as were needed of the more that were asked. With `adaptive_deadline` a
+    parent waits as long as its children's past times suggest, `deadline_s` at most.
     """
 
     key: RoundKey
@@ -129,16 +135,25 @@ class Plan(Frozen):
     deadline_s: Positive = 60.0
     quorum: Fraction = 0.5
     cohort: Fraction = 1.0
+    max_staleness: Annotated[Count, added_later(0)] = 0
+    staleness_exponent: Annotated[Weight, added_later(0.5)] = 0.5
+    buffer: Annotated[Count, added_later(0)] = 0
+    over_selection: Annotated[Weight, added_later(0.0)] = 0.0
+    adaptive_deadline: Annotated[bool, added_later(False)] = False
 
 
 class Announcement(Frozen):
-    """A parent's retained word on where things stand: the open round, or none; and the last that closed."""
+    """A parent's retained word on where things stand: the open round, or none; and the last that closed.
+
+    With `offers` a child says how large its delta is and sends it when it is asked to.
+    """
 
     kind: ClassVar = "announcement"
     parent: NodeId
     plan: Plan | None = None
     cohort: Annotated[tuple[NodeId, ...], Field(max_length=limits.MAX_CHILDREN)] | None = None
     closed: RoundKey | None = None
+    offers: Annotated[bool, added_later(False)] = False
 
 
 class Delta(Frozen):
@@ -196,6 +211,24 @@ class Want(Frozen):
     missing: Annotated[tuple[Count, ...], Field(min_length=1, max_length=limits.MAX_CHUNKS)]
 
 
+class Offer(Frozen):
+    """A child has its delta ready, and waits for the parent's `Want` before it sends it."""
+
+    kind: ClassVar = "offer"
+    key: RoundKey
+    sender: NodeId
+    object: ObjectRef
+
+
+class Alive(Frozen):
+    """A sign of life, every `every_s` seconds; silence is judged by the listener's own clock."""
+
+    kind: ClassVar = "alive"
+    sender: NodeId
+    boot: Annotated[str, Field(max_length=64)]
+    every_s: Positive
+
+
 class Receipt(Frozen):
     """The parent's word, not merely the broker's, that a delta is in its round."""
 
@@ -214,7 +247,7 @@ class Refusal(Frozen):
     detail: Text = ""
 
 
-Message = Bundle | Model | Announcement | Delta | Chunk | Want | Receipt | Refusal
+Message = Bundle | Model | Announcement | Delta | Chunk | Want | Offer | Alive | Receipt | Refusal
 MESSAGES: tuple[type[Message], ...] = (
     Bundle,
     Model,
@@ -222,6 +255,8 @@ MESSAGES: tuple[type[Message], ...] = (
     Delta,
     Chunk,
     Want,
+    Offer,
+    Alive,
     Receipt,
     Refusal,
 )

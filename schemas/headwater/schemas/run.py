@@ -234,7 +234,8 @@ class Cohort(Frozen):
 
     `fraction` of each parent's children are chosen; a round closes at `deadline_s` when `quorum` of the chosen
     answered, and otherwise is tried again, `attempts` times at most. The run waits for `min_children` below the cloud
-    to begin.
+    to begin. `over_selection` 0.3 chooses 30 % more than `fraction` says and closes with the fastest that make it up.
+    With `adaptive_deadline` a parent waits as long as its children's past times suggest, and `deadline_s` at most.
     """
 
     fraction: Fraction = 1.0
@@ -242,12 +243,42 @@ class Cohort(Frozen):
     deadline_s: Positive = 60.0
     attempts: Annotated[int, Field(ge=1, le=1000)] = 5
     min_children: Annotated[int, Field(ge=1, le=10_000)] = 1
+    over_selection: Annotated[float, Field(ge=0, le=9)] = 0.0
+    adaptive_deadline: bool = False
+
+
+class Aggregation(Frozen):
+    """How updates become a new version of the model.
+
+    `synchronous`: a round waits for its cohort. `buffered`: every `buffer` updates make a version, and nobody waits
+    for the slow (FedBuff). `asynchronous`: each update makes one, mixed in by `mixing` (FedAsync's alpha). An update of
+    a model `s` versions old counts `(1 + s)**-staleness_exponent`; one older than `max_staleness` is refused. Left
+    out, that is 0 where rounds are synchronous (late is refused), and 20 otherwise.
+    """
+
+    mode: Literal["synchronous", "buffered", "asynchronous"] = "synchronous"
+    buffer: Annotated[int, Field(ge=1, le=10_000)] = 10
+    max_staleness: Annotated[int, Field(ge=0, le=1000)] | None = None
+    staleness_exponent: Annotated[float, Field(ge=0, le=10)] = 0.5
+    mixing: Fraction = 0.6
+
+    @property
+    def staleness_cap(self) -> int:
+        if self.max_staleness is not None:
+            return self.max_staleness
+        return 0 if self.mode == "synchronous" else 20
+
+    @property
+    def updates_a_version(self) -> int:
+        """How many updates end a round, 0 where the cohort does."""
+        return {"synchronous": 0, "buffered": self.buffer, "asynchronous": 1}[self.mode]
 
 
 class RunDescription(Frozen):
     """A run. `edge_rounds` is κ2; `evaluate_every` counts rounds, and the last model is always evaluated.
 
-    `initial` is "random" (by `seed`) or "run:ID" to go on from another run's last model.
+    `initial` is "random" (by `seed`) or "run:ID" to go on from another run's last model. `keep_deltas` keeps what each
+    child of the cloud gave in the history, so that any version can be computed again from it.
     """
 
     name: Name
@@ -262,6 +293,8 @@ class RunDescription(Frozen):
     initial: Annotated[str, Field(pattern=r"^(random|run:[A-Za-z0-9][A-Za-z0-9_.-]{0,63}|.+\.npz)$")] = "random"
     local: LocalTraining = Field(default_factory=LocalTraining)
     cohort: Cohort = Field(default_factory=Cohort)
+    aggregation: Aggregation = Field(default_factory=Aggregation)
+    keep_deltas: bool = False
 
     @property
     def classes(self) -> int:

@@ -58,13 +58,32 @@ class ConditionSettings(Frozen):
     hours: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")] | None = None
 
 
+class FallbackSettings(Frozen):
+    """A second parent, for when the first has been silent for `after_s`. Once the first has been heard again for
+    `return_after_s` the node goes back to it. `broker` is the second parent's, by default the first one's too.
+    """
+
+    parent: NodeId
+    broker: BrokerSettings | None = None
+    after_s: Positive = 120.0
+    return_after_s: Positive = 60.0
+
+
+Heartbeat = Annotated[float, Field(ge=0.05, le=3600)]
+
+
 class DeviceSettings(Frozen):
-    """A device agent. `data` gives each data key its source; `state` is the folder for what outlives a reboot."""
+    """A device agent. `data` gives each data key its source; `state` is the folder for what outlives a reboot.
+
+    Every `heartbeat_s` the node says that it is alive.
+    """
 
     fleet: NodeId = "fleet"
     node: NodeId
     parent: NodeId = "cloud"
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
+    fallback: FallbackSettings | None = None
+    heartbeat_s: Heartbeat = 30.0
     data: Annotated[dict[Name, SourceSpec], Field(min_length=1, max_length=64)]
     state: Path = Path("headwater-state")
     training_limit_s: Positive = 600.0
@@ -76,23 +95,38 @@ class DeviceSettings(Frozen):
 
 
 class GatewaySettings(Frozen):
-    """A gateway: `uplink` is its parent's broker, `site` that of its cluster. They may be the same."""
+    """A gateway: `uplink` is its parent's broker, `site` that of its cluster. They may be the same.
+
+    `state` is the folder for what outlives a reboot, `kept_size_bytes` what that may take: updates that were
+    acknowledged, and deltas on their way up.
+    """
 
     fleet: NodeId = "fleet"
     node: NodeId
     parent: NodeId = "cloud"
     uplink: BrokerSettings = Field(default_factory=BrokerSettings)
     site: BrokerSettings = Field(default_factory=BrokerSettings)
+    fallback: FallbackSettings | None = None
+    heartbeat_s: Heartbeat = 30.0
+    state: Path = Path("headwater-state")
+    kept_size_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024
     store_size_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
     log: LogSettings = Field(default_factory=LogSettings)
 
 
 class CloudSettings(Frozen):
-    """The coordinator. `database` is an SQLAlchemy URL; a password in it is never shown."""
+    """The coordinator. `database` is an SQLAlchemy URL; a password in it is never shown.
+
+    Of several coordinators of a fleet one leads. Another stands by (or ends, without `standby`), and takes over when
+    the leader has shown no sign of life in the database for `lease_s`.
+    """
 
     fleet: NodeId = "fleet"
     node: NodeId = "cloud"
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     database: SecretStr = SecretStr("sqlite:///headwater.db")
+    lease_s: Annotated[float, Field(ge=0.5, le=3600)] = 10.0
+    standby: bool = True
+    heartbeat_s: Heartbeat = 30.0
     store_size_bytes: Annotated[int, Field(ge=1024)] = 512 * 1024 * 1024
     log: LogSettings = Field(default_factory=LogSettings)

@@ -5,12 +5,15 @@ hw/1/<fleet>/node/<node>/predictions            JSON: what the node's model says
 hw/1/<fleet>/node/<node>/up/<parent>/delta      chunks of a Delta
 hw/1/<fleet>/node/<node>/up/<parent>/want       missing chunks, please
 hw/1/<fleet>/node/<node>/up/<parent>/refusal    this plan cannot be followed
+hw/1/<fleet>/node/<node>/up/<parent>/offer      a delta is ready, tell me when to send it
+hw/1/<fleet>/node/<node>/up/<parent>/alive      a child's sign of life
 hw/1/<fleet>/node/<node>/inbox/receipt          your delta is in the round
 hw/1/<fleet>/node/<node>/inbox/refusal          your delta was not taken
 hw/1/<fleet>/node/<node>/inbox/want             missing chunks of your delta, please
 hw/1/<fleet>/node/<node>/inbox/chunk            the chunks that you asked for
 hw/1/<fleet>/node/<parent>/down/announcement    retained: the open round
 hw/1/<fleet>/node/<parent>/down/chunk           models and graphs, for the whole cohort at once
+hw/1/<fleet>/node/<parent>/down/alive           a parent's sign of life
 hw/1/<fleet>/rounds/run                         retained JSON for people: the run
 hw/1/<fleet>/rounds/round                       retained JSON for people: its round
 hw/1/<fleet>/rounds/cluster/<gateway>           retained JSON for people: a cluster's round
@@ -24,12 +27,12 @@ from headwater.schemas.base import Frozen
 ROOT: Final = "hw/1"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
-Up = Literal["delta", "want", "refusal"]
+Up = Literal["delta", "want", "refusal", "offer", "alive"]
 Inbox = Literal["receipt", "refusal", "want", "chunk"]
-Down = Literal["announcement", "chunk"]
-UP: Final[tuple[Up, ...]] = ("delta", "want", "refusal")
+Down = Literal["announcement", "chunk", "alive"]
+UP: Final[tuple[Up, ...]] = ("delta", "want", "refusal", "offer", "alive")
 INBOX: Final[tuple[Inbox, ...]] = ("receipt", "refusal", "want", "chunk")
-DOWN: Final[tuple[Down, ...]] = ("announcement", "chunk")
+DOWN: Final[tuple[Down, ...]] = ("announcement", "chunk", "alive")
 
 
 class NodeTopic(Frozen):

@@ -12,7 +12,7 @@ from headwater.schemas.statuses import NodeStatus, RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import WireError, decode_status
 from headwater.testbed.tree import Standing
-from headwater.transport.session import Session
+from headwater.transport.session import Caller, Session
 
 READY_TIMEOUT_S: Final = 60.0
 
@@ -69,12 +69,14 @@ class Observer:
 
         return Session(
             BrokerSettings(port=port),
-            fleet=fleet,
-            node="observer",
-            client=f"observer-{port}",
-            filters=(self._topics.all_rounds, self._topics.status()),
-            on_message=self._on_message,
-            on_connect=nothing_to_say,
+            Caller(
+                fleet=fleet,
+                node="observer",
+                client=f"observer-{port}",
+                filters=(self._topics.all_rounds, self._topics.status()),
+                on_message=self._on_message,
+                on_connect=nothing_to_say,
+            ),
         )
 
     def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:

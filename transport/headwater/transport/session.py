@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import aiomqtt
 
@@ -35,38 +35,60 @@ class Traffic:
         return Traffic(self.sent_bytes - before.sent_bytes, self.received_bytes - before.received_bytes)
 
 
-class Session(Link):
-    """A node's connection to one broker.
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who connects, and what for.
 
-    Args:
-        node: the node's name: the topics below it are its own, and its user name where the broker has users.
-        client: the MQTT client identifier; differs where a node has two sessions.
-        filters: what to subscribe to, at QoS 1.
-        on_message: gets every message, in the event loop.
-        on_connect: runs after each connection is proven: births, announcements.
-        will: published by the broker when this session dies, and by itself when it stops.
+    `node` is the node's name: the topics below it are its own, and it is its user name where the broker has users.
+    `client` is the MQTT client identifier; it differs where a node has two connections. `filters` are subscribed to at
+    QoS 1. `on_message` gets every message, in the event loop; `on_connect` runs after each connection is proven:
+    births, announcements. `will` is published by the broker when the connection dies, and by itself when it stops.
     """
 
-    def __init__(
-        self,
-        broker: BrokerSettings,
-        *,
-        fleet: str,
-        node: str,
-        client: str,
-        filters: tuple[str, ...],
-        on_message: OnMessage,
-        on_connect: Callable[[], Awaitable[None]],
-        will: Publication | None = None,
-    ) -> None:
-        super().__init__(broker, client=client, will=will)
-        self._node = node
-        self._echo_topic = Topics(fleet).echo(node)
+    fleet: str
+    node: str
+    client: str
+    filters: tuple[str, ...]
+    on_message: OnMessage
+    on_connect: Callable[[], Awaitable[None]]
+    will: Publication | None = None
+
+
+class Connection(Protocol):
+    """What a node needs of a connection to a broker: `Session` over MQTT, or a simulated one."""
+
+    traffic: Traffic
+
+    @property
+    def connected(self) -> bool: ...
+
+    async def wait_connected(self) -> None: ...
+
+    async def run(self) -> None:
+        """Stay connected until cancelled."""
+        ...
+
+    async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        """Hand a message to the broker. Raises LinkDown."""
+        ...
+
+
+Connect = Callable[[Caller], Connection]
+"""Makes the connection of a caller, which connects when it is run: `partial(Session, broker_settings)`."""
+
+
+class Session(Link):
+    """A node's connection to one broker over MQTT."""
+
+    def __init__(self, broker: BrokerSettings, caller: Caller) -> None:
+        super().__init__(broker, client=caller.client, will=caller.will)
+        self._node = caller.node
+        self._echo_topic = Topics(caller.fleet).echo(caller.node)
         self._echo_token = b""
         self._echo_heard = asyncio.Event()
-        self._filters = (*filters, self._echo_topic)
-        self._on_message = on_message
-        self._on_connect = on_connect
+        self._filters = (*caller.filters, self._echo_topic)
+        self._on_message = caller.on_message
+        self._on_connect = caller.on_connect
         self._client: Client | None = None
         self._refusals_logged: set[str] = set()
         self.traffic = Traffic()
