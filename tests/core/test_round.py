@@ -10,13 +10,16 @@ from headwater.core.round import (
     Close,
     Declined,
     Fold,
+    Hold,
     Joined,
     Left,
     Refuse,
     Round,
     Tick,
+    Tolerance,
     open_round,
     step,
+    worth_taking,
 )
 from headwater.schemas.messages import RoundKey
 
@@ -147,10 +150,88 @@ def test_a_round_that_could_not_end_is_not_opened(quorum: float, deadline_s: flo
         open_round(KEY, ["a"], quorum=quorum, deadline_s=deadline_s, now=0.0)
 
 
+# ── enough of them, and late ones ───────────────────────────────────────────────────────────────────────────────
+
+
+def behind(versions: int, attempt: int = 0) -> RoundKey:
+    return RoundKey(run="r", round=KEY.round - versions, attempt=attempt)
+
+
+def tolerant(*cohort: str, enough: int = 0, **tolerance: object) -> Round:
+    allowed = Tolerance(**({"max_staleness": 2} | tolerance))  # type: ignore[arg-type]
+    return open_round(
+        KEY, cohort, quorum=0.5, deadline_s=10.0, now=100.0, open_to_all=False, enough=enough, tolerance=allowed
+    )
+
+
+def test_a_round_that_needs_some_of_those_it_asked_closes_with_the_fastest() -> None:
+    asked = open_round(KEY, "abcd", quorum=1.0, deadline_s=10.0, now=100.0, open_to_all=False, enough=3)
+    round_, told = play(asked, *((arrived(node), 101.0) for node in "dab"))
+    assert (round_.state, sorted(round_.received)) == ("closed", ["a", "b", "d"])
+    assert told[-1] == Close()
+    assert asked.quorum == 3
+
+
+def test_a_buffered_round_closes_with_its_number_of_updates_old_ones_among_them() -> None:
+    round_, told = play(
+        tolerant(*"abcd", enough=3), (arrived("a"), 101.0), (arrived("b", behind(1)), 102.0), (arrived("b"), 103.0)
+    )
+    assert round_.state == "closed"
+    assert told == [
+        Fold("a"),
+        Acknowledge("a"),
+        Fold("b", 2**-0.5),
+        Acknowledge("b"),
+        Fold("b"),
+        Acknowledge("b"),
+        Close(),
+    ]
+    assert (round_.updates, round_.weight, sorted(round_.received)) == (3, 6.0, ["a", "b"])
+
+
+def test_a_buffered_round_does_not_wait_for_more_updates_than_there_are_children() -> None:
+    round_, _ = play(tolerant("a", "b", enough=10), (arrived("a"), 101.0), (arrived("b"), 102.0))
+    assert round_.state == "closed"
+
+
+@pytest.mark.parametrize(
+    ("key", "factor"),
+    [
+        pytest.param(behind(0), 1.0, id="an earlier attempt has the same model"),
+        pytest.param(behind(1), 2**-0.5, id="one version"),
+        pytest.param(behind(2), 3**-0.5, id="two versions, the most that are allowed"),
+        pytest.param(behind(3), None, id="three versions"),
+        pytest.param(RoundKey(run="r", round=4), None, id="a version that is not there yet"),
+        pytest.param(RoundKey(run="x", round=3), None, id="another run"),
+    ],
+)
+def test_an_old_update_counts_by_its_age_up_to_the_cap(key: RoundKey, factor: float | None) -> None:
+    """FedBuff's 1/sqrt(1 + staleness); the cohort was that of its own round."""
+    _, (first, *_) = step(tolerant("a", "b"), arrived("z", key), 101.0)
+    assert first == Fold("z", factor) if factor else isinstance(first, Refuse)
+    assert worth_taking(key, KEY, 2) == (factor is not None)
+
+
+def test_an_update_that_an_earlier_round_holds_is_not_counted_again() -> None:
+    before = tolerant("a", "b", counted=frozenset({("a", behind(1))}))
+    after, told = step(before, arrived("a", behind(1)), 101.0)
+    assert (after, told) == (before, (Acknowledge("a"),))
+    _, told = step(before, arrived("b", behind(1)), 101.0)
+    assert Fold("b", 2**-0.5) in told
+
+
+def test_what_comes_between_rounds_is_held_for_the_next() -> None:
+    round_, told = play(
+        tolerant("a", "b", enough=1), (arrived("a"), 101.0), (arrived("b"), 102.0), (arrived("a"), 103.0)
+    )
+    assert told[2:] == [Close(), Hold("b"), Acknowledge("a")]
+    assert round_.updates == 1
+
+
 # ── property ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 NODES = "abcd"
-keys = st.sampled_from([KEY, RoundKey(run="r", round=2), RoundKey(run="r", round=4), RoundKey(run="x", round=3)])
+keys = st.sampled_from([KEY, behind(1), behind(3), RoundKey(run="r", round=4), RoundKey(run="x", round=3)])
 events = st.one_of(
     st.builds(arrived, st.sampled_from(NODES + "z"), keys, st.sampled_from([1.0, 2.0, 4.0])),
     st.builds(Joined, st.sampled_from(NODES + "z")),
@@ -161,32 +242,60 @@ events = st.one_of(
 histories = st.lists(st.tuples(events, st.floats(0.0, 0.9)), max_size=40)
 
 
-@given(st.sets(st.sampled_from(NODES)), st.sampled_from([0.1, 0.5, 1.0]), st.booleans(), histories)
+@given(
+    st.sets(st.sampled_from(NODES)),
+    st.sampled_from([0.1, 0.5, 1.0]),
+    st.booleans(),
+    st.integers(0, 4),
+    st.integers(0, 2),
+    histories,
+)
 def test_whatever_happens_each_is_counted_once_and_the_round_ends(
-    cohort: set[str], quorum: float, open_to_all: bool, history: list[tuple[object, float]]
+    cohort: set[str],
+    quorum: float,
+    open_to_all: bool,
+    enough: int,
+    max_staleness: int,
+    history: list[tuple[object, float]],
 ) -> None:
-    round_ = opened(*cohort, quorum=quorum, open_to_all=open_to_all)
+    tolerance = Tolerance(max_staleness, counted=frozenset({("b", behind(1))}))
+    round_ = open_round(
+        KEY,
+        cohort,
+        quorum=quorum,
+        deadline_s=10.0,
+        now=100.0,
+        open_to_all=open_to_all,
+        enough=enough,
+        tolerance=tolerance,
+    )
     now, folded, closes, ever_in = 100.0, [], 0, set(cohort)
     for event, passed in history:
         now += passed
         was_open = round_.state == "open" and now < round_.deadline_at
         before = round_
         round_, effects = step(round_, event, now)
-        new = [effect.sender for effect in effects if isinstance(effect, Fold)]
+        new = [effect for effect in effects if isinstance(effect, Fold)]
         assert len(new) <= 1
         if new:
             assert was_open
             assert isinstance(event, Arrived)
-            assert event.key == KEY
-            assert new[0] not in folded
+            assert event.key.run == "r"
+            assert 0 <= KEY.round - event.key.round <= max_staleness
+            assert new[0].factor == (1 + KEY.round - event.key.round) ** -0.5
+            assert (event.sender, event.key) not in {*folded, ("b", behind(1))}
+            folded.append((event.sender, event.key))
         if isinstance(event, Joined) and open_to_all and was_open:
             ever_in.add(event.node)
-        folded += new
+        assert not (max_staleness == 0 and any(isinstance(effect, Hold) for effect in effects))
         closes += sum(isinstance(effect, Close) for effect in effects)
         if before.state != "open":
             assert round_ == before
-    assert set(folded) == round_.received.keys()
-    assert set(folded) <= ever_in
+    fresh = {sender for sender, key in folded if key == KEY}
+    assert fresh == round_.received.keys()
+    assert fresh <= ever_in
+    assert len(folded) == round_.updates
+    assert not enough or round_.updates <= max(enough, round_.quorum)
     round_, effects = step(round_, Tick(), 200.0)
     closes += sum(isinstance(effect, Close) for effect in effects)
     assert closes == 1

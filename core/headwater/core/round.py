@@ -1,8 +1,12 @@
 """Law: a round is a value. `(round, event, now) -> (round, effects)`, at every tier, with nothing else inside.
 
-    open ──── everyone expected is in ───────────────► closed
+    open ──── everyone expected, or enough, is in ───► closed
       │  └─── deadline, quorum in ───────────────────► closed
       └────── deadline, no quorum / nobody left ─────► failed
+
+Enough is what over-selection needs of the more that it asked (Bonawitz et al. 2019, section 9), or the updates that
+make a version in a buffered run (FedBuff, Nguyen et al. 2022, algorithm 1). A round that tolerates staleness takes
+updates of the run's earlier rounds too, up to a hard cap, each once and discounted.
 
 The engine decides on headers alone (who, which round, what weight), so a round of any model size is a small value;
 whoever holds it folds the tensors when told to `Fold`. An event that is illegal in a state changes nothing and comes
@@ -14,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from headwater.core.staleness import discount
 from headwater.schemas.messages import Delta, Reason, RoundKey
 
 State = Literal["open", "closed", "failed"]
@@ -72,7 +77,15 @@ Event = Arrived | Joined | Left | Declined | Tick
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Add the delta of this event to the round's sum."""
+    """Add `factor` times the delta of this event to the round's sum, and its whole weight to the divisor."""
+
+    sender: str
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep the delta of this event for the next round, if there is room: this one is over and could have taken it."""
 
     sender: str
 
@@ -98,10 +111,26 @@ class Close:
     """The round ended, in the state that the new value carries."""
 
 
-Effect = Fold | Acknowledge | Refuse | Close
+Effect = Fold | Hold | Acknowledge | Refuse | Close
 
 
 # ── the round ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+Contributor = tuple[str, RoundKey]
+"""An update by its sender and the plan that it answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How old an update may be, in model versions, and by what power its age discounts it.
+
+    `counted` are the updates that earlier rounds of the run already hold, as far back as `max_staleness` reaches.
+    """
+
+    max_staleness: int = 0
+    exponent: float = 0.5
+    counted: frozenset[Contributor] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +138,9 @@ class Round:
     """A round at one parent.
 
     `cohort` may contribute; of those, `away` (left or declined) are not waited for. `received` maps each contributor
-    to its weight. `quorum` is the number of contributors without which the round fails at its deadline. `open_to_all`
-    admits children that appear while the round is open. Times are seconds of the caller's monotonic clock.
+    to its weight, `late` does for updates of earlier rounds. `quorum` is the number of updates without which the round
+    fails at its deadline; `enough` of them end it (0: no such number). `open_to_all` admits children that appear while
+    the round is open. Times are seconds of the caller's monotonic clock.
     """
 
     key: RoundKey
@@ -119,9 +149,12 @@ class Round:
     opened_at: float
     deadline_at: float
     open_to_all: bool = True
+    enough: int = 0
+    tolerance: Tolerance = Tolerance()
     state: State = "open"
     away: frozenset[str] = frozenset()
     received: dict[str, float] = field(default_factory=dict)
+    late: dict[Contributor, float] = field(default_factory=dict)
     devices: int = 0
     examples: int = 0
 
@@ -131,8 +164,12 @@ class Round:
         return self.cohort - self.received.keys() - self.away
 
     @property
+    def updates(self) -> int:
+        return len(self.received) + len(self.late)
+
+    @property
     def weight(self) -> float:
-        return math.fsum(self.received.values())
+        return math.fsum((*self.received.values(), *self.late.values()))
 
 
 def open_round(
@@ -143,8 +180,11 @@ def open_round(
     deadline_s: float,
     now: float,
     open_to_all: bool = True,
+    enough: int = 0,
+    tolerance: Tolerance | None = None,
 ) -> Round:
-    """A new round. `quorum` is a fraction of the cohort in (0, 1]; at least one contribution is always needed.
+    """A new round. `quorum` is a fraction in (0, 1] of the cohort, or of `enough` where fewer are enough; at least one
+    update is always needed.
 
     Raises:
         ValueError: a quorum outside (0, 1] or a deadline that is not positive.
@@ -154,8 +194,9 @@ def open_round(
         raise ValueError(f"quorum: {quorum} is no fraction of the cohort; give a number above 0 and up to 1")
     if not deadline_s > 0:
         raise ValueError(f"deadline_s: {deadline_s} leaves no time; give a positive number of seconds")
-    needed = max(1, math.ceil(quorum * len(members) - 1e-9))
-    return Round(key, members, needed, now, now + deadline_s, open_to_all)
+    expected = min(enough, len(members)) if enough else len(members)
+    needed = max(1, math.ceil(quorum * expected - 1e-9))
+    return Round(key, members, needed, now, now + deadline_s, open_to_all, enough, tolerance or Tolerance())
 
 
 def step(round_: Round, event: Event, now: float) -> tuple[Round, tuple[Effect, ...]]:
@@ -165,18 +206,22 @@ def step(round_: Round, event: Event, now: float) -> tuple[Round, tuple[Effect, 
         _, effects = _apply(expired, event)
         return expired, (Close(), *effects)
     after, effects = _apply(round_, event)
-    if after.state == "open" and not after.waiting and after.cohort:
+    if after.state == "open" and (_has_enough(after) or (not after.waiting and after.cohort)):
         after, effects = _settle(after, effects)
     return after, effects
 
 
+def _has_enough(round_: Round) -> bool:
+    return bool(round_.enough) and round_.updates >= round_.enough
+
+
 def _expire(round_: Round) -> Round:
-    return replace(round_, state="closed" if len(round_.received) >= round_.quorum else "failed")
+    return replace(round_, state="closed" if round_.updates >= round_.quorum else "failed")
 
 
 def _settle(round_: Round, effects: tuple[Effect, ...]) -> tuple[Round, tuple[Effect, ...]]:
     """Nobody is left to wait for. Those who went may still come back until the deadline if the quorum needs them."""
-    if len(round_.received) >= round_.quorum:
+    if round_.updates >= round_.quorum:
         return replace(round_, state="closed"), (*effects, Close())
     return round_, effects
 
@@ -200,38 +245,61 @@ def _joined(round_: Round, node: str) -> Round:
 
 
 def _arrived(round_: Round, delta: Arrived) -> tuple[Round, tuple[Effect, ...]]:
-    if delta.key == round_.key and delta.sender in round_.received:
+    if _is_in(round_, delta):
         # The sender did not hear the first receipt: the effect of arriving twice is that of arriving once.
         return round_, (Acknowledge(delta.sender),)
     reason = _objection(round_, delta)
     if reason:
         return round_, (Refuse(delta.sender, *reason),)
-    after = replace(
-        round_,
-        received={**round_.received, delta.sender: delta.weight},
-        away=round_.away - {delta.sender},
-        devices=round_.devices + delta.devices,
-        examples=round_.examples + delta.examples,
-    )
-    return after, (Fold(delta.sender), Acknowledge(delta.sender))
+    if round_.state != "open":
+        return round_, (Hold(delta.sender),)
+    factor = discount(round_.key.round - delta.key.round, round_.tolerance.exponent)
+    return _with(round_, delta), (Fold(delta.sender, factor), Acknowledge(delta.sender))
+
+
+def _with(round_: Round, delta: Arrived) -> Round:
+    after = replace(round_, devices=round_.devices + delta.devices, examples=round_.examples + delta.examples)
+    if delta.key != round_.key:
+        return replace(after, late={**after.late, (delta.sender, delta.key): delta.weight})
+    received = {**after.received, delta.sender: delta.weight}
+    return replace(after, received=received, away=after.away - {delta.sender})
+
+
+def _is_in(round_: Round, delta: Arrived) -> bool:
+    if delta.key == round_.key:
+        return delta.sender in round_.received
+    return (delta.sender, delta.key) in round_.late or (delta.sender, delta.key) in round_.tolerance.counted
 
 
 def _objection(round_: Round, delta: Arrived) -> tuple[Reason, str] | None:
     here, there = round_.key, delta.key
+    most = round_.tolerance.max_staleness
     if there.run != here.run:
         return "unknown_round", f"run: {there.run} where {here.run} is under way"
-    if _order(there) < _order(here):
-        return "stale", f"round {_label(there)} is over; round {_label(here)} is open"
-    if _order(there) > _order(here):
+    if order(there) > order(here):
         return "unknown_round", f"round {_label(there)} has not begun; round {_label(here)} is open"
-    if delta.sender not in round_.cohort:
+    if there != here and not worth_taking(there, here, most):
+        allowed = f"; at most {most} rounds behind are taken" if most else ""
+        return "stale", f"round {_label(there)} is over; round {_label(here)} is open{allowed}"
+    if there == here and delta.sender not in round_.cohort:
         return "not_in_cohort", f"{delta.sender} was not chosen for round {_label(here)}"
-    if round_.state != "open":
+    if round_.state != "open" and not most:
         return "closed", f"round {_label(here)} has closed"
     return None
 
 
-def _order(key: RoundKey) -> tuple[int, int, int]:
+def worth_taking(key: RoundKey, newest: RoundKey, max_staleness: int) -> bool:
+    """Whether an update of `key` still counts where `newest` is the open round: the one rule of children and parents.
+
+    Staleness is the number of model versions between them; without any, an earlier attempt or step is over too.
+    """
+    if key == newest:
+        return True
+    return bool(max_staleness) and key.run == newest.run and 0 <= newest.round - key.round <= max_staleness
+
+
+def order(key: RoundKey) -> tuple[int, int, int]:
+    """By which the rounds of one run follow each other."""
     return key.round, key.step, key.attempt
 
 
