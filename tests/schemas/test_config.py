@@ -228,6 +228,7 @@ def test_a_run_needs_little_and_survives_json() -> None:
         ('objective = "hinge"', "objective: input should be 'cross_entropy', 'binary_cross_entropy', 'mse', 'mae'"),
         ('initial = "run:"', "initial: string should match pattern"),
         ("cohort = {quorum = 0}", "cohort.quorum: input should be greater than 0"),
+        ("cohort = {over_selection = 0.3}", "over_selection: 0.3 asks for more children than there are"),
         ("cohort = {deadline_s = -1}", "cohort.deadline_s: input should be greater than 0"),
         ("local = {learning_rate = nan}", "local.learning_rate"),
     ],

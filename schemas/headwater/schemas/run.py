@@ -246,6 +246,15 @@ class Cohort(Frozen):
     over_selection: Annotated[float, Field(ge=0, le=9)] = 0.0
     adaptive_deadline: bool = False
 
+    @model_validator(mode="after")
+    def _there_are_more_to_choose(self) -> "Cohort":
+        if self.over_selection > 0 and self.fraction >= 1:
+            raise ValueError(
+                f"over_selection: {self.over_selection} asks for more children than there are, for a fraction of "
+                f"{self.fraction} are all; give a fraction below 1, or leave over_selection out"
+            )
+        return self
+
 
 class Aggregation(Frozen):
     """How updates become a new version of the model.
