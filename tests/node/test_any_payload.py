@@ -3,14 +3,17 @@
 import asyncio
 import contextlib
 from functools import partial
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headwater.core.select import Chosen
 from headwater.node.child import Child
-from headwater.node.hosting import open_hosted
+from headwater.node.hosting import Opening, open_hosted
 from headwater.node.identity import Identity
 from headwater.node.parent import Parent
+from headwater.node.store import NodeStore
 from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Announcement, Chunk, Delta, Plan, Receipt, Refusal, RoundKey, Want
 from headwater.schemas.settings import BrokerSettings
@@ -80,16 +83,13 @@ async def silent(*_: object) -> None:
 def test_no_payload_on_any_topic_breaks_a_node_or_reaches_a_round(messages: list[tuple[str, bytes, bool]]) -> None:
     async def feed() -> None:
         identity = Identity("plant", "gw", "gateway", "cloud")
-        parent = Parent(
-            partial(Session, BrokerSettings()), identity, ObjectStore(1000), client="gw", tell_people=silent
-        )
-        child = Child(
-            partial(Session, BrokerSettings()), Identity("plant", "d1", "device", "gw"), ObjectStore(1000), data=dict
-        )
+        connect, nothing = partial(Session, BrokerSettings()), NodeStore(Path("never-written.db"), 1000)
+        parent = Parent(connect, identity, ObjectStore(1000), client="gw", tell_people=silent, journal=nothing)
+        child = Child(connect, Identity("plant", "d1", "device", "gw"), ObjectStore(1000), nothing, data=dict)
         birth = NodeStatus(node="d1", role="device", parent="gw", state="online")
         parent._on_message(TOPICS.status("d1"), encode_status(birth), True)
         now = asyncio.get_running_loop().time()
-        parent._hosted = open_hosted(PLAN, MANIFEST, {"d1"}, None, Traffic(), now)
+        parent._hosted = open_hosted(PLAN, MANIFEST, Opening(frozenset({"d1"}), Chosen(None, 1)), Traffic(), now)
         for topic, payload, retained in messages:
             for node in (parent, child):
                 node._on_message(topic, payload, retained)

@@ -4,10 +4,13 @@ Child i has weight 2**i, so that a sum names its contributors.
 """
 
 import asyncio
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import aiomqtt
 import numpy as np
@@ -18,6 +21,7 @@ from headwater.node.child import Assignment, Child, Decline
 from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
 from headwater.node.parent import Parent
+from headwater.node.store import NodeStore
 from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Bundle, Chunk, Delta, Metric, Model, Plan, RoundKey
 from headwater.schemas.settings import BrokerSettings
@@ -77,6 +81,7 @@ class Bench:
     name: str
     parent: Parent
     store: ObjectStore
+    folder: Path
     told: list[RoundStatus] = field(default_factory=list)
     tasks: dict[str, list[asyncio.Task[None]]] = field(default_factory=dict)
     rounds: int = 0
@@ -84,7 +89,13 @@ class Bench:
     def join(self, node: str, work: Work = adds_one, adjust: Callable[[Child], None] = lambda child: None) -> Child:
         identity = Identity("plant", node, "device", self.name)
         data = {"d": DataStatus(train_examples=1, test_examples=0)}
-        child = Child(partial(Session, BrokerSettings(port=self.port)), identity, ObjectStore(10**8), data=lambda: data)
+        child = Child(
+            partial(Session, BrokerSettings(port=self.port)),
+            identity,
+            ObjectStore(10**8),
+            NodeStore(self.folder / f"{node}.db", 10**8),
+            data=lambda: data,
+        )
         adjust(child)
         self.tasks[node] = [
             asyncio.create_task(child.session.run()),
@@ -124,6 +135,7 @@ async def bench(port: int, name: str = "") -> AsyncIterator[Bench]:
     name = name or f"parent{next(_COUNT)}"
     store = ObjectStore(10**8)
     told: list[RoundStatus] = []
+    folder = Path(tempfile.mkdtemp(prefix="headwater-bench-"))
 
     async def tell(status: RoundStatus) -> None:
         told.append(status)
@@ -134,9 +146,10 @@ async def bench(port: int, name: str = "") -> AsyncIterator[Bench]:
         store,
         client=name,
         tell_people=tell,
+        journal=NodeStore(folder / f"{name}.db", 10**8),
     )
-    bench_ = Bench(port, name, parent, store, told)
-    bench_.tasks["parent"] = [asyncio.create_task(parent.session.run())]
+    bench_ = Bench(port, name, parent, store, folder, told)
+    bench_.tasks["parent"] = [asyncio.create_task(parent.run())]
     try:
         await asyncio.wait_for(parent.session.wait_connected(), 10)
         yield bench_
@@ -145,6 +158,7 @@ async def bench(port: int, name: str = "") -> AsyncIterator[Bench]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        shutil.rmtree(folder)
 
 
 @asynccontextmanager
@@ -185,7 +199,7 @@ async def test_a_model_and_a_delta_of_many_chunks_arrive_whole(port: int) -> Non
         result = await b.round(LARGE)
         assert contributors(result) == {"d0", "d1"}
         assert (result.sum.totals[0] == 3.0).all()
-        assert result.contributions[0].size_bytes > 4 * 256 * 1024
+        assert result.contributions[0].ref.size_bytes > 4 * 256 * 1024
 
 
 async def test_a_latecomer_hears_of_the_round_and_asks_for_what_it_missed(port: int) -> None:

@@ -2,12 +2,14 @@
 
 import logging
 from functools import partial
+from pathlib import Path
 
 from headwater.cloud.coordinator import Coordinator
 from headwater.cloud.history import open_history
 from headwater.node.identity import Identity
 from headwater.node.parent import Parent
 from headwater.node.service import together
+from headwater.node.store import NodeStore
 from headwater.schemas.settings import CloudSettings
 from headwater.schemas.statuses import RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
@@ -44,11 +46,13 @@ async def serve(settings: CloudSettings) -> None:
         store,
         client=settings.node,
         tell_people=tell_of_round,
+        journal=NodeStore(Path(f"{settings.node}-journal.db"), 2**30),
+        heartbeat_s=settings.heartbeat_s,
         will=identity.status("offline", {}),
         on_connect=be_born,
     )
     coordinator = Coordinator(settings.fleet, parent, history, store, tell_people=tell_of_run)
     try:
-        await together(parent.session.run(), coordinator.serve())
+        await together(parent.run(), coordinator.serve())
     finally:
         history.close()

@@ -40,8 +40,13 @@ class WeightedSum:
         weight: float,
         metrics: Iterable[Metric] = (),
         tallies: Iterable[Counts] = (),
+        *,
+        factor: float = 1.0,
     ) -> None:
-        """Fold one contribution: `terms` are w·Δ in the shapes given at the start.
+        """Fold one contribution: `terms` are w·Δ in the shapes given at the start, and `factor` times them is added.
+
+        The weight counts whole: a discounted update takes a smaller step, it is not made up for (FedBuff, Nguyen et
+        al. 2022, algorithm 1).
 
         Raises:
             ValueError: terms of other shapes, a weight that is negative or not finite, or a tally of another length
@@ -55,7 +60,7 @@ class WeightedSum:
         if self._totals is None:
             self._totals = tuple(np.zeros(shape, dtype=np.float64) for shape in self._shapes)
         for total, term in zip(self._totals, terms, strict=True):
-            total += term
+            total += term if factor == 1 else factor * np.asarray(term, dtype=np.float64)
         self.weight += weight
         for metric in metrics:
             before, divisor = self._metrics.get((metric.split, metric.name), (0.0, 0.0))

@@ -16,6 +16,7 @@ from headwater.device.state import LocalState
 from headwater.node.child import Assignment, Child, Decline
 from headwater.node.identity import Identity
 from headwater.node.service import together
+from headwater.node.store import NodeStore
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.messages import Delta
 from headwater.schemas.settings import DeviceSettings
@@ -51,7 +52,9 @@ async def serve(settings: DeviceSettings) -> None:
         means=Means(worker=worker, state=state, beside=beside),
     )
     identity = Identity(settings.fleet, settings.node, "device", settings.parent)
-    child = Child(partial(Session, settings.broker), identity, ObjectStore(settings.store_size_bytes), data=agent.data)
+    store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
+    objects = ObjectStore(settings.store_size_bytes)
+    child = Child(partial(Session, settings.broker), identity, objects, store, data=agent.data)
     live = services(settings.node, settings.broker, sources.values(), agent.data, child.tell_status)
     server = _server(settings, sources, worker, state, child) if settings.serving.enabled else None
 
@@ -66,6 +69,7 @@ async def serve(settings: DeviceSettings) -> None:
         await together(child.session.run(), child.follow(work), *live, *serving)
     finally:
         worker.close()
+        store.close()
 
 
 def _server(

@@ -7,6 +7,7 @@ from headwater.node.child import Child
 from headwater.node.identity import Identity
 from headwater.node.parent import Parent
 from headwater.node.service import together
+from headwater.node.store import NodeStore
 from headwater.schemas.settings import GatewaySettings
 from headwater.schemas.statuses import RoundStatus
 from headwater.schemas.topics import Topics
@@ -19,8 +20,9 @@ async def serve(settings: GatewaySettings) -> None:
     """Run a gateway. Raises BrokerUnreachable or AccessRefused for either broker."""
     identity = Identity(settings.fleet, settings.node, "gateway", settings.parent)
     topic = Topics(settings.fleet).cluster(settings.node)
-    store = ObjectStore(settings.store_size_bytes)
-    child = Child(partial(Session, settings.uplink), identity, store, data=dict)
+    objects = ObjectStore(settings.store_size_bytes)
+    store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
+    child = Child(partial(Session, settings.uplink), identity, objects, store, data=dict)
 
     async def tell_people(status: RoundStatus) -> None:
         # Above, for the whole fleet's dashboards, and on the site, for whoever stands there.
@@ -30,7 +32,17 @@ async def serve(settings: GatewaySettings) -> None:
             await parent.session.publish(topic, payload, retain=True)
 
     parent = Parent(
-        partial(Session, settings.site), identity, store, client=f"{settings.node}.site", tell_people=tell_people
+        partial(Session, settings.site),
+        identity,
+        objects,
+        client=f"{settings.node}.site",
+        tell_people=tell_people,
+        journal=store,
+        heartbeat_s=settings.heartbeat_s,
     )
-    relay = Relay(settings.node, parent, store)
-    await together(child.session.run(), parent.session.run(), child.follow(relay.work))
+    relay = Relay(settings.node, parent, objects, store)
+    try:
+        await together(child.session.run(), parent.run(), child.follow(relay.work))
+    finally:
+        await parent.drain()
+        store.close()

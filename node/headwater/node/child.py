@@ -1,18 +1,23 @@
 """Law: a child follows its parent's newest word, fetches what it lacks, and sends its delta until the parent answers.
 
 The broker's acknowledgement settles nothing: a delta is done when the parent says received, refused or closed, and
-a model is there when its hash is. Whatever is superseded is dropped, never sent.
+a model is there when its hash is. Work and delivery go on side by side; what is superseded is dropped, never sent.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
+from headwater.core.round import worth_taking
 from headwater.node.identity import Identity
 from headwater.node.news import News
+from headwater.node.outbox import Outbox, Outgoing
 from headwater.node.sending import send_chunks
+from headwater.node.service import together
+from headwater.node.store import NodeStore
+from headwater.node.tasks import Background
 from headwater.schemas.messages import (
     Announcement,
     Bundle,
@@ -20,6 +25,7 @@ from headwater.schemas.messages import (
     Delta,
     Model,
     ObjectRef,
+    Offer,
     Plan,
     Reason,
     Receipt,
@@ -41,8 +47,13 @@ WANT_AFTER_S: Final = 0.5
 """Silence after which missing chunks are asked for; a late joiner asks at once."""
 
 WANT_AFTER_MAX_S: Final = 10.0
+SAVE_AFTER_S: Final = 0.25
+"""Without an answer for so long a delta goes to disk; a quick round writes nothing."""
+
 RESEND_AFTER_S: Final = 2.0
 RESEND_AFTER_MAX_S: Final = 30.0
+MAX_BACKGROUND: Final = 16
+"""Answers under way at once; a parent that misses one asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +75,23 @@ class Decline:
 
 
 Work = Callable[[Assignment], Awaitable[Delta | Decline]]
-Verdict = Literal["received", "closed", "refused"]
 
 
 class Child:
-    """One node's side towards its parent."""
+    """One node's side towards its parent.
+
+    Args:
+        objects: models and bundles, by hash.
+        store: what outlives a reboot.
+        data: what this node says of its data now.
+    """
 
     def __init__(
         self,
         connect: Connect,
         identity: Identity,
-        store: ObjectStore,
+        objects: ObjectStore,
+        store: NodeStore,
         *,
         data: Callable[[], Mapping[str, DataStatus]],
     ) -> None:
@@ -82,7 +99,8 @@ class Child:
             raise ValueError("parent: a child has one")
         self._identity = identity
         self._parent = identity.parent
-        self._store = store
+        self._objects = objects
+        self._outbox = Outbox(store)
         self._data = data
         self._topics = Topics(identity.fleet)
         self._news = News()
@@ -90,11 +108,10 @@ class Child:
         self._arrived_at = 0.0
         self._late = False
         self._assemblies: dict[bytes, Assembly] = {}
-        self._outgoing: tuple[RoundKey, bytes] | None = None
-        self._delivered: tuple[RoundKey, bytes] | None = None
-        self._asked_again = False
-        self._verdict: Verdict | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._send_now = False
+        self.heard_at: float | None = None
+        """The loop's time of the parent's last word."""
+        self._tasks = Background(MAX_BACKGROUND)
         self.session = connect(
             Caller(
                 fleet=identity.fleet,
@@ -102,25 +119,41 @@ class Child:
                 client=identity.node,
                 filters=(self._topics.all_down(self._parent), self._topics.all_inbox(identity.node)),
                 on_message=self._on_message,
-                on_connect=self.tell_status,
+                on_connect=self._on_connect,
                 will=identity.status("offline", data()),
             )
         )
 
     async def follow(self, work: Work) -> None:
-        """Do `work` for every plan, newest first; what is superseded meanwhile is cancelled. Runs until cancelled."""
+        """Do `work` for every plan, newest first, and deliver what comes of it. Runs until cancelled.
+
+        Work that is superseded is cancelled; a finished delta that waits when this is cancelled goes to disk.
+        """
+        await self._outbox.restore()
+        try:
+            await together(self._work_on_plans(work), self._deliver_all())
+        finally:
+            await self._outbox.save_all()
+
+    async def _work_on_plans(self, work: Work) -> None:
         async for assignment in self._assignments():
-            result = await self._unless_superseded(assignment.plan.key, work(assignment))
-            match result:
-                case Delta():
-                    await self._submit(result)
+            key = assignment.plan.key
+            match await self._unless_superseded(key, work(assignment)):
+                case Delta() as delta if self._is_worth(key):
+                    self._outbox.put(key, encode(delta))
+                    self._news.tell()
                 case Decline(reason, detail):
-                    await self._decline(assignment.plan.key, reason, detail)
+                    await self._decline(key, reason, detail)
 
     async def tell_status(self) -> None:
         """Say who this node is and what data it has. Raises LinkDown where nobody hears it."""
         status = self._identity.status("online", self._data())
         await self.session.publish(status.topic, status.payload, retain=True)
+
+    async def _on_connect(self) -> None:
+        await self.tell_status()
+        self._send_now = True
+        self._news.tell()
 
     # ── what the parent says ────────────────────────────────────────────────────────────────────────────────────
 
@@ -128,6 +161,8 @@ class Child:
         parsed = self._topics.parse(topic)
         if parsed is None:
             return
+        if not retained:
+            self.heard_at = asyncio.get_running_loop().time()
         try:
             match parsed.branch, parsed.leaf:
                 case "down", "announcement":
@@ -135,7 +170,7 @@ class Child:
                 case ("down", "chunk") | ("inbox", "chunk"):
                     self._on_chunk(decode(payload, Chunk))
                 case "inbox", "receipt":
-                    self._on_verdict(decode(payload, Receipt).key, "received")
+                    self._settle(decode(payload, Receipt).key)
                 case "inbox", "refusal":
                     self._on_refusal(decode(payload, Refusal))
                 case "inbox", "want":
@@ -152,13 +187,12 @@ class Child:
         plan = self._plan()
         wanted = (plan.bundle, plan.model) if plan else ()
         self._assemblies = {
-            ref.sha256: self._assemblies.get(ref.sha256) or Assembly(ref) for ref in wanted if ref not in self._store
+            ref.sha256: self._assemblies.get(ref.sha256) or Assembly(ref) for ref in wanted if ref not in self._objects
         }
-        if self._outgoing and (announcement.plan is None or announcement.plan.key != self._outgoing[0]):
-            self._verdict = self._verdict or "closed"
-        if plan is not None and self._outgoing is None and self._delivered and plan.key == self._delivered[0]:
-            # A parent that began anew announces its round again, and may have lost what it had received.
-            self._asked_again = True
+        for entry in self._outbox.superseded(self._is_worth):
+            self._settle(entry.key)
+        # A parent that began anew, or lost its link, announces its round again, and may have lost what was under way.
+        self._send_now = True
         self._news.tell()
 
     def _on_chunk(self, chunk: Chunk) -> None:
@@ -167,24 +201,36 @@ class Child:
             return
         payload = assembly.add(chunk)
         if payload is not None:
-            self._store.put(payload)
+            self._objects.put(payload)
             del self._assemblies[chunk.object.sha256]
         self._news.tell()
 
-    def _on_verdict(self, key: RoundKey, verdict: Verdict) -> None:
-        if self._outgoing and self._outgoing[0] == key:
-            self._verdict = verdict
+    def _settle(self, key: RoundKey) -> None:
+        """The parent has answered this delta, whatever it said."""
+        entry = self._outbox.settle(key)
+        if entry is not None:
+            if entry.saved:
+                self._tasks.start(self._outbox.forget(entry))
             self._news.tell()
 
     def _on_refusal(self, refusal: Refusal) -> None:
-        log.warning("the parent refused this node's delta: %s (%s)", refusal.reason, refusal.detail)
+        log.warning("the parent refuses: %s (%s)", refusal.reason, refusal.detail)
         if refusal.key is not None:
-            self._on_verdict(refusal.key, "refused")
+            self._settle(refusal.key)
+        elif refusal.reason == "unauthorised":
+            # The parent has not heard of this node: its broker may have forgotten the birth.
+            self._tasks.start(self._introduce())
+
+    async def _introduce(self) -> None:
+        try:
+            await self.tell_status()
+        except LinkDown as error:
+            log.info("the birth was lost with the link, the next connection tells it: %s", error)
 
     def _on_want(self, want: Want) -> None:
-        if self._outgoing and not self._background:
-            _, payload = self._outgoing
-            self._in_background(self._send(payload, want.missing))
+        entry = self._outbox.of(want.object)
+        if entry is not None:
+            self._tasks.start(self._send(entry, want.missing))
 
     # ── from a plan to an assignment ────────────────────────────────────────────────────────────────────────────
 
@@ -197,19 +243,25 @@ class Child:
             return None
         return announcement.plan
 
+    def _is_worth(self, key: RoundKey) -> bool:
+        """Whether the parent would still take a delta of this plan."""
+        announced = self._announcement
+        if announced is None:
+            return True
+        return announced.plan is not None and worth_taking(key, announced.plan.key, announced.plan.max_staleness)
+
     def _is_open(self, key: RoundKey) -> bool:
         plan = self._plan()
         return plan is not None and plan.key == key
+
+    def _is_done(self, key: RoundKey) -> bool:
+        return self._outbox.holds(key) or self._outbox.has_answered(key)
 
     async def _assignments(self) -> AsyncIterator[Assignment]:
         done: RoundKey | None = None
         while True:
             plan = self._plan()
-            if self._asked_again and self._delivered:
-                self._asked_again = False
-                await self._deliver(*self._delivered)
-                continue
-            if plan is None or plan.key == done:
+            if plan is None or plan.key == done or self._is_done(plan.key):
                 await self._news.wait()
                 continue
             arrived_at = self._arrived_at
@@ -222,7 +274,7 @@ class Child:
                 await self._decline(plan.key, "malformed", str(error))
 
     def _open(self, ref: ObjectRef, kind: type[M]) -> M:
-        payload = self._store.get(ref)
+        payload = self._objects.get(ref)
         if payload is None:
             raise WireError("malformed", f"{kind.kind}: does not fit into this node's object store")
         return decode_object(payload, kind)
@@ -254,7 +306,7 @@ class Child:
                 news = self._news.changed()
                 await asyncio.wait((task, news), return_when=asyncio.FIRST_COMPLETED)
                 news.cancel()
-                if not task.done() and not self._is_open(key):
+                if not task.done() and not self._is_worth(key):
                     log.info("round %d.%d was superseded before this node was done", key.round, key.step)
                     return None
             return task.result()
@@ -263,28 +315,56 @@ class Child:
 
     # ── up ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _submit(self, delta: Delta) -> None:
-        if self._is_open(delta.key):
-            await self._deliver(delta.key, encode(delta))
+    async def _deliver_all(self) -> None:
+        """One delta after the other, the oldest first, each until it is answered."""
+        while True:
+            entry = self._outbox.oldest
+            if entry is None:
+                await self._news.wait()
+            else:
+                await self._deliver(entry)
 
-    async def _deliver(self, key: RoundKey, payload: bytes) -> None:
+    async def _deliver(self, entry: Outgoing) -> None:
         """Send until the parent answers. The waits double up to `RESEND_AFTER_MAX_S`; a repeat offers one chunk."""
-        self._outgoing, self._verdict = (key, payload), None
+        loop = asyncio.get_running_loop()
         wait_s = RESEND_AFTER_S
-        await self._send(payload)
-        while self._verdict is None:
-            if not await self._news.wait(wait_s):
+        self._send_now = False
+        await (self._offer(entry) if self._must_offer() else self._send(entry))
+        save_at, resend_at = loop.time() + SAVE_AFTER_S, loop.time() + wait_s
+        while self._outbox.holds(entry.key):
+            due_at = resend_at if entry.saved else min(save_at, resend_at)
+            await self._news.wait(max(0.0, due_at - loop.time()))
+            if not entry.saved and loop.time() >= save_at:
+                await self._outbox.save(entry)
+                save_at = loop.time() + RESEND_AFTER_MAX_S
+            if self._send_now or loop.time() >= resend_at:
+                self._send_now = False
                 wait_s = min(wait_s * 2, RESEND_AFTER_MAX_S)
-                await self._send(payload, (0,))
-        self._delivered, self._outgoing = self._outgoing, None
+                await self._remind(entry)
+                resend_at = loop.time() + wait_s
 
-    async def _send(self, payload: bytes, indices: tuple[int, ...] | None = None) -> None:
-        topic = self._topics.up(self._identity.node, self._parent, "delta")
+    def _must_offer(self) -> bool:
+        return self._announcement is not None and self._announcement.offers
+
+    async def _remind(self, entry: Outgoing) -> None:
+        if self._outbox.holds(entry.key):
+            await (self._offer(entry) if self._must_offer() else self._send(entry, (0,)))
+
+    async def _offer(self, entry: Outgoing) -> None:
+        """Say that a delta is ready; the parent asks for its chunks in its turn."""
+        topic = self._topics.up(self._identity.node, self._parent, "offer")
+        offer = Offer(key=entry.key, sender=self._identity.node, object=entry.ref)
         try:
-            await send_chunks(self.session, topic, chunks(payload, indices))
+            await self.session.publish(topic, encode(offer))
         except LinkDown as error:
             log.info("a delta waits for the link: %s", error)
-            await self.session.wait_connected()
+
+    async def _send(self, entry: Outgoing, indices: tuple[int, ...] | None = None) -> None:
+        topic = self._topics.up(self._identity.node, self._parent, "delta")
+        try:
+            await send_chunks(self.session, topic, chunks(entry.payload, indices))
+        except LinkDown as error:
+            log.info("a delta waits for the link: %s", error)
 
     async def _decline(self, key: RoundKey, reason: Reason, detail: str) -> None:
         log.warning("cannot follow round %d: %s (%s)", key.round, reason, detail)
@@ -293,8 +373,3 @@ class Child:
             await self.session.publish(self._topics.up(self._identity.node, self._parent, "refusal"), encode(refusal))
         except LinkDown as error:
             log.info("a refusal was lost with the link; the round's deadline covers it: %s", error)
-
-    def _in_background(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)

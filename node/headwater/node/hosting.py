@@ -1,19 +1,20 @@
 """Law: a hosted round is the engine's value with what its shell gathered beside it; here it is only looked at."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum, means
 from headwater.core.figures import figures_by_split
+from headwater.core.select import Chosen
 from headwater.schemas.limits import MAX_TALLIED
 from headwater.schemas.manifest import Manifest
-from headwater.schemas.messages import Delta, Plan, Reason
+from headwater.schemas.messages import Delta, ObjectRef, Plan, Reason, RoundKey
 from headwater.schemas.statuses import MemberStatus, NodeStatus, RoundStatus
 from headwater.schemas.tensors import Array, TensorError, decode_tensor, decode_tensors, delta_specs
-from headwater.schemas.wire import WireError
+from headwater.schemas.wire import WireError, reference
 from headwater.transport.session import Traffic
 
 MAX_REFUSALS_KEPT: Final = 256
@@ -25,14 +26,21 @@ DELTA_OVERHEAD_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What one child gave to a round, `after_s` seconds after it opened."""
+    """What one child gave to a round, `after_s` seconds after it opened.
+
+    `key` is that of the plan which the delta answers: an older round's where it is stale, and the sum holds `factor`
+    times it then. `ref` names the encoded delta; `payload` is that, where the host was asked to keep it.
+    """
 
     node: str
     weight: float
     examples: int
     devices: int
-    size_bytes: int
     after_s: float
+    key: RoundKey
+    factor: float
+    ref: ObjectRef
+    payload: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,19 @@ class RoundResult:
         return self.round.state == "closed"
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Whom a round begins with.
+
+    `contributors` are in it already, by the journal; `counted` are the updates that the run's earlier rounds hold.
+    """
+
+    members: frozenset[str]
+    chosen: Chosen
+    contributors: frozenset[str] = frozenset()
+    counted: frozenset[rounds.Contributor] = frozenset()
+
+
 @dataclass(slots=True)
 class Hosted:
     """The round under way with what its shell needs beside the engine's value."""
@@ -75,6 +96,16 @@ class Hosted:
     contributions: list[Contribution] = field(default_factory=list)
     refusals: list[Refused] = field(default_factory=list)
     refused: int = 0
+    keep_payloads: bool = False
+    folded: dict[tuple[str, bytes], RoundKey] = field(default_factory=dict)
+    """What is in the sum, by sender and the encoded delta's hash."""
+
+    @property
+    def is_tolerant(self) -> bool:
+        return self.plan.max_staleness > 0
+
+    def would_take(self, key: RoundKey) -> bool:
+        return rounds.worth_taking(key, self.plan.key, self.plan.max_staleness)
 
     def refuse(self, refused: Refused) -> None:
         self.refused += 1
@@ -83,27 +114,55 @@ class Hosted:
 
 
 def open_hosted(
-    plan: Plan,
-    manifest: Manifest,
-    members: Iterable[str],
-    cohort: frozenset[str] | None,
-    traffic: Traffic,
-    now: float,
+    plan: Plan, manifest: Manifest, opening: Opening, traffic: Traffic, now: float, deadline_s: float | None = None
 ) -> Hosted:
-    """A round that opens now. `cohort` None means all members, and whoever joins."""
+    """A round that opens now. `deadline_s` is how long this parent waits, where that is not what the plan allows."""
     specs = delta_specs(plan.task, manifest)
+    chosen = opening.chosen
     round_ = rounds.open_round(
         plan.key,
-        members if cohort is None else cohort,
+        opening.members if chosen.cohort is None else chosen.cohort | opening.contributors,
         quorum=plan.quorum,
-        deadline_s=plan.deadline_s,
+        deadline_s=deadline_s or plan.deadline_s,
         now=now,
-        open_to_all=cohort is None,
+        open_to_all=chosen.cohort is None,
+        enough=plan.buffer or (chosen.needed if plan.over_selection and chosen.cohort is not None else 0),
+        tolerance=rounds.Tolerance(plan.max_staleness, plan.staleness_exponent, opening.counted),
     )
     # Eight bytes an element is the widest dtype that a delta may have.
     tallied = 2 * sum(tally.length for tally in manifest.tallies)
     max_delta_bytes = 8 * (sum(math.prod(shape) for _, shape, _ in specs) + tallied) + DELTA_OVERHEAD_BYTES
     return Hosted(plan, manifest, round_, WeightedSum([shape for _, shape, _ in specs]), traffic, max_delta_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A delta on its way into the sum. `is_kept`: the journal has it, and it comes from there."""
+
+    delta: Delta
+    tensors: tuple[Array, ...]
+    payload: bytes
+    is_kept: bool
+
+
+def fold(hosted: Hosted, arrival: Arrival, factor: float, now: float) -> None:
+    """Add `factor` times a delta to the round's sum, and to its records."""
+    delta, ref = arrival.delta, reference(arrival.payload)
+    hosted.sum.add(arrival.tensors, delta.weight, delta.metrics, delta.tallies, factor=factor)
+    hosted.folded[delta.sender, ref.sha256] = delta.key
+    hosted.contributions.append(
+        Contribution(
+            node=delta.sender,
+            weight=delta.weight,
+            examples=delta.examples,
+            devices=delta.devices,
+            after_s=now - hosted.round.opened_at,
+            key=delta.key,
+            factor=factor,
+            ref=ref,
+            payload=arrival.payload if hosted.keep_payloads else None,
+        )
+    )
 
 
 def result_of(hosted: Hosted, traffic: Traffic, now: float) -> RoundResult:
@@ -180,7 +239,7 @@ def status_of(
         task=hosted.plan.task,
         state=round_.state,
         cohort=len(round_.cohort),
-        received=len(round_.received),
+        received=round_.updates,
         refused=hosted.refused,
         devices=round_.devices,
         examples=round_.examples,

@@ -7,7 +7,7 @@ class News:
     """A broadcast from callbacks to waiting tasks. It says that something changed, never what."""
 
     def __init__(self) -> None:
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], None] = {}
 
     def tell(self) -> None:
         for waiter in tuple(self._waiters):
@@ -17,8 +17,8 @@ class News:
     def changed(self) -> asyncio.Future[None]:
         """Done at the next change. Cancel it when it is no longer needed."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        waiter.add_done_callback(self._waiters.discard)
+        self._waiters[waiter] = None
+        waiter.add_done_callback(lambda done: self._waiters.pop(done, None))
         return waiter
 
     async def wait(self, timeout_s: float | None = None) -> bool:

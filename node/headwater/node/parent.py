@@ -1,6 +1,7 @@
 """Law: a parent hosts one round at a time: it announces, serves, receives, and tells everyone how it ended.
 
-Every decision is `core.round`'s; this shell decodes what arrives, folds what it is told to fold, and answers.
+Every decision is made in `core`: of the round, of who is a member, of whose turn it is to send. This shell decodes what
+arrives, folds what it is told to fold, and answers. What it acknowledges is in its journal.
 Nothing that a child sends can grow memory beyond stated bounds or reach the sum unchecked.
 """
 
@@ -9,27 +10,37 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from headwater.core import admission
+from headwater.core import members as membership
 from headwater.core import round as rounds
-from headwater.core.select import uniform_cohort
+from headwater.core.select import chosen
 from headwater.node.hosting import (
-    Contribution,
+    Arrival,
     Hosted,
+    Opening,
     Refused,
     RoundResult,
     checked_tensors,
+    fold,
     open_hosted,
     result_of,
     status_of,
 )
 from headwater.node.identity import Identity
+from headwater.node.journal import Entry, Journal
 from headwater.node.news import News
-from headwater.node.sending import send_chunks
-from headwater.schemas.limits import MAX_CHILDREN
+from headwater.node.pacing import Pacing
+from headwater.node.providing import Provider
+from headwater.node.receipts import Receipts
+from headwater.node.service import together
+from headwater.node.tasks import Background
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import (
+    Alive,
     Announcement,
     Chunk,
     Delta,
+    Offer,
     Plan,
     Reason,
     Receipt,
@@ -38,22 +49,29 @@ from headwater.schemas.messages import (
     Want,
 )
 from headwater.schemas.statuses import NodeStatus, RoundStatus
-from headwater.schemas.tensors import Array, TensorError
+from headwater.schemas.tensors import TensorError
 from headwater.schemas.topics import NodeTopic, Topics
-from headwater.schemas.wire import WireError, decode, decode_object, decode_status, encode
-from headwater.transport.objects import Assembly, ObjectStore, chunks
+from headwater.schemas.wire import WireError, decode, decode_object, decode_status, encode, reference
+from headwater.transport.objects import Assembly, ObjectStore, chunk_count
 from headwater.transport.session import Caller, Connect, LinkDown, Publication
 
 log = logging.getLogger("headwater.node")
 
-RECEIPT_DELAY_S: Final = 0.1
-"""A round that closes sooner tells everyone at once, and needs no receipts."""
-
 PROGRESS_EVERY_S: Final = 0.25
 ASK_AGAIN_AFTER_S: Final = 1.0
 MAX_ASSEMBLING_BYTES: Final = 256 * 1024 * 1024
-MAX_SERVED_AT_ONCE: Final = 4
-MAX_WAITING_WANTS: Final = 1024
+MAX_BACKGROUND: Final = 1024
+"""Answers under way at once; a child that misses one asks again."""
+
+OFFERS_BEYOND_BYTES: Final = 64 * 1024 * 1024
+"""When a cohort's deltas may be larger together, each waits for its turn to be sent."""
+
+IN_FLIGHT_BYTES: Final = 16 * 1024 * 1024
+GRANT_TIMEOUT_S: Final = 10.0
+MAX_HELD_BYTES: Final = 64 * 1024 * 1024
+"""Late deltas that came between two rounds; further ones come again."""
+
+HEARTBEAT_S: Final = 30.0
 
 
 class Parent:
@@ -62,6 +80,8 @@ class Parent:
     Args:
         store: serves models and bundles; the caller puts them there before it hosts a round that names them.
         tell_people: publishes the round's status for people.
+        journal: holds what this parent acknowledged.
+        heartbeat_s: how often it gives a sign of life, and looks whether its children do.
     """
 
     def __init__(
@@ -72,24 +92,27 @@ class Parent:
         *,
         client: str,
         tell_people: Callable[[RoundStatus], Awaitable[None]],
+        journal: Journal,
+        heartbeat_s: float = HEARTBEAT_S,
         will: Publication | None = None,
         on_connect: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._identity = identity
-        self._store = store
         self._tell_people = tell_people
+        self._heartbeat_s = heartbeat_s
         self._also_on_connect = on_connect
         self._topics = Topics(identity.fleet)
         self._news = News()
+        self._tasks = Background(MAX_BACKGROUND)
+        self._members = membership.Members(identity.node)
+        self._pacing = Pacing()
         self._hosted: Hosted | None = None
         self._announcement = Announcement(parent=identity.node)
-        self._broadcast: set[bytes] = set()
         self._assemblies: dict[str, Assembly] = {}
         self._progress_at: dict[str, float] = {}
-        self._owed: dict[str, RoundKey] = {}
-        self._wants: dict[tuple[str, bytes], Want] = {}
-        self._background: set[asyncio.Task[None]] = set()
-        self.members: dict[str, NodeStatus] = {}
+        self._queue = admission.open_queue(IN_FLIGHT_BYTES, GRANT_TIMEOUT_S)
+        self._held: dict[tuple[str, bytes], bytes] = {}
+        self._receipts = Receipts(journal, self._send_receipt)
         self.session = connect(
             Caller(
                 fleet=identity.fleet,
@@ -101,64 +124,133 @@ class Parent:
                 will=will,
             )
         )
+        self._provider = Provider(self.session, self._topics, identity.node, store, self._tasks)
 
     @property
     def news(self) -> News:
         """Tells of every change in membership and in the round."""
         return self._news
 
+    @property
+    def members(self) -> dict[str, NodeStatus]:
+        """All children that are known, as they last said of themselves; who is silent or moved away is offline."""
+        return {
+            node: member.status if member.absence is None else member.status.model_copy(update={"state": "offline"})
+            for node, member in self._members.children.items()
+        }
+
     def eligible(self, data: str) -> frozenset[str]:
         """The children that are online and have something under this data key, or lead others who may."""
         return frozenset(
-            name
-            for name, status in self.members.items()
-            if status.state == "online" and (status.role == "gateway" or data in status.data)
+            name for name, status in self._members.present.items() if status.role == "gateway" or data in status.data
         )
 
-    async def host(self, plan: Plan, manifest: Manifest) -> RoundResult:
-        """Run one round to its end: everyone expected, or the deadline.
+    async def run(self) -> None:
+        """Stay connected, give signs of life, and notice who gives none. Raises what the session raises."""
+        await together(self.session.run(), self._beat())
 
-        The model and bundle that the plan names must be in the store.
+    async def host(
+        self,
+        plan: Plan,
+        manifest: Manifest,
+        *,
+        counted: frozenset[rounds.Contributor] = frozenset(),
+        keep_payloads: bool = False,
+    ) -> RoundResult:
+        """Run one round to its end: everyone expected, enough of them, or the deadline.
+
+        A round that this node, or an earlier process of it, began already goes on with what the journal has. The model
+        and bundle that the plan names must be in the store.
+
+        Args:
+            counted: the updates that earlier rounds of the run hold, as far back as the plan takes them.
+            keep_payloads: whether the result's contributions carry the encoded deltas.
         """
         loop = asyncio.get_running_loop()
-        members = self.eligible(plan.data)
-        cohort = uniform_cohort(members, plan.cohort, plan.seed, plan.key)
-        hosted = open_hosted(plan, manifest, members, cohort, self.session.traffic, loop.time())
-        self._hosted = hosted
-        self._assemblies.clear()
-        await self._announce(
-            Announcement(
-                parent=self._identity.node,
-                plan=plan,
-                cohort=None if cohort is None else tuple(sorted(cohort)),
-                closed=self._announcement.closed,
-            )
-        )
-        self._in_background(self._broadcast_objects(plan))
-        self._in_background(self._tell_progress(hosted))
+        await self._tell_those_in_the_last()
+        entries = await self._receipts.open(plan.key)
+        hosted = self._open(plan, manifest, entries, counted)
+        hosted.keep_payloads = keep_payloads
+        self._take_up(hosted, entries)
+        await self._announce(self._announcement_of(hosted))
+        self._tasks.start(self._provider.broadcast((plan.bundle, plan.model)))
+        self._tasks.start(self._tell_progress(hosted))
         while hosted.round.state == "open":
             await self._news.wait(min(hosted.round.deadline_at - loop.time(), ASK_AGAIN_AFTER_S))
             self._perform(hosted, rounds.Tick(), None)
             self._ask_for_missing(loop.time())
-        return self._ended(hosted, loop.time())
+            self._admit(admission.Tick())
+        return await self._ended(hosted, loop.time())
 
     async def close(self) -> None:
         """Tell the children that no round is open: whoever still sends may rest."""
+        await self._tell_those_in_the_last()
         self._hosted = None
         self._assemblies.clear()
+        self._held.clear()
         await self._announce(Announcement(parent=self._identity.node, closed=self._announcement.closed))
+
+    async def drain(self) -> None:
+        """Before this node ends: what it has received goes into the journal, so that its round can go on from there."""
+        await self._receipts.keep_all()
 
     # ── a round's beginning and end ─────────────────────────────────────────────────────────────────────────────
 
-    def _ended(self, hosted: Hosted, now: float) -> RoundResult:
+    def _open(
+        self, plan: Plan, manifest: Manifest, entries: tuple[Entry, ...], counted: frozenset[rounds.Contributor]
+    ) -> Hosted:
+        now, eligible = asyncio.get_running_loop().time(), self.eligible(plan.data)
+        opening = Opening(
+            eligible,
+            chosen(eligible, plan.cohort, plan.over_selection, plan.seed, plan.key),
+            frozenset(entry.sender for entry in entries),
+            counted,
+        )
+        cohort = eligible if opening.chosen.cohort is None else opening.chosen.cohort
+        hosted = open_hosted(plan, manifest, opening, self.session.traffic, now, self._pacing.deadline_s(plan, cohort))
+        self._hosted = hosted
+        if not hosted.is_tolerant:
+            # What is under way for an earlier round is late; nobody takes it.
+            self._assemblies.clear()
+            self._queue = admission.open_queue(IN_FLIGHT_BYTES, GRANT_TIMEOUT_S)
+        return hosted
+
+    def _take_up(self, hosted: Hosted, entries: tuple[Entry, ...]) -> None:
+        """Fold what the journal has of this round, and what came for it before it began."""
+        for entry in entries:
+            self._on_delta(hosted, entry.sender, entry.payload, is_kept=True)
+        if entries:
+            log.info("round %d goes on with %d updates that were acknowledged", hosted.plan.key.round, len(entries))
+        held, self._held = self._held, {}
+        for (sender, _), payload in held.items():
+            self._on_delta(hosted, sender, payload)
+
+    def _announcement_of(self, hosted: Hosted) -> Announcement:
+        cohort = None if hosted.round.open_to_all else tuple(sorted(hosted.round.cohort))
+        return Announcement(
+            parent=self._identity.node,
+            plan=hosted.plan,
+            cohort=cohort,
+            closed=self._announcement.closed,
+            offers=len(hosted.round.cohort) * hosted.max_delta_bytes > OFFERS_BEYOND_BYTES,
+        )
+
+    async def _ended(self, hosted: Hosted, now: float) -> RoundResult:
+        await self._receipts.end()
         self._announcement = self._announcement.model_copy(update={"closed": hosted.plan.key})
-        self._in_background(self._say(self._status(hosted)))
-        return result_of(hosted, self.session.traffic, now)
+        self._tasks.start(self._say(self._status(hosted)))
+        result = result_of(hosted, self.session.traffic, now)
+        self._pacing.learn(hosted.plan, hosted.round, result.contributions, now)
+        return result
+
+    async def _tell_those_in_the_last(self) -> None:
+        """The last round's result is durable by now, and a sender that may be late is not told by the next round."""
+        last = self._hosted
+        if last is not None and last.is_tolerant and last.round.state == "closed":
+            await self._receipts.send_all()
 
     async def _announce(self, announcement: Announcement) -> None:
         self._announcement = announcement
-        # Whoever hears of the next round, or of none, needs no receipt for the last.
-        self._owed.clear()
         await self._say_where_things_stand()
 
     async def _say_where_things_stand(self) -> None:
@@ -168,24 +260,68 @@ class Parent:
         except LinkDown as error:
             log.info("the announcement waits for the link: %s", error)
 
-    async def _broadcast_objects(self, plan: Plan) -> None:
-        """Each object goes out once to the whole cohort; who misses some asks."""
-        topic = self._topics.down(self._identity.node, "chunk")
-        for ref in (plan.bundle, plan.model):
-            payload = self._store.get(ref)
-            if payload is None or ref.sha256 in self._broadcast:
-                continue
-            self._broadcast = {plan.bundle.sha256, plan.model.sha256} & (self._broadcast | {ref.sha256})
-            try:
-                await send_chunks(self.session, topic, chunks(payload))
-            except LinkDown as error:
-                log.info("a broadcast broke off, the children will ask: %s", error)
-
     async def _on_connect(self) -> None:
         if self._also_on_connect is not None:
             await self._also_on_connect()
+        self._change_members(membership.Relinked())
         if self._announcement.plan is not None:
             await self._say_where_things_stand()
+
+    # ── who is there ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _beat(self) -> None:
+        """A sign of life, and a look at those of others, every `heartbeat_s` while the link is up."""
+        topic = self._topics.down(self._identity.node, "alive")
+        alive = Alive(sender=self._identity.node, boot=self._identity.boot, every_s=self._heartbeat_s)
+        while True:
+            await self.session.wait_connected()
+            try:
+                await self.session.publish(topic, encode(alive), qos=0)
+            except LinkDown as error:
+                log.debug("a sign of life was lost with the link: %s", error)
+            await asyncio.sleep(self._heartbeat_s)
+            if self.session.connected:
+                self._change_members(membership.Tick())
+
+    def _on_status(self, topic: NodeTopic, payload: bytes) -> None:
+        try:
+            status = decode_status(payload, NodeStatus)
+        except WireError as error:
+            log.warning("dropped the status of %s: %s", topic.node, error)
+            return
+        if status.node == topic.node:
+            self._change_members(membership.Said(status))
+
+    def _change_members(self, event: membership.Event) -> None:
+        self._members, effects = membership.step(self._members, event, asyncio.get_running_loop().time())
+        for effect in effects:
+            self._on_membership(effect)
+        if effects:
+            self._news.tell()
+
+    def _on_membership(self, effect: membership.Effect) -> None:
+        match effect:
+            case membership.Restarted(node):
+                log.info("%s started anew", node)
+                self._joined(node)
+            case membership.Appeared(node) | membership.Changed(node):
+                self._joined(node)
+            case membership.Gone(node, why):
+                log.info("%s is gone: %s", node, why)
+                self._admit(admission.Finished(node))
+                if self._hosted is not None:
+                    self._perform(self._hosted, rounds.Left(node), None)
+            case membership.TwoIdentities(node, boots):
+                self._refuse(node, None, "two_identities", f"{node} runs twice, as {boots[0]} and as {boots[1]}")
+            case membership.Full(node):
+                self._refuse(
+                    node, None, "unauthorised", f"this parent has as many children as it can; {node} is one more"
+                )
+
+    def _joined(self, node: str) -> None:
+        hosted = self._hosted
+        if hosted is not None and node in self.eligible(hosted.plan.data):
+            self._perform(hosted, rounds.Joined(node), None)
 
     # ── what the children say ───────────────────────────────────────────────────────────────────────────────────
 
@@ -198,46 +334,29 @@ class Parent:
         elif parsed.branch == "up" and parsed.parent == self._identity.node:
             self._on_up(parsed, payload)
 
-    def _on_status(self, topic: NodeTopic, payload: bytes) -> None:
-        try:
-            status = decode_status(payload, NodeStatus)
-        except WireError as error:
-            log.warning("dropped the status of %s: %s", topic.node, error)
-            return
-        if status.node != topic.node or status.parent != self._identity.node:
-            return
-        if status.node not in self.members and len(self.members) >= MAX_CHILDREN:
-            log.error("%s is not admitted: this parent has its %d children", status.node, MAX_CHILDREN)
-            return
-        before = self.members.get(status.node)
-        if before and before.state == status.state == "online" and before.boot != status.boot:
-            log.info("%s started anew", status.node)
-        self.members[status.node] = status
-        self._on_membership(status)
-
-    def _on_membership(self, status: NodeStatus) -> None:
-        hosted = self._hosted
-        if hosted is not None:
-            if status.node in self.eligible(hosted.plan.data):
-                self._perform(hosted, rounds.Joined(status.node), None)
-            elif status.state == "offline":
-                self._perform(hosted, rounds.Left(status.node), None)
-        self._news.tell()
-
     def _on_up(self, topic: NodeTopic, payload: bytes) -> None:
-        if topic.node not in self.members:
-            self._refuse(topic.node, None, "unauthorised", f"{topic.node} is no child of {self._identity.node}")
+        node = topic.node
+        member = self._members.children.get(node)
+        if member is None or member.absence == "moved":
+            self._refuse(node, None, "unauthorised", f"{node} is no child of {self._identity.node}")
             return
         try:
+            if topic.leaf == "alive":
+                alive = decode(payload, Alive)
+                self._change_members(membership.Heard(node, alive.boot, alive.every_s))
+                return
+            self._change_members(membership.Heard(node))
             match topic.leaf:
                 case "delta":
-                    self._on_chunk(topic.node, decode(payload, Chunk))
+                    self._on_chunk(node, decode(payload, Chunk))
+                case "offer":
+                    self._on_offer(node, decode(payload, Offer))
                 case "want":
-                    self._on_want(topic.node, decode(payload, Want))
+                    self._provider.wanted(node, decode(payload, Want))
                 case "refusal":
-                    self._on_declined(topic.node, decode(payload, Refusal))
+                    self._on_declined(node, decode(payload, Refusal))
         except WireError as error:
-            self._refuse(topic.node, None, "oversized" if error.reason == "oversized" else "malformed", str(error))
+            self._refuse(node, None, "oversized" if error.reason == "oversized" else "malformed", str(error))
 
     def _on_chunk(self, node: str, chunk: Chunk) -> None:
         hosted = self._hosted
@@ -248,6 +367,11 @@ class Parent:
             detail = f"{chunk.object.size_bytes} bytes; at most {hosted.max_delta_bytes}"
             self._refuse(node, hosted.plan.key, "oversized", detail)
             return
+        known = hosted.folded.get((node, chunk.object.sha256))
+        if known is not None and self._receipts.is_kept(node, known):
+            # A reminder of what is in: its first chunk is enough to tell.
+            self._receipts.owe_kept(node, known)
+            return
         assembly = self._assemblies.get(node)
         if assembly is None or assembly.ref != chunk.object:
             self._assemblies.pop(node, None)
@@ -257,25 +381,34 @@ class Parent:
             assembly = self._assemblies[node] = Assembly(chunk.object)
         self._progress_at[node] = asyncio.get_running_loop().time()
         payload = assembly.add(chunk)
+        self._admit(admission.Finished(node) if payload is not None else admission.Progressed(node))
         if payload is not None:
-            del self._assemblies[node]
+            del self._assemblies[node], self._progress_at[node]
             self._on_delta(hosted, node, payload)
 
-    def _on_delta(self, hosted: Hosted, node: str, payload: bytes) -> None:
+    def _on_delta(self, hosted: Hosted, node: str, payload: bytes, *, is_kept: bool = False) -> None:
+        """`is_kept`: it comes from the journal."""
         try:
             delta = decode_object(payload, Delta)
-            # The engine refuses a delta of another round by its key; only this round's can be checked further.
-            tensors = checked_tensors(delta, node, hosted) if delta.key == hosted.plan.key else ()
+            # The engine refuses a delta of another round by its key; only one that it may take is checked further.
+            tensors = checked_tensors(delta, node, hosted) if hosted.would_take(delta.key) else ()
         except (WireError, TensorError) as error:
             self._refuse(node, hosted.plan.key, error.reason, str(error))
             return
-        folded = self._perform(hosted, rounds.Arrived.of(delta), (delta, tensors))
-        if folded:
-            after_s = asyncio.get_running_loop().time() - hosted.round.opened_at
-            hosted.contributions.append(
-                Contribution(node, delta.weight, delta.examples, delta.devices, len(payload), after_s)
-            )
+        if is_kept:
+            self._receipts.has_kept(node, delta.key)
+        self._perform(hosted, rounds.Arrived.of(delta), Arrival(delta, tensors, payload, is_kept))
         self._news.tell()
+
+    def _on_offer(self, node: str, offer: Offer) -> None:
+        hosted = self._hosted
+        if hosted is None or not hosted.would_take(offer.key) or offer.object.size_bytes > hosted.max_delta_bytes:
+            return
+        known = hosted.folded.get((node, offer.object.sha256))
+        if known is not None and self._receipts.is_kept(node, known):
+            self._receipts.owe_kept(node, known)
+        else:
+            self._admit(admission.Offered(node, offer.object))
 
     def _on_declined(self, node: str, refusal: Refusal) -> None:
         hosted = self._hosted
@@ -286,66 +419,35 @@ class Parent:
         self._perform(hosted, rounds.Declined(refusal.key, node), None)
         self._news.tell()
 
-    # ── what the engine decides ─────────────────────────────────────────────────────────────────────────────────
+    # ── what is decided ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _perform(self, hosted: Hosted, event: rounds.Event, arrived: tuple[Delta, tuple[Array, ...]] | None) -> bool:
-        """One event through the engine, and its effects. True when a delta was folded."""
-        hosted.round, effects = rounds.step(hosted.round, event, asyncio.get_running_loop().time())
-        folded = False
+    def _perform(self, hosted: Hosted, event: rounds.Event, arrival: Arrival | None) -> None:
+        """One event through the engine, and its effects."""
+        now = asyncio.get_running_loop().time()
+        hosted.round, effects = rounds.step(hosted.round, event, now)
         for effect in effects:
             match effect:
-                case rounds.Fold() if arrived is not None:
-                    delta, tensors = arrived
-                    hosted.sum.add(tensors, delta.weight, delta.metrics, delta.tallies)
-                    folded = True
-                case rounds.Acknowledge(sender):
-                    self._owe(sender, hosted.plan.key)
+                case rounds.Fold(_, factor) if arrival is not None:
+                    fold(hosted, arrival, factor, now)
+                case rounds.Hold(sender) if arrival is not None:
+                    self._hold(sender, arrival.payload)
+                case rounds.Acknowledge(sender) if arrival is not None and not arrival.is_kept:
+                    self._receipts.owe(sender, arrival.delta.key, arrival.payload)
                 case rounds.Refuse(sender, reason, detail):
                     self._refuse(sender, event.key if isinstance(event, rounds.Arrived) else None, reason, detail)
                 case rounds.Close():
                     self._news.tell()
-        return folded
 
-    def _owe(self, node: str, key: RoundKey) -> None:
-        if not self._owed:
-            self._in_background(self._send_receipts())
-        self._owed[node] = key
+    def _hold(self, sender: str, payload: bytes) -> None:
+        if sum(map(len, self._held.values())) + len(payload) <= MAX_HELD_BYTES:
+            self._held[sender, reference(payload).sha256] = payload
 
-    async def _send_receipts(self) -> None:
-        await asyncio.sleep(RECEIPT_DELAY_S)
-        owed, self._owed = self._owed, {}
-        for node, key in owed.items():
-            await self._post(self._topics.inbox(node, "receipt"), encode(Receipt(key=key, sender=self._identity.node)))
-
-    def _refuse(self, node: str, key: RoundKey | None, reason: Reason, detail: str) -> None:
-        log.warning("refused %s: %s (%s)", node, reason, detail)
-        if self._hosted is not None:
-            self._hosted.refuse(Refused(node, reason, detail))
-        refusal = Refusal(key=key, sender=self._identity.node, reason=reason, detail=detail[:1024])
-        if len(self._background) < MAX_WAITING_WANTS:
-            self._in_background(self._post(self._topics.inbox(node, "refusal"), encode(refusal)))
-
-    # ── chunks on request ───────────────────────────────────────────────────────────────────────────────────────
-
-    def _on_want(self, node: str, want: Want) -> None:
-        """One want a child and object waits at most; a later one replaces it."""
-        if (node, want.object.sha256) not in self._wants and len(self._wants) >= MAX_WAITING_WANTS:
-            return
-        self._wants[node, want.object.sha256] = want
-        if len(self._wants) <= MAX_SERVED_AT_ONCE:
-            self._in_background(self._serve())
-
-    async def _serve(self) -> None:
-        while self._wants:
-            (node, sha256), want = next(iter(self._wants.items()))
-            del self._wants[node, sha256]
-            payload = self._store.get(want.object)
-            if payload is None:
-                continue
-            try:
-                await send_chunks(self.session, self._topics.inbox(node, "chunk"), chunks(payload, want.missing))
-            except LinkDown as error:
-                log.info("chunks for %s broke off, it will ask again: %s", node, error)
+    def _admit(self, event: admission.Event) -> None:
+        """Whoever's turn it is is asked for all of its delta."""
+        self._queue, grants = admission.step(self._queue, event, asyncio.get_running_loop().time())
+        for grant in grants:
+            want = Want(object=grant.object, missing=tuple(range(chunk_count(grant.object))))
+            self._tasks.start(self._post(self._topics.inbox(grant.sender, "want"), encode(want)))
 
     def _ask_for_missing(self, now: float) -> None:
         """A delta that stopped half-way is asked for, once in `ASK_AGAIN_AFTER_S`."""
@@ -353,7 +455,17 @@ class Parent:
             if now - self._progress_at[node] >= ASK_AGAIN_AFTER_S:
                 self._progress_at[node] = now
                 want = Want(object=assembly.ref, missing=assembly.missing)
-                self._in_background(self._post(self._topics.inbox(node, "want"), encode(want)))
+                self._tasks.start(self._post(self._topics.inbox(node, "want"), encode(want)))
+
+    async def _send_receipt(self, node: str, key: RoundKey) -> None:
+        await self._post(self._topics.inbox(node, "receipt"), encode(Receipt(key=key, sender=self._identity.node)))
+
+    def _refuse(self, node: str, key: RoundKey | None, reason: Reason, detail: str) -> None:
+        log.warning("refused %s: %s (%s)", node, reason, detail)
+        if self._hosted is not None:
+            self._hosted.refuse(Refused(node, reason, detail))
+        refusal = Refusal(key=key, sender=self._identity.node, reason=reason, detail=detail[:1024])
+        self._tasks.start(self._post(self._topics.inbox(node, "refusal"), encode(refusal)))
 
     async def _post(self, topic: str, payload: bytes) -> None:
         try:
@@ -385,8 +497,3 @@ class Parent:
     def _status(self, hosted: Hosted) -> RoundStatus:
         now = asyncio.get_running_loop().time()
         return status_of(hosted, self._identity.node, self.members, self.session.traffic, now)
-
-    def _in_background(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)

@@ -73,7 +73,8 @@ Heartbeat = Annotated[float, Field(ge=0.05, le=3600)]
 
 
 class DeviceSettings(Frozen):
-    """A device agent. `data` gives each data key its source; `state` is the folder for what outlives a reboot.
+    """A device agent. `data` gives each data key its source; `state` is the folder for what outlives a reboot, in which
+    finished updates on their way up take `kept_size_bytes` at most.
 
     Every `heartbeat_s` the node says that it is alive.
     """
@@ -87,6 +88,7 @@ class DeviceSettings(Frozen):
     data: Annotated[dict[Name, SourceSpec], Field(min_length=1, max_length=64)]
     state: Path = Path("headwater-state")
     training_limit_s: Positive = 600.0
+    kept_size_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
     store_size_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     conditions: ConditionSettings = Field(default_factory=ConditionSettings)

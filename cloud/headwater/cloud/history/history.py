@@ -174,7 +174,7 @@ class History:
                     weight=given.weight,
                     examples=given.examples,
                     devices=given.devices,
-                    size_bytes=given.size_bytes,
+                    size_bytes=given.ref.size_bytes,
                     after_s=given.after_s,
                 )
                 for given in closed.contributions

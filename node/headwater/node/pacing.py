@@ -1,0 +1,31 @@
+"""Law: a parent learns how long its children take from the rounds that it hosted, for each task by itself."""
+
+from headwater.core import deadline
+from headwater.core.round import Round
+from headwater.node.hosting import Contribution
+from headwater.schemas.base import Task
+from headwater.schemas.messages import Plan
+
+
+class Pacing:
+    """Adaptive deadlines of one parent."""
+
+    def __init__(self) -> None:
+        self._times: dict[Task, deadline.Times] = {}
+
+    def deadline_s(self, plan: Plan, cohort: frozenset[str]) -> float:
+        """How long this round waits: as the past suggests where the plan allows that, or as long as it says."""
+        if not plan.adaptive_deadline:
+            return plan.deadline_s
+        return deadline.suggest(self._times.get(plan.task, {}), cohort, plan.quorum, plan.deadline_s)
+
+    def learn(self, plan: Plan, round_: Round, contributions: tuple[Contribution, ...], ended_at: float) -> None:
+        """What a round that ended tells of everyone's pace."""
+        if not plan.adaptive_deadline:
+            return
+        after_s = {given.node: given.after_s for given in contributions if given.key == plan.key}
+        times = deadline.arrived(self._times.get(plan.task, {}), after_s, plan.deadline_s)
+        if ended_at >= round_.deadline_at:
+            waited_s = round_.deadline_at - round_.opened_at
+            times = deadline.missed(times, sorted(round_.waiting), waited_s, plan.deadline_s)
+        self._times[plan.task] = times
