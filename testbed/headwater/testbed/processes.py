@@ -46,8 +46,13 @@ class Processes:
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, kind: str, settings: Mapping[str, Any]) -> Started:
-        """Start a cloud, gateway or device with these settings, written to `NAME.toml`; its log is `NAME.log`."""
+        """Start a cloud, gateway or device with these settings, written to `NAME.toml`; its log is `NAME.log`.
+
+        What it keeps is below the testbed's folder, unless they say otherwise: no testbed meets another one's past.
+        """
         name = str(settings.get("node", kind))
+        if kind != "cloud":
+            settings = {"state": str((self._folder / "state").resolve())} | settings
         config, log = self._folder / f"{name}.toml", self._folder / f"{name}.log"
         config.write_text(to_toml(settings), encoding="utf-8")
         with log.open("wb") as output:
