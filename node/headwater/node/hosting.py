@@ -121,7 +121,7 @@ def open_hosted(
     chosen = opening.chosen
     round_ = rounds.open_round(
         plan.key,
-        opening.members if chosen.cohort is None else chosen.cohort | opening.contributors,
+        (opening.members if chosen.cohort is None else chosen.cohort) | opening.contributors,
         quorum=plan.quorum,
         deadline_s=deadline_s or plan.deadline_s,
         now=now,
