@@ -1,0 +1,121 @@
+"""Law: a node cannot tell this connection from a session: the same births, the same errors, the same reconnecting.
+
+What it has of a session is its contract with the node, not its code: MQTT itself is tested on real brokers.
+"""
+
+import asyncio
+import contextvars
+import logging
+from random import Random
+from typing import Final
+
+from headwater.schemas.topics import Topics
+from headwater.testbed.virtual.broker import Broker, Wire
+from headwater.testbed.virtual.links import Links
+from headwater.transport.link import PUBLISH_TIMEOUT_S
+from headwater.transport.session import GOODBYE_TIMEOUT_S, Caller, LinkDown, Publication, Traffic
+
+log = logging.getLogger("headwater.testbed")
+
+FIRST_RETRY_S: Final = 0.2
+MAX_RETRY_WAIT_S: Final = 5.0
+
+
+class VirtualConnection:
+    """A node's connection to a virtual broker. Its callbacks run in the context in which it was made."""
+
+    def __init__(self, broker: Broker, caller: Caller, rng: Random, links: Links | None = None) -> None:
+        self._broker = broker
+        self._caller = caller
+        self._rng = rng
+        self._links = links or Links()
+        self._context = contextvars.copy_context()
+        self._wire: Wire | None = None
+        self._connected = asyncio.Event()
+        self._lost = asyncio.Event()
+        self.traffic = Traffic()
+
+    @property
+    def connected(self) -> bool:
+        return self._connected.is_set()
+
+    async def wait_connected(self) -> None:
+        await self._connected.wait()
+
+    async def run(self) -> None:
+        """Stay connected until cancelled."""
+        retries = 0
+        while True:
+            try:
+                await self._live()
+                retries = 0
+            except LinkDown as error:
+                log.debug("%s: %s", self._caller.client, error)
+            wait_s = min(MAX_RETRY_WAIT_S, FIRST_RETRY_S * 2**retries) * self._rng.uniform(0.5, 1.0)
+            retries = min(retries + 1, 16)
+            await asyncio.sleep(wait_s)
+
+    async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        """Hand a message to the broker. Raises LinkDown."""
+        wire = self._wire
+        if wire is None or not self.connected:
+            raise LinkDown(f"{self._broker.name}: not connected")
+        await self._publish(wire, Publication(topic, payload, qos, retain))
+
+    def die(self, *, noticed_after_s: float | None = None) -> None:
+        """The node's process is gone: nothing is sent or heard from here on, and no goodbye is said."""
+        wire, self._wire = self._wire, None
+        self._connected.clear()
+        if wire is not None:
+            self._broker.abandon(wire, noticed_after_s=noticed_after_s)
+
+    # ── one connection ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _live(self) -> None:
+        await asyncio.sleep(2 * self._links.latency_s + self._rng.random() * self._links.jitter_s)
+        caller = self._caller
+        self._lost.clear()
+        self._wire = wire = self._broker.connect(
+            caller.client,
+            self._links,
+            will=caller.will,
+            deliver=self._receive,
+            lost=self._lost.set,
+            context=self._context,
+        )
+        try:
+            self._broker.subscribe(wire, caller.filters)
+            # As a session does, which hears itself before it believes in a connection.
+            await self._publish(wire, Publication(Topics(caller.fleet).echo(caller.node), b"echo"))
+            self._connected.set()
+            await caller.on_connect()
+            await self._lost.wait()
+        except asyncio.CancelledError:
+            if self._wire is wire:
+                await self._say_goodbye(wire)
+            raise
+        finally:
+            self._connected.clear()
+            if self._wire is wire:
+                self._wire = None
+                self._broker.leave(wire)
+
+    async def _publish(self, wire: Wire, publication: Publication) -> None:
+        await self._broker.publish(wire, publication, PUBLISH_TIMEOUT_S)
+        self.traffic = Traffic(self.traffic.sent_bytes + len(publication.payload), self.traffic.received_bytes)
+
+    def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
+        self.traffic = Traffic(self.traffic.sent_bytes, self.traffic.received_bytes + len(payload))
+        try:
+            self._caller.on_message(topic, payload, retained)
+        except Exception:
+            # As in a session: one bad message must not take the connection down with it.
+            log.exception("a message on %s was dropped", topic)
+
+    async def _say_goodbye(self, wire: Wire) -> None:
+        if self._caller.will is None or not wire.attended:
+            return
+        try:
+            await asyncio.wait_for(self._publish(wire, self._caller.will), GOODBYE_TIMEOUT_S)
+        except (TimeoutError, LinkDown) as error:
+            log.debug("%s could not say goodbye: %s", self._caller.client, error)
