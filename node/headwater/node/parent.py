@@ -431,12 +431,20 @@ class Parent:
                     fold(hosted, arrival, factor, now)
                 case rounds.Hold(sender) if arrival is not None:
                     self._hold(sender, arrival.payload)
-                case rounds.Acknowledge(sender) if arrival is not None and not arrival.is_kept:
-                    self._receipts.owe(sender, arrival.delta.key, arrival.payload)
+                case rounds.Acknowledge() if arrival is not None and not arrival.is_kept:
+                    self._acknowledge(hosted, arrival)
                 case rounds.Refuse(sender, reason, detail):
                     self._refuse(sender, event.key if isinstance(event, rounds.Arrived) else None, reason, detail)
                 case rounds.Close():
                     self._news.tell()
+
+    def _acknowledge(self, hosted: Hosted, arrival: Arrival) -> None:
+        sender, key = arrival.delta.sender, arrival.delta.key
+        if (sender, key) in hosted.round.tolerance.counted:
+            # An earlier round's result holds it, which is durable.
+            self._receipts.owe_kept(sender, key)
+        else:
+            self._receipts.owe(sender, key, arrival.payload)
 
     def _hold(self, sender: str, payload: bytes) -> None:
         if sum(map(len, self._held.values())) + len(payload) <= MAX_HELD_BYTES:

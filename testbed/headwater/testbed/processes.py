@@ -52,7 +52,7 @@ class Processes:
         """
         name = str(settings.get("node", kind))
         if kind != "cloud":
-            settings = {"state": str((self._folder / "state").resolve())} | settings
+            settings = {"state": str((self._folder / "state").resolve()), **settings}
         config, log = self._folder / f"{name}.toml", self._folder / f"{name}.log"
         config.write_text(to_toml(settings), encoding="utf-8")
         with log.open("wb") as output:
