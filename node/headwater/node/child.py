@@ -295,6 +295,9 @@ class Child:
         topic = self._topics.up(self._identity.node, self._parent, "want")
         try:
             for assembly in tuple(self._assemblies.values()):
+                if not assembly.missing:
+                    # It came while another was being asked for.
+                    continue
                 await self.session.publish(topic, encode(Want(object=assembly.ref, missing=assembly.missing)))
         except LinkDown:
             await self.session.wait_connected()
