@@ -42,7 +42,7 @@ async def serve(settings: GatewaySettings) -> None:
     )
     relay = Relay(settings.node, parent, objects, store)
     try:
-        await together(child.session.run(), parent.run(), child.follow(relay.work))
+        await together(child.session.run(), parent.run(), child.follow(relay.work, rest=parent.close))
     finally:
         await parent.drain()
         store.close()

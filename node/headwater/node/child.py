@@ -75,6 +75,7 @@ class Decline:
 
 
 Work = Callable[[Assignment], Awaitable[Delta | Decline]]
+Rest = Callable[[], Awaitable[None]]
 
 
 class Child:
@@ -124,19 +125,20 @@ class Child:
             )
         )
 
-    async def follow(self, work: Work) -> None:
+    async def follow(self, work: Work, rest: Rest | None = None) -> None:
         """Do `work` for every plan, newest first, and deliver what comes of it. Runs until cancelled.
 
-        Work that is superseded is cancelled; a finished delta that waits when this is cancelled goes to disk.
+        Work that is superseded is cancelled; a finished delta that waits when this is cancelled goes to disk. `rest` is
+        done when the parent's word is that there is no plan for this node.
         """
         await self._outbox.restore()
         try:
-            await together(self._work_on_plans(work), self._deliver_all())
+            await together(self._work_on_plans(work, rest), self._deliver_all())
         finally:
             await self._outbox.save_all()
 
-    async def _work_on_plans(self, work: Work) -> None:
-        async for assignment in self._assignments():
+    async def _work_on_plans(self, work: Work, rest: Rest | None) -> None:
+        async for assignment in self._assignments(rest):
             key = assignment.plan.key
             match await self._unless_superseded(key, work(assignment)):
                 case Delta() as delta if self._is_worth(key):
@@ -257,10 +259,16 @@ class Child:
     def _is_done(self, key: RoundKey) -> bool:
         return self._outbox.holds(key) or self._outbox.has_answered(key)
 
-    async def _assignments(self) -> AsyncIterator[Assignment]:
+    async def _assignments(self, rest: Rest | None) -> AsyncIterator[Assignment]:
         done: RoundKey | None = None
+        resting = False
         while True:
             plan = self._plan()
+            if plan is None and self._announcement is not None and rest is not None and not resting:
+                resting = True
+                await rest()
+                continue
+            resting = resting and plan is None
             if plan is None or plan.key == done or self._is_done(plan.key):
                 await self._news.wait()
                 continue

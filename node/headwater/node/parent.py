@@ -108,6 +108,8 @@ class Parent:
         self._pacing = Pacing()
         self._hosted: Hosted | None = None
         self._announcement = Announcement(parent=identity.node)
+        # A process that begins does not know yet whether a round is open, and says nothing of it.
+        self._knows = False
         self._assemblies: dict[str, Assembly] = {}
         self._progress_at: dict[str, float] = {}
         self._queue = admission.open_queue(IN_FLIGHT_BYTES, GRANT_TIMEOUT_S)
@@ -251,6 +253,7 @@ class Parent:
 
     async def _announce(self, announcement: Announcement) -> None:
         self._announcement = announcement
+        self._knows = True
         await self._say_where_things_stand()
 
     async def _say_where_things_stand(self) -> None:
@@ -264,7 +267,7 @@ class Parent:
         if self._also_on_connect is not None:
             await self._also_on_connect()
         self._change_members(membership.Relinked())
-        if self._announcement.plan is not None:
+        if self._knows:
             await self._say_where_things_stand()
 
     # ── who is there ────────────────────────────────────────────────────────────────────────────────────────────
