@@ -132,6 +132,8 @@ class Child:
         done when the parent's word is that there is no plan for this node.
         """
         await self._outbox.restore()
+        # The parent's word may have come before the disk's.
+        self._drop_superseded()
         try:
             await together(self._work_on_plans(work, rest), self._deliver_all())
         finally:
@@ -191,8 +193,7 @@ class Child:
         self._assemblies = {
             ref.sha256: self._assemblies.get(ref.sha256) or Assembly(ref) for ref in wanted if ref not in self._objects
         }
-        for entry in self._outbox.superseded(self._is_worth):
-            self._settle(entry.key)
+        self._drop_superseded()
         # A parent that began anew, or lost its link, announces its round again, and may have lost what was under way.
         self._send_now = True
         self._news.tell()
@@ -214,6 +215,10 @@ class Child:
             if entry.saved:
                 self._tasks.start(self._outbox.forget(entry))
             self._news.tell()
+
+    def _drop_superseded(self) -> None:
+        for entry in self._outbox.superseded(self._is_worth):
+            self._settle(entry.key)
 
     def _on_refusal(self, refusal: Refusal) -> None:
         log.warning("the parent refuses: %s (%s)", refusal.reason, refusal.detail)
