@@ -85,12 +85,18 @@ class Coordinator:
     async def serve(self) -> None:
         """Work on the fleet's runs, one after the other, until cancelled. Raises HistoryError."""
         await self._parent.session.wait_connected()
+        idle = False
         while True:
             await self._record_nodes()
             run = await self._sql(self._history.claim_next_run, self._fleet, self._now())
             if run is None:
+                if not idle:
+                    # An earlier process may have died before it could say so.
+                    idle = True
+                    await self._parent.close()
                 await self._parent.news.wait(LOOK_EVERY_S)
                 continue
+            idle = False
             await self._work(run)
 
     # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -110,7 +116,6 @@ class Coordinator:
             failure = str(error)
             log.error("run %s failed: %s", run.id, failure)
         await self._sql(self._history.finish_run, run.id, state, failure, self._now())
-        await self._parent.close()
         await self._say(run, state, course, failure)
         log.info("run %s: %s", run.id, state)
 
