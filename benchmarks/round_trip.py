@@ -11,9 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,6 +36,8 @@ from headwater.schemas.run import RunDescription
 from headwater.schemas.sources import DigitsSource
 from headwater.schemas.tensors import decode_tensor
 from headwater.schemas.wire import decode_object
+from headwater.testbed.brokers import Mosquitto
+from headwater.testbed.machine import ToolMissing, free_port
 from headwater.testbed.observer import Observer
 from headwater.testbed.tree import Standing, Tree, standing
 from headwater.transport.broker import BrokerConfig, spawn
@@ -231,37 +231,14 @@ def _broker(kind: str, folder: Path) -> Iterator[tuple[int, int]]:
         with spawn(BrokerConfig(port=0)) as process:
             yield process.port, process.pid
         return
-    program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/bin")
-    if program is None:
-        raise SystemExit("mosquitto is not installed; install it, or take --broker embedded")
-    folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
-    (folder / "mosquitto.conf").write_text(config_file(port=port))
-    process = subprocess.Popen([program, "-c", folder / "mosquitto.conf"], stderr=subprocess.DEVNULL)
+    port = free_port()
     try:
-        _wait_for(port)
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(port: int) -> None:
-    import socket
-
-    for _ in range(200):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
-            return
-        time.sleep(0.02)
-    raise SystemExit(f"the broker on port {port} did not start")
+        broker = Mosquitto(folder, port, config_file(port=port))
+    except ToolMissing as error:
+        raise SystemExit(f"{error}; or take --broker embedded") from None
+    with broker:
+        assert broker.pid is not None
+        yield port, broker.pid
 
 
 # ── telling ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,8 +16,8 @@ from sqlalchemy import create_engine, text
 
 from headwater.cloud.history import open_history
 from headwater.schemas.acl import fleet_acl
+from headwater.testbed.machine import free_port
 from support.brokers import broker
-from support.postgres import free_port
 
 RUN = """name = "n"
 data = "d"

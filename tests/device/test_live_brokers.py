@@ -18,10 +18,10 @@ from headwater.schemas.acl import fleet_acl
 from headwater.schemas.errors import AccessRefused
 from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.sources import SensorSource
+from headwater.testbed.machine import free_port
 from headwater.transport.broker import BrokerConfig, spawn
 from headwater.transport.listener import Listener
 from support.brokers import broker, certificates, mosquitto
-from support.postgres import free_port
 from support.sensors import pump, sensing
 
 KINDS = pytest.mark.parametrize("kind", [pytest.param("mosquitto", marks=pytest.mark.live), "embedded"])

@@ -1,20 +1,19 @@
 """Real brokers for tests, on loopback: the embedded one, and Mosquitto with users, rules and TLS."""
 
 import contextlib
-import os
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from headwater.schemas.acl import Acl
+from headwater.testbed.brokers import Mosquitto
+from headwater.testbed.machine import ToolMissing, free_port
 from headwater.transport.broker import BrokerConfig, spawn
 from headwater.transport.mosquitto import acl_file, config_file
-from support.postgres import free_port, missing
+from support.postgres import missing
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,9 @@ def mosquitto(
     port: int | None = None,
 ) -> Iterator[int]:
     """A Mosquitto from the project's own configuration and rules."""
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-    if program is None:
-        missing("mosquitto", "apt-get install mosquitto")
     port = port or free_port()
-    folder = Path(tempfile.mkdtemp(prefix="headwater-mosquitto-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="headwater-mosquitto-") as name:
+        folder = Path(name)
         files = {"acl": None, "passwords": None}
         if acl:
             (folder / "acl").write_text(acl_file(acl))
@@ -74,32 +70,17 @@ def mosquitto(
         text = config_file(port=port, **files)
         if tls:
             text += f"cafile {tls.ca}\ncertfile {tls.certificate}\nkeyfile {tls.key}\nrequire_certificate true\n"
-        (folder / "mosquitto.conf").write_text(text)
-        if os.geteuid() == 0:
-            # Started by root, Mosquitto steps down to its own user, who must be able to read its files.
-            folder.chmod(0o755)
-            (folder / "mosquitto.conf").write_text(text + "user root\n")
-        process = subprocess.Popen(
-            [program, "-c", folder / "mosquitto.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            wait_for_port(port)
+        with started(folder, port, text):
             yield port
-        finally:
-            process.terminate()
-            process.wait(10)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for_port(port: int, timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
-            return
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"nothing listens on {port}")
-        time.sleep(0.02)
+def started(folder: Path, port: int, config: str) -> Mosquitto:
+    """A Mosquitto that runs inside its `with`."""
+    try:
+        return Mosquitto(folder, port, config)
+    except ToolMissing:
+        missing("mosquitto", "apt-get install mosquitto")
+        raise
 
 
 def certificates(folder: Path) -> Certificates:

@@ -1,4 +1,4 @@
-"""Law: what any connection to a broker shares: reconnecting with jitter, MQTT 5 before 3.1.1, and what an end means.
+"""Law: what any connection to a broker shares: coming back by `Backoff`, MQTT 5 before 3.1.1, and what an end means.
 
 A `Link` leaves one thing open: what is done on each connection, until it is lost.
 """
@@ -22,6 +22,7 @@ from paho.mqtt.properties import Properties
 from headwater.schemas.errors import AccessRefused, BrokerUnreachable
 from headwater.schemas.limits import MAX_MESSAGE_SIZE_BYTES
 from headwater.schemas.links import BrokerSettings
+from headwater.transport.backoff import Backoff
 
 log = logging.getLogger("headwater.transport")
 # What paho has to say comes back as exceptions, and is told once, in this module's words.
@@ -35,10 +36,15 @@ MAX_WAITING: Final = 4096
 """Publishes that may wait in one client; a caller beyond that gets `LinkDown`."""
 
 PUBLISH_TIMEOUT_S: Final = 20.0
-FIRST_RETRY_S: Final = 0.2
 _PACKET_OVERHEAD_BYTES: Final = 1024
 _REFUSED_LOGIN: Final = frozenset({4, 5, 134, 135, 138})
 _OTHER_PROTOCOL: Final = frozenset({1, 132})
+_TAKEN_OVER: Final = 142
+"""MQTT 5: another client with the same identifier has connected."""
+
+SUSPECT_AFTER: Final = 3
+"""Connections in a row that did not last, after which a second client of this name is suspected: not every broker says
+that there is one."""
 
 OnMessage = Callable[[str, bytes, bool], None]
 """(topic, payload, retained), called inside the event loop: decide, schedule, do not block."""
@@ -92,6 +98,12 @@ class Client(aiomqtt.Client):
         self._disconnected.exception()
         return True
 
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether the broker ended this connection for another client of the same name. Only MQTT 5 says so."""
+        error = self._disconnected.exception() if self._disconnected.done() else None
+        return error is not None and _code(error) == _TAKEN_OVER
+
 
 class Link(ABC):
     """A connection to one broker that is made anew whenever it is lost.
@@ -112,6 +124,7 @@ class Link(ABC):
         self._protocols = _protocols(broker.protocol)
         self._proven = False
         self._connected = asyncio.Event()
+        self._connected_at: float | None = None
 
     @property
     def connected(self) -> bool:
@@ -128,16 +141,19 @@ class Link(ABC):
             AccessRefused: the broker refused the login or, at the first connection, the topics.
         """
         started = time.monotonic()
-        retries = 0
+        backoff = Backoff(self._broker.max_retry_wait_s)
         while True:
+            client, self._connected_at = self._new_client(), None
             try:
-                await self._live()
-                retries = 0
+                await self._live(client)
             except (aiomqtt.MqttError, LinkDown, OSError) as error:
+                if self._speaks_older(error):
+                    continue
                 self._judge(error, time.monotonic() - started)
-            wait_s = min(self._broker.max_retry_wait_s, FIRST_RETRY_S * 2**retries) * random.uniform(0.5, 1.0)
-            retries = min(retries + 1, 16)
-            await asyncio.sleep(wait_s)
+            backoff = backoff.after(self._lasted_s(), taken_over=client.is_taken_over)
+            if client.is_taken_over or backoff.cut_short == SUSPECT_AFTER:
+                self._tell_of_a_namesake(surely=client.is_taken_over)
+            await asyncio.sleep(backoff.wait_s(random.random()))
 
     @abstractmethod
     async def _serve(self, client: Client) -> None:
@@ -152,13 +168,24 @@ class Link(ABC):
     def _where(self) -> str:
         return f"{self._broker.host}:{self._broker.port}"
 
-    async def _live(self) -> None:
-        client = self._new_client()
+    async def _live(self, client: Client) -> None:
         try:
             async with client:
-                await self._serve(client)
+                try:
+                    await self._serve(client)
+                finally:
+                    self._connected.clear()
         finally:
             client.is_lost()
+
+    def _came_up(self) -> None:
+        """For `_serve`: this connection is as it should be."""
+        self._proven = True
+        self._connected_at = time.monotonic()
+        self._connected.set()
+
+    def _lasted_s(self) -> float:
+        return 0.0 if self._connected_at is None else time.monotonic() - self._connected_at
 
     async def _stay(self, client: Client) -> None:
         await client.lost()
@@ -192,11 +219,7 @@ class Link(ABC):
     # ── what an end means ───────────────────────────────────────────────────────────────────────────────────────
 
     def _judge(self, error: Exception, elapsed_s: float) -> None:
-        code = _code(error)
-        if self._may_speak_older(error, code):
-            self._protocols = self._protocols[1:]
-            return
-        if code in _REFUSED_LOGIN and not self._proven:
+        if _code(error) in _REFUSED_LOGIN and not self._proven:
             raise AccessRefused(
                 f"broker {self._where} refused user {self._broker.user or 'anonymous'!r}: {error}; "
                 "check broker.user and broker.password_file"
@@ -208,9 +231,23 @@ class Link(ABC):
             ) from None
         log.warning("no connection to %s (%s); trying again", self._where, error)
 
-    def _may_speak_older(self, error: Exception, code: int | None) -> bool:
+    def _tell_of_a_namesake(self, *, surely: bool) -> None:
+        name = self._client_id
+        what = f"ended this connection for another client named {name!r}" if surely else "ends each connection soon"
+        log.error(
+            "broker %s %s; if two nodes run under the name %s, give each its own; waiting longer",
+            self._where,
+            what,
+            name,
+        )
+
+    def _speaks_older(self, error: Exception) -> bool:
+        """Whether the broker may not know MQTT 5; the next attempt, at once, is then of 3.1.1."""
         hung_up = "closed before CONNACK" in str(getattr(error, "args", ""))
-        return len(self._protocols) > 1 and not self._proven and (code in _OTHER_PROTOCOL or hung_up)
+        if self._proven or len(self._protocols) == 1 or not (hung_up or _code(error) in _OTHER_PROTOCOL):
+            return False
+        self._protocols = self._protocols[1:]
+        return True
 
 
 def _protocols(choice: str) -> tuple[aiomqtt.ProtocolVersion, ...]:
@@ -225,7 +262,7 @@ def _connect_properties() -> Properties:
     return properties
 
 
-def _code(error: Exception) -> int | None:
+def _code(error: BaseException) -> int | None:
     rc = getattr(error, "rc", None)
     value = getattr(rc, "value", rc)
     return int(value) if isinstance(value, int) else None

@@ -32,13 +32,9 @@ class Listener(Link):
         refused = [topic for topic, code in zip(self._topics, granted, strict=False) if _value(code) >= _REFUSED]
         if refused:
             self._on_refusal(refused[0])
-        self._proven = True
-        self._connected.set()
+        self._came_up()
         log.info("listening on %s as %s", self._where, self._client_id)
-        try:
-            await self._stay(client)
-        finally:
-            self._connected.clear()
+        await self._stay(client)
 
     def _on_refusal(self, topic: str) -> None:
         said = (

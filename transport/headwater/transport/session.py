@@ -1,4 +1,4 @@
-"""Law: one client, kept connected. It reconnects with jitter, resubscribes, says who it is, and never queues unbounded.
+"""Law: one client, kept connected. Lost, it comes back, resubscribes and says who it is; it never queues unbounded.
 
 MQTT 5 is tried first for its reason codes and limits; 3.1.1 is the floor on which everything works. The first
 connection proves itself by an echo: brokers of 3.1.1 acknowledge what an ACL then drops, so only hearing oneself shows
@@ -117,7 +117,7 @@ class Session(Link):
         try:
             await client.subscribe([(topic, 1) for topic in self._filters])
             await self._prove(client)
-            self._connected.set()
+            self._came_up()
             log.info("connected to %s as %s", self._where, self._client_id)
             await self._on_connect()
             await self._stay(client)
@@ -125,7 +125,6 @@ class Session(Link):
             await self._say_goodbye(client)
             raise
         finally:
-            self._connected.clear()
             self._client = None
 
     async def _prove(self, client: Client) -> None:
@@ -145,7 +144,6 @@ class Session(Link):
                 + f"; the user must be named like the node, {self._node!r}, and the broker's rules must come from "
                 "`headwater broker acl`"
             ) from None
-        self._proven = True
 
     def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
         self.traffic = Traffic(self.traffic.sent_bytes, self.traffic.received_bytes + len(payload))
