@@ -1,5 +1,6 @@
 """The house stands: rooms in one namespace, import rules kept, and a wheel that holds every room."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -67,3 +68,15 @@ def test_the_wheel_holds_every_room(tmp_path: Path) -> None:
     assert expected - names == set()
     assert "headwater/__init__.py" not in names
     assert {name.split("/")[1] for name in names if name.startswith("headwater/")} == set(ROOMS)
+
+
+def test_every_test_that_the_table_of_faults_names_is_there() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", text))
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert len(named) > 15
+    assert named - defined == set()
