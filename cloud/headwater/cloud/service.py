@@ -46,7 +46,7 @@ async def serve(settings: CloudSettings) -> None:
         store,
         client=settings.node,
         tell_people=tell_of_round,
-        journal=NodeStore(Path(settings.database.get_secret_value().removeprefix('sqlite:///') + '-journal.db'), 2**30),
+        journal=NodeStore(Path(settings.database.get_secret_value().removeprefix("sqlite:///") + "-journal.db"), 2**30),
         heartbeat_s=settings.heartbeat_s,
         will=identity.status("offline", {}),
         on_connect=be_born,
