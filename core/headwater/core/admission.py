@@ -6,8 +6,8 @@
 
 A child that has a delta offers it; a grant is the parent's `Want` for all of it. Offers are taken from the front only,
 so a large one is never passed by small ones, and one larger than the whole budget travels alone. Either message may be
-lost: a repeated offer changes nothing but is granted again where it was granted, and holding a grant takes chunks, not
-offers.
+lost: a repeated offer changes nothing, but where it was granted and nothing came of it for half of `grant_timeout_s` it
+is granted again; any sooner and what is still on its way would travel twice. Holding a grant takes chunks, not offers.
 """
 
 from collections.abc import Mapping
@@ -110,11 +110,16 @@ def open_queue(budget_bytes: int, grant_timeout_s: float) -> Queue:
 def step(queue: Queue, event: Event, now: float) -> tuple[Queue, tuple[Grant, ...]]:
     """What the queue becomes, and who is to send. Time is looked at with every event."""
     after, grants = _admit(_time_out(_apply(queue, event, now), now), now)
-    if isinstance(event, Offered) and event.sender in queue.granted and event.sender in after.granted:
-        # The first grant may have been lost; a queue that has just granted it says so once.
+    if isinstance(event, Offered) and _may_be_lost(queue, event, now) and event.sender in after.granted:
+        # A queue that has just granted it says so once.
         again = Grant(event.sender, event.object)
         grants = grants if again in grants else (again, *grants)
     return after, grants
+
+
+def _may_be_lost(queue: Queue, offer: Offered, now: float) -> bool:
+    grant = queue.granted.get(offer.sender)
+    return grant is not None and now - grant.since >= queue.grant_timeout_s / 2
 
 
 def _apply(queue: Queue, event: Event, now: float) -> Queue:

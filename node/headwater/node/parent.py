@@ -40,6 +40,7 @@ from headwater.schemas.messages import (
     Announcement,
     Chunk,
     Delta,
+    ObjectRef,
     Offer,
     Plan,
     Reason,
@@ -370,10 +371,7 @@ class Parent:
             detail = f"{chunk.object.size_bytes} bytes; at most {hosted.max_delta_bytes}"
             self._refuse(node, hosted.plan.key, "oversized", detail)
             return
-        known = hosted.folded.get((node, chunk.object.sha256))
-        if known is not None and self._receipts.is_kept(node, known):
-            # A reminder of what is in: its first chunk is enough to tell.
-            self._receipts.owe_kept(node, known)
+        if self._is_in(hosted, node, chunk.object):
             return
         assembly = self._assemblies.get(node)
         if assembly is None or assembly.ref != chunk.object:
@@ -407,11 +405,18 @@ class Parent:
         hosted = self._hosted
         if hosted is None or not hosted.would_take(offer.key) or offer.object.size_bytes > hosted.max_delta_bytes:
             return
-        known = hosted.folded.get((node, offer.object.sha256))
-        if known is not None and self._receipts.is_kept(node, known):
-            self._receipts.owe_kept(node, known)
-        else:
+        if not self._is_in(hosted, node, offer.object):
             self._admit(admission.Offered(node, offer.object))
+
+    def _is_in(self, hosted: Hosted, node: str, ref: ObjectRef) -> bool:
+        """Whether a child reminds of what is in already, for which it is owed a receipt, and nothing else."""
+        key = hosted.folded.get((node, ref.sha256))
+        if key is None:
+            return False
+        if self._receipts.is_kept(node, key):
+            self._receipts.owe_kept(node, key)
+            return True
+        return self._receipts.is_owed(node, key)
 
     def _on_declined(self, node: str, refusal: Refusal) -> None:
         hosted = self._hosted

@@ -7,6 +7,7 @@ need to be told all the same, and it is told behind the round's result, which is
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import Final
 
 from headwater.core.round import Contributor
@@ -17,6 +18,8 @@ log = logging.getLogger("headwater.node")
 
 RECEIPT_DELAY_S: Final = 0.1
 """A round that closes sooner tells everyone at once, and needs no receipts. Also how much is written together."""
+
+SENT_AT_ONCE: Final = 32
 
 MAX_OWED_BYTES: Final = 256 * 1024 * 1024
 """Deltas waiting to be written; further ones are not acknowledged, and come again."""
@@ -50,6 +53,10 @@ class Receipts:
         self._kept.clear()
         return await asyncio.to_thread(self._journal.load, key)
 
+    def is_owed(self, sender: str, key: RoundKey) -> bool:
+        """Whether a receipt is on its way, or will be."""
+        return (sender, key) in self._owed
+
     def is_kept(self, sender: str, key: RoundKey) -> bool:
         return (sender, key) in self._kept
 
@@ -81,8 +88,7 @@ class Receipts:
     async def send_all(self) -> None:
         """The round's result is durable, and with it everything that is owed."""
         owed, self._owed = self._owed, {}
-        for sender, key in owed:
-            await self._send(sender, key)
+        await self._send_window(tuple(owed))
 
     async def keep_all(self) -> None:
         """Write what is owed, before this node ends: it is there when the round goes on."""
@@ -98,10 +104,15 @@ class Receipts:
                     return
                 owed, self._owed = self._owed, {}
                 kept = await self._keep(self._round, owed)
-            for sender, key in kept:
-                await self._send(sender, key)
+            await self._send_window(kept)
             if self._owed:
                 await asyncio.sleep(RECEIPT_DELAY_S)
+
+    async def _send_window(self, contributors: tuple[Contributor, ...]) -> None:
+        """`SENT_AT_ONCE` on the way at once: behind deltas that come in, each takes its time."""
+        remaining = iter(contributors)
+        while window := list(islice(remaining, SENT_AT_ONCE)):
+            await asyncio.gather(*(self._send(sender, key) for sender, key in window))
 
     async def _keep(self, round_: RoundKey, owed: dict[Contributor, bytes | None]) -> tuple[Contributor, ...]:
         """Those of them that are durable then."""
