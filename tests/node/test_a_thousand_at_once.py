@@ -116,6 +116,8 @@ async def one_round(folder: Path, seen: Seen, deadline_s: float = 60.0) -> Round
         quorum=1.0,
     )
     result = await parent.host(plan, MANIFEST)
+    await parent.close()
+    await asyncio.sleep(30)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
