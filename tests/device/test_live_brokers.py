@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,18 +19,11 @@ from headwater.schemas.errors import AccessRefused
 from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.sources import SensorSource
 from headwater.testbed.machine import free_port
-from headwater.transport.broker import BrokerConfig, spawn
 from headwater.transport.listener import Listener
 from support.brokers import broker, certificates, mosquitto
 from support.sensors import pump, sensing
 
 KINDS = pytest.mark.parametrize("kind", [pytest.param("mosquitto", marks=pytest.mark.live), "embedded"])
-
-
-@contextlib.contextmanager
-def on_port(kind: str, port: int) -> Iterator[None]:
-    with mosquitto(port=port) if kind == "mosquitto" else spawn(BrokerConfig(port=port)):
-        yield
 
 
 def live(path: Path, **changes: Any) -> LiveSource:
@@ -101,12 +94,12 @@ async def test_a_broker_that_goes_away_breaks_a_window_and_nothing_else(kind: st
         # It is not even there when the device starts.
         async with running(source, port):
             await asyncio.sleep(0.5)
-            with on_port(kind, port):
+            with broker(kind, port=port):
                 await eventually(lambda: total(source) >= 6)
             before, gone_at_s = total(source), time.time()
             await asyncio.sleep(1.5)
             back_at_s = time.time()
-            with on_port(kind, port):
+            with broker(kind, port=port):
                 await eventually(lambda: total(source) >= before + 6)
     feed.close()
     ends = [window.at_s async for window in feed]

@@ -28,11 +28,13 @@ class Certificates:
 
 
 @contextlib.contextmanager
-def broker(kind: str, *, acl: Acl | None = None, passwords: dict[str, str] | None = None) -> Iterator[int]:
-    """The port of a running broker of this kind."""
+def broker(
+    kind: str, *, acl: Acl | None = None, passwords: dict[str, str] | None = None, port: int = 0
+) -> Iterator[int]:
+    """The port of a running broker of this kind: `port`, or any that is free."""
     if kind == "mosquitto":
-        with mosquitto(acl=acl, passwords=passwords) as port:
-            yield port
+        with mosquitto(acl=acl, passwords=passwords, port=port or None) as opened:
+            yield opened
         return
     with tempfile.TemporaryDirectory() as folder:
         users = None
@@ -41,7 +43,7 @@ def broker(kind: str, *, acl: Acl | None = None, passwords: dict[str, str] | Non
 
             users = str(Path(folder) / "users")
             write_password_file(users, passwords)
-        with spawn(BrokerConfig(port=0, acl=acl, password_file=users)) as process:
+        with spawn(BrokerConfig(port=port, acl=acl, password_file=users)) as process:
             yield process.port
 
 

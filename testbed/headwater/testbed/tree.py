@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ class Tree:
     """A fleet on one machine.
 
     `clusters` maps each gateway to its devices; a gateway named "" stands for devices right below the cloud.
-    `data` gives each device its data sources. With `brokers` (gateway, or "cloud", to port) nothing is started for
-    them; otherwise each site and the cloud get an embedded broker.
+    `data` gives each device its data sources, `settings` any node what else it is started with. With `brokers`
+    (gateway, or "cloud", to port) nothing is started for them; otherwise each site and the cloud get an embedded
+    broker.
     """
 
     fleet: str
     clusters: Mapping[str, tuple[str, ...]]
     data: Mapping[str, Mapping[str, Any]]
     brokers: Mapping[str, int] | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def gateways(self) -> tuple[str, ...]:
@@ -61,13 +63,17 @@ def standing(tree: Tree, folder: Path, *, log_level: str = "info") -> Iterator[S
                 ports[node] = brokers[node].port
         processes = stack.enter_context(Processes(folder))
         shared = {"fleet": tree.fleet, "log": {"level": log_level}}
-        processes.start("cloud", shared | {"node": "cloud", "database": database, "broker": {"port": ports["cloud"]}})
+
+        def start(kind: str, node: str, place: Mapping[str, Any]) -> None:
+            processes.start(kind, {**shared, "node": node, **place, **tree.settings.get(node, {})})
+
+        start("cloud", "cloud", {"database": database, "broker": {"port": ports["cloud"]}})
         for gateway, devices in tree.clusters.items():
             port = ports[gateway or "cloud"]
             if gateway:
                 links = {"uplink": {"port": ports["cloud"]}, "site": {"port": port}}
-                processes.start("gateway", shared | {"node": gateway, "parent": "cloud"} | links)
+                start("gateway", gateway, {"parent": "cloud", **links})
             for device in devices:
-                place = {"node": device, "parent": gateway or "cloud", "broker": {"port": port}}
-                processes.start("device", shared | place | {"data": tree.data[device]})
+                place = {"parent": gateway or "cloud", "broker": {"port": port}}
+                start("device", device, {**place, "data": tree.data[device]})
         yield Standing(tree, processes, ports, tuple(brokers.values()), database)
