@@ -14,6 +14,7 @@ from headwater.core import admission
 from headwater.core import members as membership
 from headwater.core import round as rounds
 from headwater.core.select import chosen
+from headwater.node.heartbeat import beat_down
 from headwater.node.hosting import (
     Arrival,
     Hosted,
@@ -150,7 +151,8 @@ class Parent:
 
     async def run(self) -> None:
         """Stay connected, give signs of life, and notice who gives none. Raises what the session raises."""
-        await together(self.session.run(), self._beat())
+        beating = beat_down(self.session, self._identity, self._heartbeat_s)
+        await together(self.session.run(), beating, self._look_after())
 
     async def host(
         self,
@@ -273,16 +275,9 @@ class Parent:
 
     # ── who is there ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _beat(self) -> None:
-        """A sign of life, and a look at those of others, every `heartbeat_s` while the link is up."""
-        topic = self._topics.down(self._identity.node, "alive")
-        alive = Alive(sender=self._identity.node, boot=self._identity.boot, every_s=self._heartbeat_s)
+    async def _look_after(self) -> None:
+        """Notice who gives no sign of life, every `heartbeat_s` while the link is up."""
         while True:
-            await self.session.wait_connected()
-            try:
-                await self.session.publish(topic, encode(alive), qos=0)
-            except LinkDown as error:
-                log.debug("a sign of life was lost with the link: %s", error)
             await asyncio.sleep(self._heartbeat_s)
             if self.session.connected:
                 self._change_members(membership.Tick())
