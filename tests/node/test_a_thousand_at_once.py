@@ -17,6 +17,7 @@ from headwater.node import parent as parent_module
 from headwater.node.child import Assignment, Child
 from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
+from headwater.node.outbox import Outbox
 from headwater.node.parent import IN_FLIGHT_BYTES, Parent
 from headwater.node.store import NodeStore
 from headwater.schemas.manifest import Example, Manifest, Parameter
@@ -97,9 +98,9 @@ async def one_round(folder: Path, seen: Seen, deadline_s: float = 60.0) -> Round
     data = {"d": DataStatus(train_examples=1, test_examples=0)}
     for i in range(CHILDREN):
         node = f"d{i}"
-        store = NodeStore(folder / f"{node}.db", 10**7)
+        outbox = Outbox(NodeStore(folder / f"{node}.db", 10**7))
         identity = Identity("plant", node, "device", "gw", boot=node)
-        child = Child(connect(Links()), identity, ObjectStore(10**6), store, data=lambda: data)
+        child = Child(connect(Links()), identity, ObjectStore(10**6), outbox, data=lambda: data)
         tasks += [
             asyncio.create_task(child.session.run()),
             asyncio.create_task(child.follow(lambda assignment, node=node: work(assignment, node))),

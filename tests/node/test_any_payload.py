@@ -12,6 +12,7 @@ from headwater.core.select import Chosen
 from headwater.node.child import Child
 from headwater.node.hosting import Opening, open_hosted
 from headwater.node.identity import Identity
+from headwater.node.outbox import Outbox
 from headwater.node.parent import Parent
 from headwater.node.store import NodeStore
 from headwater.schemas.manifest import Example, Manifest, Parameter
@@ -85,7 +86,7 @@ def test_no_payload_on_any_topic_breaks_a_node_or_reaches_a_round(messages: list
         identity = Identity("plant", "gw", "gateway", "cloud")
         connect, nothing = partial(Session, BrokerSettings()), NodeStore(Path("never-written.db"), 1000)
         parent = Parent(connect, identity, ObjectStore(1000), client="gw", tell_people=silent, journal=nothing)
-        child = Child(connect, Identity("plant", "d1", "device", "gw"), ObjectStore(1000), nothing, data=dict)
+        child = Child(connect, Identity("plant", "d1", "device", "gw"), ObjectStore(1000), Outbox(nothing), data=dict)
         birth = NodeStatus(node="d1", role="device", parent="gw", state="online")
         parent._on_message(TOPICS.status("d1"), encode_status(birth), True)
         now = asyncio.get_running_loop().time()

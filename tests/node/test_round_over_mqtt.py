@@ -20,6 +20,7 @@ from headwater.node import child as child_module
 from headwater.node.child import Assignment, Child, Decline
 from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
+from headwater.node.outbox import Outbox
 from headwater.node.parent import Parent
 from headwater.node.store import NodeStore
 from headwater.schemas.manifest import Example, Manifest, Parameter
@@ -93,7 +94,7 @@ class Bench:
             partial(Session, BrokerSettings(port=self.port)),
             identity,
             ObjectStore(10**8),
-            NodeStore(self.folder / f"{node}.db", 10**8),
+            Outbox(NodeStore(self.folder / f"{node}.db", 10**8)),
             data=lambda: data,
         )
         adjust(child)

@@ -1,5 +1,6 @@
 """The whole tree as processes: a tree equals a flat fleet, crashes cost no round, and real servers need no change."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from headwater.schemas.tensors import decode_tensor
 from headwater.schemas.wire import decode_object
 from headwater.testbed.processes import Processes
 from headwater.testbed.tree import Tree, standing
-from support.brokers import Certificates, certificates, mosquitto
-from support.postgres import database_url, missing
+from support.brokers import Certificates, broker, certificates, mosquitto
+from support.postgres import database_url, free_port, missing
 from support.waiting import eventually, wait_online
 
 DEVICES = tuple(f"d{i}" for i in range(4))
@@ -52,7 +52,7 @@ def description(**changes: Any) -> RunDescription:
     return RunDescription.model_validate(base | changes)
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(url: str) -> Iterator[History]:
     history = open_history(url)
     try:
@@ -166,6 +166,42 @@ def test_killed_nodes_cost_no_round_and_a_killed_cloud_resumes_the_same_run(tmp_
         rounds = [r for r in finished(history, "r") if r.state == "closed" and r.task == "train"]
         assert [r.round for r in rounds] == list(range(1, 151))
         assert rounds[-1].devices == 3
+
+
+def test_devices_of_a_gateway_that_dies_fall_back_to_another_and_return_to_it(tmp_path: Path) -> None:
+    ports = {name: free_port() for name in ("cloud", "gw1", "gw2")}
+    second = {"parent": "gw2", "broker": {"port": ports["gw2"]}, "after_s": 1.5, "return_after_s": 1.0}
+    often = {name: {"heartbeat_s": 0.2} for name in ("cloud", *TREE, *DEVICES)}
+    settings = often | {name: often[name] | {"fallback": second} for name in TREE["gw1"]}
+    tree = Tree(fleet="plant", clusters=TREE, data=DATA, brokers=ports, settings=settings)
+    about = description(rounds=5000, cohort={"quorum": 0.5, "deadline_s": 3.0, "min_children": 1})
+    with (
+        broker("embedded", port=ports["cloud"]),
+        broker("embedded", port=ports["gw2"]),
+        contextlib.ExitStack() as site,
+    ):
+        site.enter_context(broker("embedded", port=ports["gw1"]))
+        with standing(tree, tmp_path) as fleet, opened(fleet.database) as history:
+            wait_online(tmp_path, (*tree.gateways, *tree.devices))
+            history.enqueue_run("r", "plant", about, None, datetime.now(UTC))
+
+            def parts() -> tuple[int, int]:
+                """Of the last round: the cloud's children in it, and the devices."""
+                rounds = [r for r in history.rounds_of("r") if r.state == "closed" and r.task == "train"]
+                return (rounds[-1].received, rounds[-1].devices) if rounds else (0, 0)
+
+            eventually(lambda: parts() == (2, 4))
+            gateway = next(started for started in fleet.processes.started if started.name == "gw1")
+            # The machine with its broker is gone.
+            gateway.process.send_signal(signal.SIGKILL)
+            site.close()
+            eventually(lambda: parts() == (1, 2))
+            eventually(lambda: parts() == (1, 4))
+            with broker("embedded", port=ports["gw1"]):
+                links = {"uplink": {"port": ports["cloud"]}, "site": {"port": ports["gw1"]}}
+                fleet.processes.start("gateway", {"fleet": "plant", "node": "gw1"} | links | often["gw1"])
+                eventually(lambda: parts() == (2, 4))
+                assert max(r.devices for r in history.rounds_of("r")) == 4
 
 
 @pytest.mark.live

@@ -15,6 +15,8 @@ from headwater.device.sources.live.listening import services
 from headwater.device.state import LocalState
 from headwater.node.child import Assignment, Child, Decline
 from headwater.node.identity import Identity
+from headwater.node.outbox import Outbox
+from headwater.node.parents import Parents, second_of
 from headwater.node.service import together
 from headwater.node.store import NodeStore
 from headwater.schemas.errors import ConfigError
@@ -22,7 +24,7 @@ from headwater.schemas.messages import Delta
 from headwater.schemas.settings import DeviceSettings
 from headwater.schemas.topics import Topics
 from headwater.transport.objects import ObjectStore
-from headwater.transport.session import Session
+from headwater.transport.session import Connect, Session
 
 if TYPE_CHECKING:
     from headwater.device.serving.server import Server
@@ -54,9 +56,20 @@ async def serve(settings: DeviceSettings) -> None:
     identity = Identity(settings.fleet, settings.node, "device", settings.parent)
     store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
     objects = ObjectStore(settings.store_size_bytes)
-    child = Child(partial(Session, settings.broker), identity, objects, store, data=agent.data)
-    live = services(settings.node, settings.broker, sources.values(), agent.data, child.tell_status)
-    server = _server(settings, sources, worker, state, child) if settings.serving.enabled else None
+    outbox = Outbox(store, has_two_parents=settings.fallback is not None)
+
+    def child(connect: Connect, identity: Identity) -> Child:
+        return Child(connect, identity, objects, outbox, data=agent.data)
+
+    parents = Parents(
+        partial(Session, settings.broker),
+        identity,
+        child,
+        heartbeat_s=settings.heartbeat_s,
+        second=second_of(settings.fallback, settings.broker),
+    )
+    live = services(settings.node, settings.broker, sources.values(), agent.data, parents.tell_status)
+    server = _server(settings, sources, worker, state, parents) if settings.serving.enabled else None
 
     async def work(assignment: Assignment) -> Delta | Decline:
         result = await agent.work(assignment)
@@ -66,14 +79,14 @@ async def serve(settings: DeviceSettings) -> None:
 
     serving = [_serving(server, worker)] if server else []
     try:
-        await together(child.session.run(), child.follow(work), *live, *serving)
+        await together(parents.run(work), *live, *serving)
     finally:
         worker.close()
         store.close()
 
 
 def _server(
-    settings: DeviceSettings, sources: Mapping[str, Source], worker: Worker, state: LocalState, child: Child
+    settings: DeviceSettings, sources: Mapping[str, Source], worker: Worker, state: LocalState, parents: Parents
 ) -> "Server":
     """Raises ConfigError where there is nothing to serve."""
     # What is off is not loaded: a device that only trains is small.
@@ -93,7 +106,7 @@ def _server(
         folder=settings.state / "serving" / settings.node,
         open_bundle=lambda bundle: Trainer(bundle, worker),
         personal=state.personal,
-        publish=lambda payload: child.session.publish(topic, payload),
+        publish=lambda payload: parents.publish(topic, payload),
     )
 
 

@@ -5,7 +5,9 @@ from functools import partial
 from headwater.gateway.relay import Relay
 from headwater.node.child import Child
 from headwater.node.identity import Identity
+from headwater.node.outbox import Outbox
 from headwater.node.parent import Parent
+from headwater.node.parents import Parents, second_of
 from headwater.node.service import together
 from headwater.node.store import NodeStore
 from headwater.schemas.settings import GatewaySettings
@@ -13,7 +15,7 @@ from headwater.schemas.statuses import RoundStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
-from headwater.transport.session import Session
+from headwater.transport.session import Connect, Session
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -22,12 +24,23 @@ async def serve(settings: GatewaySettings) -> None:
     topic = Topics(settings.fleet).cluster(settings.node)
     objects = ObjectStore(settings.store_size_bytes)
     store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
-    child = Child(partial(Session, settings.uplink), identity, objects, store, data=dict)
+    outbox = Outbox(store, has_two_parents=settings.fallback is not None)
+
+    def child(connect: Connect, identity: Identity) -> Child:
+        return Child(connect, identity, objects, outbox, data=dict)
+
+    parents = Parents(
+        partial(Session, settings.uplink),
+        identity,
+        child,
+        heartbeat_s=settings.heartbeat_s,
+        second=second_of(settings.fallback, settings.uplink),
+    )
 
     async def tell_people(status: RoundStatus) -> None:
         # Above, for the whole fleet's dashboards, and on the site, for whoever stands there.
         payload = encode_status(status)
-        await child.session.publish(topic, payload, retain=True)
+        await parents.publish(topic, payload, retain=True)
         if settings.site != settings.uplink:
             await parent.session.publish(topic, payload, retain=True)
 
@@ -42,7 +55,7 @@ async def serve(settings: GatewaySettings) -> None:
     )
     relay = Relay(settings.node, parent, objects, store)
     try:
-        await together(child.session.run(), parent.run(), child.follow(relay.work, rest=parent.close))
+        await together(parents.run(relay.work, rest=parent.close), parent.run())
     finally:
         await parent.drain()
         store.close()

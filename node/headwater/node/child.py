@@ -16,7 +16,6 @@ from headwater.node.news import News
 from headwater.node.outbox import Outbox, Outgoing
 from headwater.node.sending import send_chunks
 from headwater.node.service import together
-from headwater.node.store import NodeStore
 from headwater.node.tasks import Background
 from headwater.schemas.messages import (
     Announcement,
@@ -83,7 +82,7 @@ class Child:
 
     Args:
         objects: models and bundles, by hash.
-        store: what outlives a reboot.
+        outbox: its finished deltas, shared with its sides towards other parents.
         data: what this node says of its data now.
     """
 
@@ -92,7 +91,7 @@ class Child:
         connect: Connect,
         identity: Identity,
         objects: ObjectStore,
-        store: NodeStore,
+        outbox: Outbox,
         *,
         data: Callable[[], Mapping[str, DataStatus]],
     ) -> None:
@@ -101,7 +100,7 @@ class Child:
         self._identity = identity
         self._parent = identity.parent
         self._objects = objects
-        self._outbox = Outbox(store)
+        self._outbox = outbox
         self._data = data
         self._topics = Topics(identity.fleet)
         self._news = News()
@@ -261,9 +260,6 @@ class Child:
         plan = self._plan()
         return plan is not None and plan.key == key
 
-    def _is_done(self, key: RoundKey) -> bool:
-        return self._outbox.holds(key) or self._outbox.has_answered(key)
-
     async def _assignments(self, rest: Rest | None) -> AsyncIterator[Assignment]:
         done: RoundKey | None = None
         resting = False
@@ -274,7 +270,7 @@ class Child:
                 await rest()
                 continue
             resting = resting and plan is None
-            if plan is None or plan.key == done or self._is_done(plan.key):
+            if plan is None or plan.key == done or not self._outbox.needs_work(plan.key, self._parent):
                 await self._news.wait()
                 continue
             arrived_at = self._arrived_at
@@ -334,7 +330,7 @@ class Child:
     async def _deliver_all(self) -> None:
         """One delta after the other, the oldest first, each until it is answered."""
         while True:
-            entry = self._outbox.oldest
+            entry = self._outbox.next_for(self._parent)
             if entry is None:
                 await self._news.wait()
             else:
@@ -377,6 +373,8 @@ class Child:
 
     async def _send(self, entry: Outgoing, indices: tuple[int, ...] | None = None) -> None:
         topic = self._topics.up(self._identity.node, self._parent, "delta")
+        if self.session.connected:
+            await self._outbox.give(entry, self._parent)
         try:
             await send_chunks(self.session, topic, chunks(entry.payload, indices))
         except LinkDown as error:

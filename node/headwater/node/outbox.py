@@ -2,6 +2,10 @@
 
 In memory at once; on disk when no answer came within a moment, so that a quick round costs no write. What was answered
 is remembered, so that the same plan is not worked on twice.
+
+What a node gives to a round goes to one parent. Of two the other is sent no part of it, in whatever edge round, for
+where the parents' sums meet it would be counted twice; so a node with two parents writes down whom it gives a part
+before it does.
 """
 
 import asyncio
@@ -9,16 +13,14 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from headwater.node.journal import JournalFull
-from headwater.node.store import MAX_OUTGOING, NodeStore
+from headwater.node.store import MAX_GIVEN, MAX_OUTGOING, NodeStore
 from headwater.schemas.messages import ObjectRef, RoundKey
 from headwater.schemas.wire import reference
 
 log = logging.getLogger("headwater.node")
-
-Verdict = Literal["received", "closed", "refused"]
 
 SETTLED_KEPT: Final = 8
 
@@ -34,32 +36,42 @@ class Outgoing:
 
 
 class Outbox:
-    """A node's finished deltas: `MAX_OUTGOING` at most, the oldest makes room."""
+    """A node's finished deltas, for whichever parent it follows: `MAX_OUTGOING` at most, the oldest makes room.
 
-    def __init__(self, store: NodeStore) -> None:
+    Args:
+        has_two_parents: whether it must outlive a reboot who was given what.
+    """
+
+    def __init__(self, store: NodeStore, *, has_two_parents: bool = False) -> None:
         self._store = store
+        self._has_two_parents = has_two_parents
         self._entries: dict[RoundKey, Outgoing] = {}
         self._settled: deque[RoundKey] = deque(maxlen=SETTLED_KEPT)
+        self._given: deque[tuple[RoundKey, str]] = deque(maxlen=MAX_GIVEN)
 
     async def restore(self) -> None:
-        """Take up what the disk holds."""
-        for key, payload in await asyncio.to_thread(self._store.outgoing):
-            self._entries.setdefault(key, Outgoing(key, payload, reference(payload), saved=True))
-            log.info("the delta of round %d is taken up from disk", key.round)
+        """Take up what the disk holds and this process does not know."""
         settled = await asyncio.to_thread(self._store.settled)
-        if settled is not None:
+        if settled is not None and settled not in self._settled:
             self._settled.append(settled)
+        for key, payload in await asyncio.to_thread(self._store.outgoing):
+            if key not in self._entries and key not in self._settled:
+                self._entries[key] = Outgoing(key, payload, reference(payload), saved=True)
+                log.info("the delta of round %d is taken up from disk", key.round)
+        if not self._given:
+            self._given.extend(await asyncio.to_thread(self._store.given))
 
-    @property
-    def oldest(self) -> Outgoing | None:
-        return next(iter(self._entries.values()), None)
+    def next_for(self, parent: str) -> Outgoing | None:
+        """The oldest that belongs to this parent, or to none yet."""
+        entries = self._entries.values()
+        return next((entry for entry in entries if self._owner(entry.key) in (None, parent)), None)
 
     def holds(self, key: RoundKey) -> bool:
         return key in self._entries
 
-    def has_answered(self, key: RoundKey) -> bool:
-        """Whether the parent answered the delta of this plan."""
-        return key in self._settled
+    def needs_work(self, key: RoundKey, parent: str) -> bool:
+        """Whether this plan of `parent` is still to be done, and is not of a round in which another has a part."""
+        return not (self.holds(key) or key in self._settled) and self._owner(key) in (None, parent)
 
     def put(self, key: RoundKey, payload: bytes) -> None:
         self._entries[key] = Outgoing(key, payload, reference(payload))
@@ -70,6 +82,21 @@ class Outbox:
 
     def of(self, ref: ObjectRef) -> Outgoing | None:
         return next((entry for entry in self._entries.values() if entry.ref == ref), None)
+
+    async def give(self, entry: Outgoing, parent: str) -> None:
+        """To be told before a delta is sent: from now on this parent may have it."""
+        if self._owner(entry.key) is not None:
+            return
+        self._given.append((entry.key, parent))
+        if self._has_two_parents:
+            try:
+                await asyncio.to_thread(self._store.keep_given, entry.key, parent)
+            except JournalFull as error:
+                log.warning("that %s has a part in round %d is in memory alone: %s", parent, entry.key.round, error)
+
+    def _owner(self, key: RoundKey) -> str | None:
+        """The parent that may have this node's part in the round of `key`."""
+        return next((parent for other, parent in self._given if _is_same_round(other, key)), None)
 
     async def save(self, entry: Outgoing) -> None:
         """Put a delta on disk. A disk that is full leaves it in memory, and says so."""
@@ -106,3 +133,8 @@ class Outbox:
     def superseded(self, is_worth: Callable[[RoundKey], bool]) -> tuple[Outgoing, ...]:
         """Those that no parent would take any more."""
         return tuple(entry for key, entry in self._entries.items() if not is_worth(key))
+
+
+def _is_same_round(one: RoundKey, other: RoundKey) -> bool:
+    """Whatever edge round of it."""
+    return (one.run, one.round, one.attempt) == (other.run, other.round, other.attempt)

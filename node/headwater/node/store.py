@@ -2,6 +2,7 @@
 
     outgoing   finished deltas on their way up, until the parent has answered
     settled    the newest of them that was answered, so that a restarted node does not do its work twice
+    given      which of two parents may have a part of this node in a round, so that the other never gets one
     journal    what this node acknowledged to its children, until its own delta is settled
     course     how far the edge rounds of a plan have come
 
@@ -26,11 +27,16 @@ BUSY_TIMEOUT_S: Final = 10.0
 MAX_OUTGOING: Final = 4
 """Finished deltas kept at once; more than one waits only where a run takes stale ones."""
 
+MAX_GIVEN: Final = 8
+"""Rounds of which is kept which parent may have this node's part; more than can be on their way up."""
+
 _KEY: Final = "run TEXT NOT NULL, round INTEGER NOT NULL, step INTEGER NOT NULL, attempt INTEGER NOT NULL"
 _IS: Final = "run = ? AND round = ? AND step = ? AND attempt = ?"
 _SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS outgoing (id INTEGER PRIMARY KEY, {_KEY}, payload BLOB NOT NULL,
   UNIQUE (run, round, step, attempt));
+CREATE TABLE IF NOT EXISTS given (id INTEGER PRIMARY KEY, {_KEY}, parent TEXT NOT NULL,
+  UNIQUE (run, round, attempt));
 CREATE TABLE IF NOT EXISTS settled (id INTEGER PRIMARY KEY CHECK (id = 1), {_KEY});
 CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, {_KEY}, sender TEXT NOT NULL, payload BLOB NOT NULL,
   UNIQUE (run, round, step, attempt, sender));
@@ -79,6 +85,22 @@ class NodeStore:
             connection.execute(
                 "INSERT INTO outgoing (run, round, step, attempt, payload) VALUES (?, ?, ?, ?, ?)",
                 (*_row(key), payload),
+            )
+
+    def given(self) -> tuple[tuple[RoundKey, str], ...]:
+        """The last rounds in which a parent may have this node's part, and which parent; oldest first."""
+        rows = self._read("SELECT run, round, step, attempt, parent FROM given ORDER BY id")
+        return tuple((_key(row), row[4]) for row in rows)
+
+    def keep_given(self, key: RoundKey, parent: str) -> None:
+        """Keep that from now on `parent` may have this node's part in a round. Raises JournalFull."""
+        with self._write() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO given (run, round, step, attempt, parent) VALUES (?, ?, ?, ?, ?)",
+                (*_row(key), parent),
+            )
+            connection.execute(
+                "DELETE FROM given WHERE id NOT IN (SELECT id FROM given ORDER BY id DESC LIMIT ?)", (MAX_GIVEN,)
             )
 
     def settle(self, key: RoundKey) -> None:
