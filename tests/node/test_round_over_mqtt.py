@@ -6,7 +6,7 @@ Child i has weight 2**i, so that a sum names its contributors.
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,16 +32,9 @@ from headwater.schemas.topics import DOWN, UP, Topics
 from headwater.schemas.wire import encode
 from headwater.transport.objects import ObjectStore, chunks
 from headwater.transport.session import Session
-from support.brokers import broker
 
 TOPICS = Topics("plant")
 SMALL, LARGE = 10, 300_000
-
-
-@pytest.fixture(scope="module", params=["embedded", pytest.param("mosquitto", marks=pytest.mark.live)])
-def port(request: pytest.FixtureRequest) -> Iterator[int]:
-    with broker(request.param) as opened:
-        yield opened
 
 
 def manifest(size: int) -> Manifest:

@@ -4,171 +4,20 @@ Child i has weight 2**i, so that a sum names its contributors.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from headwater.core.round import Contributor
-from headwater.gateway.relay import Relay
 from headwater.node import receipts as receipts_module
-from headwater.node.child import Assignment, Child, Decline
-from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
-from headwater.node.parent import Parent
 from headwater.node.store import NodeStore
-from headwater.schemas.manifest import Example, Manifest, Parameter
-from headwater.schemas.messages import Bundle, Delta, Model, Plan, RoundKey
-from headwater.schemas.settings import BrokerSettings
-from headwater.schemas.statuses import DataStatus, RoundStatus
-from headwater.schemas.tensors import encode_tensors
-from headwater.schemas.wire import encode
+from headwater.schemas.messages import RoundKey
+from headwater.schemas.statuses import DataStatus
 from headwater.transport.objects import ObjectStore
-from headwater.transport.session import Connect, Session
-from support.brokers import broker
+from support.fleets import Fleet, contributors, hosted, plan, present, received, until
 
-MANIFEST = Manifest(
-    model="m",
-    objective="mse",
-    parameters=(Parameter(name="w", shape=(4,)),),
-    x=Example(shape=(1,), dtype="float32"),
-    y=Example(shape=(), dtype="float32"),
-    metrics=("loss",),
-)
-BUNDLE = encode(Bundle(manifest=MANIFEST, graphs={"train": b"none"}))
 LATE_S = 0.5
 """Longer than receipts are waited for."""
-
-
-@pytest.fixture(scope="module", params=["embedded", pytest.param("mosquitto", marks=pytest.mark.live)])
-def port(request: pytest.FixtureRequest) -> Iterator[int]:
-    with broker(request.param) as opened:
-        yield opened
-
-
-def model(version: int) -> bytes:
-    return encode(Model(run="r", version=version, tensors=encode_tensors([np.full(4, float(version), np.float32)])))
-
-
-def plan(round_: int, objects: ObjectStore, **changes: object) -> Plan:
-    named: dict[str, object] = {"model": objects.put(model(round_ - 1)), "bundle": objects.put(BUNDLE)}
-    common: dict[str, object] = {"task": "train", "data": "d", "deadline_s": 8.0, "quorum": 1.0}
-    return Plan.model_validate(common | named | {"key": RoundKey(run="r", round=round_)} | changes)
-
-
-class Fleet:
-    """Nodes by name, each with its disk, in one event loop. What is killed says no goodbye and keeps only its disk."""
-
-    def __init__(self, port: int, folder: Path) -> None:
-        self._connect = partial(Session, BrokerSettings(port=port))
-        self._folder = folder
-        self._tasks: dict[str, list[asyncio.Task[None]]] = {}
-        self.name = folder.name.replace("_", "-")[:40]
-        self.trained: list[tuple[str, RoundKey]] = []
-
-    def store(self, node: str) -> NodeStore:
-        return NodeStore(self._folder / f"{node}.db", 10**7)
-
-    def parent(self, node: str, above: str | None = None, objects: ObjectStore | None = None) -> Parent:
-        async def tell(_: RoundStatus) -> None:
-            return None
-
-        identity = Identity(self.name, node, "gateway", above)
-        parent = Parent(
-            self._connect,
-            identity,
-            objects or ObjectStore(10**7),
-            client=f"{self.name}.{node}.site",
-            tell_people=tell,
-            journal=self.store(node),
-        )
-        self._tasks.setdefault(node, []).append(asyncio.create_task(parent.run()))
-        return parent
-
-    def device(self, node: str, parent: str, *, after_s: float = 0.0) -> Child:
-        async def work(assignment: Assignment) -> Delta | Decline:
-            await asyncio.sleep(after_s)
-            self.trained.append((node, assignment.plan.key))
-            weight = 2.0 ** int(node[1:])
-            return Delta(
-                key=assignment.plan.key,
-                sender=node,
-                task="train",
-                weight=weight,
-                examples=int(weight),
-                devices=1,
-                tensors=encode_tensors([np.full(4, weight, np.float32)]),
-            )
-
-        data = {"d": DataStatus(train_examples=1, test_examples=0)}
-        identity = Identity(self.name, node, "device", parent)
-        child = Child(self._client(node), identity, ObjectStore(10**7), self.store(node), data=lambda: data)
-        self._tasks[node] = [asyncio.create_task(child.session.run()), asyncio.create_task(child.follow(work))]
-        return child
-
-    def gateway(self, node: str, parent: str) -> Parent:
-        objects = ObjectStore(10**7)
-        below = self.parent(node, parent, objects)
-        identity = Identity(self.name, node, "gateway", parent)
-        above = Child(self._client(node), identity, objects, self.store(node), data=dict)
-        relay = Relay(node, below, objects, self.store(node))
-        self._tasks[node] += [
-            asyncio.create_task(above.session.run()),
-            asyncio.create_task(above.follow(relay.work)),
-        ]
-        return below
-
-    def _client(self, node: str) -> Connect:
-        """A client identifier of this fleet alone: the broker is shared."""
-        return lambda caller: self._connect(replace(caller, client=f"{self.name}.{node}"))
-
-    async def kill(self, node: str) -> None:
-        tasks = self._tasks.pop(node, [])
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def end(self) -> None:
-        for node in tuple(self._tasks):
-            await self.kill(node)
-
-
-@pytest.fixture
-async def fleet(port: int, tmp_path: Path) -> AsyncIterator[Fleet]:
-    fleet = Fleet(port, tmp_path)
-    yield fleet
-    await fleet.end()
-
-
-async def present(parent: Parent, *nodes: str) -> None:
-    async with asyncio.timeout(10):
-        while not set(nodes) <= parent.eligible("d"):
-            await parent.news.wait(0.2)
-
-
-async def hosted(parent: Parent, about: Plan, **how: object) -> RoundResult:
-    async with asyncio.timeout(about.deadline_s + 5):
-        return await parent.host(about, MANIFEST, **how)  # type: ignore[arg-type]
-
-
-def contributors(result: RoundResult) -> set[str]:
-    total = int(result.sum.totals[0][0]) if result.sum.totals else 0
-    return {f"d{i}" for i in range(16) if total >> i & 1}
-
-
-async def until(holds: Callable[[], bool], timeout_s: float = 15.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not holds():  # noqa: ASYNC110 (what is looked at tells nobody)
-            await asyncio.sleep(0.05)
-
-
-async def received(parent: Parent, count: int) -> None:
-    async with asyncio.timeout(8):
-        while parent._hosted is None or parent._hosted.round.updates < count:
-            await parent.news.wait(0.1)
 
 
 async def test_a_parent_that_died_takes_up_what_it_had_acknowledged(fleet: Fleet) -> None:
@@ -288,7 +137,7 @@ async def test_a_full_journal_gives_no_receipt_and_costs_no_round(fleet: Fleet) 
     assert not child._outbox.has_answered(RoundKey(run="r", round=1))
     assert contributors(await hosting) == {"d0", "d1"}
     await parent.close()
-    await until(lambda: child._outbox.oldest is None)
+    await until(lambda: child._outbox.next_for("gw") is None)
 
 
 async def test_large_deltas_wait_for_their_turn(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,9 +69,13 @@ class Outbox:
     def holds(self, key: RoundKey) -> bool:
         return key in self._entries
 
+    def has_answered(self, key: RoundKey) -> bool:
+        """Whether a parent answered the delta of this plan."""
+        return key in self._settled
+
     def needs_work(self, key: RoundKey, parent: str) -> bool:
         """Whether this plan of `parent` is still to be done, and is not of a round in which another has a part."""
-        return not (self.holds(key) or key in self._settled) and self._owner(key) in (None, parent)
+        return not (self.holds(key) or self.has_answered(key)) and self._owner(key) in (None, parent)
 
     def put(self, key: RoundKey, payload: bytes) -> None:
         self._entries[key] = Outgoing(key, payload, reference(payload))
