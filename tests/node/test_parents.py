@@ -15,10 +15,10 @@ from headwater.schemas.messages import Delta, RoundKey
 from headwater.schemas.settings import BrokerSettings, FallbackSettings
 from headwater.schemas.tensors import encode_tensors
 from headwater.schemas.wire import encode
+from headwater.testbed.machine import free_port
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Connect, LinkDown, Session
 from support.fleets import OFTEN_S, Fleet, contributors, hosted, plan, present, until
-from support.postgres import free_port
 
 ONE = RoundKey(run="r", round=1)
 
@@ -68,6 +68,19 @@ async def test_children_of_a_parent_that_died_go_on_below_the_second_and_come_ba
     await left(two, *nodes)
     assert contributors(await hosted(one, plan(3, objects))) == set(nodes)
     assert sorted((key.round, node) for node, key in fleet.trained) == [(i, node) for i in (1, 2, 3) for node in nodes]
+
+
+async def test_a_gateway_falls_back_too_and_its_cluster_with_it(fleet: Fleet) -> None:
+    objects = ObjectStore(10**7)
+    one, two = gateways(fleet, objects)
+    site = fleet.gateway("site", "gw1", second(fleet))
+    fleet.device("d0", "site")
+    await present(site, "d0")
+    await present(one, "site")
+    assert contributors(await hosted(one, plan(1, objects))) == {"d0"}
+    await fleet.kill("gw1")
+    await present(two, "site")
+    assert contributors(await hosted(two, plan(2, objects))) == {"d0"}
 
 
 async def test_a_parent_that_can_be_heard_keeps_its_children_without_any_round(fleet: Fleet) -> None:

@@ -125,16 +125,17 @@ class Fleet:
 
         return works
 
-    def gateway(self, node: str, parent: str) -> Parent:
-        objects = ObjectStore(10**7)
+    def gateway(self, node: str, parent: str, second: Second | None = None) -> Parent:
+        objects, outbox = ObjectStore(10**7), Outbox(self.store(node), has_two_parents=second is not None)
         below = self.parent(node, parent, objects)
         identity = Identity(self.name, node, "gateway", parent)
-        above = Child(self.connect, identity, objects, Outbox(self.store(node)), data=dict)
         relay = Relay(node, below, objects, self.store(node))
-        self.tasks[node] += [
-            asyncio.create_task(above.session.run()),
-            asyncio.create_task(above.follow(relay.work)),
-        ]
+
+        def child(connect: Connect, identity: Identity) -> Child:
+            return Child(connect, identity, objects, outbox, data=dict)
+
+        parents = Parents(self.connect, identity, child, heartbeat_s=OFTEN_S, second=second)
+        self.tasks[node].append(asyncio.create_task(parents.run(relay.work, rest=below.close)))
         return below
 
     def connect(self, caller: Caller) -> Session:

@@ -170,8 +170,8 @@ def test_killed_nodes_cost_no_round_and_a_killed_cloud_resumes_the_same_run(tmp_
 
 def test_devices_of_a_gateway_that_dies_fall_back_to_another_and_return_to_it(tmp_path: Path) -> None:
     ports = {name: free_port() for name in ("cloud", "gw1", "gw2")}
-    second = {"parent": "gw2", "broker": {"port": ports["gw2"]}, "after_s": 1.5, "return_after_s": 1.0}
-    often = {name: {"heartbeat_s": 0.2} for name in ("cloud", *TREE, *DEVICES)}
+    second = {"parent": "gw2", "broker": {"port": ports["gw2"]}, "after_s": 2.0, "return_after_s": 1.0}
+    often = {name: {"heartbeat_s": 0.3} for name in ("cloud", *TREE, *DEVICES)}
     settings = often | {name: often[name] | {"fallback": second} for name in TREE["gw1"]}
     tree = Tree(fleet="plant", clusters=TREE, data=DATA, brokers=ports, settings=settings)
     about = description(rounds=5000, cohort={"quorum": 0.5, "deadline_s": 3.0, "min_children": 1})
