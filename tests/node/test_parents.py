@@ -9,8 +9,8 @@ import pytest
 from headwater.node import parents as parents_module
 from headwater.node.identity import Identity
 from headwater.node.parent import Parent
-from headwater.node.parents import Parents, Second
-from headwater.schemas.errors import BrokerUnreachable
+from headwater.node.parents import Parents, Second, second_of
+from headwater.schemas.errors import BrokerUnreachable, ConfigError
 from headwater.schemas.messages import Delta, RoundKey
 from headwater.schemas.settings import BrokerSettings, FallbackSettings
 from headwater.schemas.tensors import encode_tensors
@@ -163,3 +163,26 @@ async def test_what_is_said_while_there_is_no_parent_is_a_link_that_is_down(flee
     parents = Parents(fleet.connect, Identity(fleet.name, "d0", "device", "gw1"), fleet.make("d0"), heartbeat_s=1.0)
     with pytest.raises(LinkDown, match="d0: between two parents"):
         await parents.tell_status()
+
+
+BROKER = BrokerSettings(port=1883)
+OTHER = BrokerSettings(port=1884)
+
+
+@pytest.mark.parametrize(
+    ("fallback", "says"),
+    [
+        pytest.param({"parent": "d0"}, "d0 is this node itself", id="itself"),
+        pytest.param({"parent": "gw1"}, "gw1 is the first parent, on the same broker", id="the first"),
+        pytest.param({"parent": "gw1", "broker": BROKER}, "name another, or take the fallback out", id="spelled out"),
+    ],
+)
+def test_a_second_parent_that_is_none_is_refused(fallback: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        second_of(FallbackSettings.model_validate(fallback), Identity("plant", "d0", "device", "gw1"), BROKER)
+
+
+def test_the_first_parent_on_another_broker_is_a_second_way_to_it() -> None:
+    identity = Identity("plant", "d0", "device", "gw1")
+    assert second_of(FallbackSettings(parent="gw1", broker=OTHER), identity, BROKER) is not None
+    assert second_of(None, identity, BROKER) is None

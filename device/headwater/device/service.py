@@ -34,6 +34,7 @@ async def serve(settings: DeviceSettings) -> None:
     """Run a device agent.
 
     Raises:
+        ConfigError: the settings contradict each other.
         DataError: a data source is at fault.
         BrokerUnreachable, AccessRefused: the broker is.
     """
@@ -66,7 +67,7 @@ async def serve(settings: DeviceSettings) -> None:
         identity,
         child,
         heartbeat_s=settings.heartbeat_s,
-        second=second_of(settings.fallback, settings.broker),
+        second=second_of(settings.fallback, identity, settings.broker),
     )
     live = services(settings.node, settings.broker, sources.values(), agent.data, parents.tell_status)
     server = _server(settings, sources, worker, state, parents) if settings.serving.enabled else None

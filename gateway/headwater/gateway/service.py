@@ -19,7 +19,7 @@ from headwater.transport.session import Connect, Session
 
 
 async def serve(settings: GatewaySettings) -> None:
-    """Run a gateway. Raises BrokerUnreachable or AccessRefused for either broker."""
+    """Run a gateway. Raises BrokerUnreachable or AccessRefused for any of its brokers, ConfigError for its fallback."""
     identity = Identity(settings.fleet, settings.node, "gateway", settings.parent)
     topic = Topics(settings.fleet).cluster(settings.node)
     objects = ObjectStore(settings.store_size_bytes)
@@ -34,7 +34,7 @@ async def serve(settings: GatewaySettings) -> None:
         identity,
         child,
         heartbeat_s=settings.heartbeat_s,
-        second=second_of(settings.fallback, settings.uplink),
+        second=second_of(settings.fallback, identity, settings.uplink),
     )
 
     async def tell_people(status: RoundStatus) -> None:

@@ -22,7 +22,7 @@ from headwater.node.heartbeat import beat_up
 from headwater.node.identity import Identity
 from headwater.node.news import News
 from headwater.node.service import together
-from headwater.schemas.errors import AccessRefused, BrokerUnreachable
+from headwater.schemas.errors import AccessRefused, BrokerUnreachable, ConfigError
 from headwater.schemas.messages import Alive
 from headwater.schemas.settings import BrokerSettings, FallbackSettings
 from headwater.schemas.topics import Topics
@@ -53,11 +53,19 @@ _WHY: Final[dict[type[fallback.Event], str]] = {
 }
 
 
-def second_of(settings: FallbackSettings | None, broker: BrokerSettings) -> Second | None:
-    """The second parent that a service's settings name; `broker` is the first one's."""
+def second_of(settings: FallbackSettings | None, identity: Identity, broker: BrokerSettings) -> Second | None:
+    """The second parent that a service's settings name. `identity` names the first, whose broker is `broker`.
+
+    Raises:
+        ConfigError: it is the node itself, or the first parent on the same broker.
+    """
     if settings is None:
         return None
-    return Second(settings, partial(Session, settings.broker or broker))
+    its_broker = settings.broker or broker
+    if settings.parent == identity.node or (settings.parent == identity.parent and its_broker == broker):
+        whom = "this node itself" if settings.parent == identity.node else "the first parent, on the same broker"
+        raise ConfigError(f"fallback.parent: {settings.parent} is {whom}; name another, or take the fallback out")
+    return Second(settings, partial(Session, its_broker))
 
 
 class _Changed(Exception):
