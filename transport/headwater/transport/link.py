@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import aiomqtt
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
@@ -64,13 +64,22 @@ class Publication:
 
 class Client(aiomqtt.Client):
     """aiomqtt with three seams opened: messages are handed over at once instead of through an unbounded queue, a
-    publish that an MQTT 5 broker refused is reported, and a broker that hangs up before CONNACK is noticed."""
+    publish that an MQTT 5 broker refused is reported, and a broker that hangs up around CONNACK is noticed."""
 
     def __init__(self, *args: Any, deliver: OnMessage, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deliver = deliver
         self.pending_calls_threshold = MAX_WAITING
         self.refusals: set[str] = set()
+
+    async def __aenter__(self) -> Self:
+        ended = self._disconnected
+        await super().__aenter__()
+        if ended.done():
+            # The end came with the beginning; aiomqtt takes it for that of an earlier connection.
+            self._disconnected = ended
+            raise LinkDown("closed right after CONNACK")
+        return self
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
         self._deliver(message.topic, message.payload, message.retain)
@@ -219,7 +228,7 @@ class Link(ABC):
     # ── what an end means ───────────────────────────────────────────────────────────────────────────────────────
 
     def _judge(self, error: Exception, elapsed_s: float) -> None:
-        if _code(error) in _REFUSED_LOGIN and not self._proven:
+        if _refusal(error) in _REFUSED_LOGIN and not self._proven:
             raise AccessRefused(
                 f"broker {self._where} refused user {self._broker.user or 'anonymous'!r}: {error}; "
                 "check broker.user and broker.password_file"
@@ -244,7 +253,7 @@ class Link(ABC):
     def _speaks_older(self, error: Exception) -> bool:
         """Whether the broker may not know MQTT 5; the next attempt, at once, is then of 3.1.1."""
         hung_up = "closed before CONNACK" in str(getattr(error, "args", ""))
-        if self._proven or len(self._protocols) == 1 or not (hung_up or _code(error) in _OTHER_PROTOCOL):
+        if self._proven or len(self._protocols) == 1 or not (hung_up or _refusal(error) in _OTHER_PROTOCOL):
             return False
         self._protocols = self._protocols[1:]
         return True
@@ -266,6 +275,11 @@ def _code(error: BaseException) -> int | None:
     rc = getattr(error, "rc", None)
     value = getattr(rc, "value", rc)
     return int(value) if isinstance(value, int) else None
+
+
+def _refusal(error: Exception) -> int | None:
+    """The code of a CONNACK that said no. Paho's own errors have numbers of the same kind."""
+    return _code(error) if isinstance(error, aiomqtt.exceptions.MqttConnectError) else None
 
 
 def _tls_context(broker: BrokerSettings) -> ssl.SSLContext | None:
