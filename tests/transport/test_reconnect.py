@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from headwater.testbed.machine import free_port
 from headwater.transport.broker import BrokerConfig
 from headwater.transport.listener import Listener
 from headwater.transport.mosquitto import config_file
+from headwater.transport.session import LinkDown
 from support.brokers import started
 from support.waiting import eventually
 
@@ -95,3 +98,18 @@ async def test_a_broker_that_says_so_is_believed_at_once(caplog: pytest.LogCaptu
     ]
     # Half a second of a wait of up to ten minutes: once in 1,200 times there are two.
     assert connections <= 2
+
+
+@pytest.mark.live
+async def test_a_publish_on_its_way_ends_with_the_connection_not_with_its_own_time_limit(tmp_path: Path) -> None:
+    with broker("mosquitto", tmp_path) as frozen:
+        async with gathered(BrokerSettings(port=frozen.port), "plant", 1) as crowd:
+            await crowd.settled(1, SETTLE_S)
+            assert frozen.pid is not None
+            os.kill(frozen.pid, signal.SIGSTOP)
+            publishing = asyncio.create_task(crowd.sessions[0].publish("hw/1/plant/node/d0/status", b"{}"))
+            await asyncio.sleep(0.3)
+            assert not publishing.done()
+            frozen.kill()
+            with pytest.raises(LinkDown, match="the connection went"):
+                await asyncio.wait_for(publishing, 3.0)

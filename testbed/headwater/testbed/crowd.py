@@ -27,12 +27,12 @@ class Crowd:
     """`size` clients of one broker; see `gathered`."""
 
     def __init__(self, broker: BrokerSettings, fleet: str, size: int) -> None:
-        self._sessions = [_session(broker, fleet, f"d{number}") for number in range(size)]
+        self.sessions = [_session(broker, fleet, f"d{number}") for number in range(size)]
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def connected(self) -> int:
-        return sum(session.connected for session in self._sessions)
+        return sum(session.connected for session in self.sessions)
 
     @property
     def gave_up(self) -> int:
@@ -43,7 +43,7 @@ class Crowd:
         """Wait until exactly so many are connected, `timeout_s` at most."""
         loop, since = asyncio.get_running_loop(), asyncio.get_running_loop().time()
         reached: dict[int, float] = {}
-        marks = (1, len(self._sessions) // 2, len(self._sessions))
+        marks = (1, len(self.sessions) // 2, len(self.sessions))
         while True:
             there, after_s = self.connected, loop.time() - since
             for mark in marks:
@@ -55,7 +55,7 @@ class Crowd:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _start(self) -> None:
-        self._tasks = [asyncio.create_task(session.run()) for session in self._sessions]
+        self._tasks = [asyncio.create_task(session.run()) for session in self.sessions]
 
     async def _stop(self) -> None:
         for task in self._tasks:

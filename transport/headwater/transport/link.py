@@ -10,9 +10,9 @@ import socket
 import ssl
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import aiomqtt
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
@@ -23,6 +23,8 @@ from headwater.schemas.errors import AccessRefused, BrokerUnreachable
 from headwater.schemas.limits import MAX_MESSAGE_SIZE_BYTES
 from headwater.schemas.links import BrokerSettings
 from headwater.transport.backoff import Backoff
+
+T = TypeVar("T")
 
 log = logging.getLogger("headwater.transport")
 # What paho has to say comes back as exceptions, and is told once, in this module's words.
@@ -63,8 +65,9 @@ class Publication:
 
 
 class Client(aiomqtt.Client):
-    """aiomqtt with three seams opened: messages are handed over at once instead of through an unbounded queue, a
-    publish that an MQTT 5 broker refused is reported, and a broker that hangs up around CONNACK is noticed."""
+    """aiomqtt with four seams opened: messages are handed over at once instead of through an unbounded queue, a
+    publish that an MQTT 5 broker refused is reported, a broker that hangs up around CONNACK is noticed, and nobody
+    waits for an answer behind the connection's end."""
 
     def __init__(self, *args: Any, deliver: OnMessage, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -94,6 +97,27 @@ class Client(aiomqtt.Client):
             self._connected.set_exception(aiomqtt.MqttCodeError(reason_code, "closed before CONNACK"))
             return
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
+    async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:
+        if fut is self._disconnected:
+            return await super()._wait_for(fut, timeout)
+        try:
+            return await self.unless_lost(fut, self.timeout if timeout is None else timeout)
+        except TimeoutError:
+            raise aiomqtt.MqttError("Operation timed out") from None
+
+    async def unless_lost(self, awaited: Awaitable[T], timeout_s: float) -> T:
+        """What is awaited. Raises TimeoutError, or LinkDown when the connection goes first."""
+        task = asyncio.ensure_future(awaited)
+        try:
+            await asyncio.wait((task, self._disconnected), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            if self.is_lost():
+                raise LinkDown("the connection went")
+            raise TimeoutError
+        finally:
+            task.cancel()
 
     async def lost(self) -> None:
         """Returns when the connection is gone."""

@@ -133,7 +133,7 @@ class Session(Link):
         self._echo_token = secrets.token_bytes(8)
         await self._publish(client, Publication(self._echo_topic, self._echo_token))
         try:
-            await asyncio.wait_for(self._echo_heard.wait(), ECHO_TIMEOUT_S)
+            await client.unless_lost(self._echo_heard.wait(), ECHO_TIMEOUT_S)
         except TimeoutError:
             if self._proven:
                 raise LinkDown(f"{self._where}: no echo within {ECHO_TIMEOUT_S:g} s") from None
@@ -162,7 +162,7 @@ class Session(Link):
             await client.publish(
                 publication.topic, publication.payload, publication.qos, publication.retain, timeout=PUBLISH_TIMEOUT_S
             )
-        except (aiomqtt.MqttError, ValueError, OSError) as error:
+        except (LinkDown, aiomqtt.MqttError, ValueError, OSError) as error:
             raise LinkDown(f"{self._where}: {error}") from None
         self.traffic = Traffic(self.traffic.sent_bytes + len(publication.payload), self.traffic.received_bytes)
         for reason in client.refusals - self._refusals_logged:
