@@ -11,6 +11,7 @@ import pytest
 from headwater.schemas.settings import BrokerSettings
 from headwater.testbed.brokers import Broker, Embedded
 from headwater.testbed.crowd import gathered
+from headwater.testbed.faults.proxy import Proxy
 from headwater.testbed.machine import free_port
 from headwater.transport.broker import BrokerConfig
 from headwater.transport.listener import Listener
@@ -113,3 +114,15 @@ async def test_a_publish_on_its_way_ends_with_the_connection_not_with_its_own_ti
             frozen.kill()
             with pytest.raises(LinkDown, match="the connection went"):
                 await asyncio.wait_for(publishing, 3.0)
+
+
+@pytest.mark.live
+async def test_a_wire_that_hangs_up_is_not_taken_for_a_broker_without_mqtt_5(tmp_path: Path) -> None:
+    with broker("mosquitto", tmp_path) as behind:
+        async with Proxy(behind.port) as proxy:
+            proxy.cut()
+            async with gathered(BrokerSettings(port=proxy.port), "plant", 1) as crowd:
+                assert (await crowd.settled(1, 0.5)).connected == 0
+                proxy.heal()
+                assert (await crowd.settled(1, SETTLE_S)).connected == 1
+    assert "as d0 (p5," in (tmp_path / "mosquitto.log").read_text()

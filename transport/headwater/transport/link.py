@@ -155,6 +155,7 @@ class Link(ABC):
         self._patient = patient
         self._will = will
         self._protocols = _protocols(broker.protocol)
+        self._protocol = self._protocols[0]
         self._proven = False
         self._connected = asyncio.Event()
         self._connected_at: float | None = None
@@ -180,7 +181,7 @@ class Link(ABC):
             try:
                 await self._live(client)
             except (aiomqtt.MqttError, LinkDown, OSError) as error:
-                if self._speaks_older(error):
+                if self._tries_older(error):
                     continue
                 self._judge(error, time.monotonic() - started)
             backoff = backoff.after(self._lasted_s(), taken_over=client.is_taken_over)
@@ -225,8 +226,7 @@ class Link(ABC):
         log.warning("lost the connection to %s; reconnecting", self._where)
 
     def _new_client(self) -> Client:
-        version = self._protocols[0]
-        five = version is aiomqtt.ProtocolVersion.V5
+        five = self._protocol is aiomqtt.ProtocolVersion.V5
         return Client(
             self._broker.host,
             self._broker.port,
@@ -234,7 +234,7 @@ class Link(ABC):
             identifier=self._client_id,
             username=self._broker.user,
             password=self._broker.secret(),
-            protocol=version,
+            protocol=self._protocol,
             clean_session=None if five else True,
             clean_start=True if five else MQTT_CLEAN_START_FIRST_ONLY,
             properties=_connect_properties() if five else None,
@@ -274,12 +274,16 @@ class Link(ABC):
             name,
         )
 
-    def _speaks_older(self, error: Exception) -> bool:
-        """Whether the broker may not know MQTT 5; the next attempt, at once, is then of 3.1.1."""
-        hung_up = "closed before CONNACK" in str(getattr(error, "args", ""))
-        if self._proven or len(self._protocols) == 1 or not (hung_up or _refusal(error) in _OTHER_PROTOCOL):
+    def _tries_older(self, error: Exception) -> bool:
+        """Whether the broker may not know MQTT 5: then 3.1.1 is tried at once. Until a connection has stood each
+        failure of that goes back to MQTT 5, for whatever is between here and the broker may have hung up as well."""
+        if self._proven:
             return False
-        self._protocols = self._protocols[1:]
+        tried, self._protocol = self._protocol, self._protocols[0]
+        hung_up = "closed before CONNACK" in str(getattr(error, "args", ""))
+        if tried is self._protocols[-1] or not (hung_up or _refusal(error) in _OTHER_PROTOCOL):
+            return False
+        self._protocol = self._protocols[-1]
         return True
 
 
