@@ -43,30 +43,41 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.started: list[Started] = []
+        self._logged: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def start(self, kind: str, settings: Mapping[str, Any]) -> Started:
-        """Start a cloud, gateway or device with these settings, written to `NAME.toml`; its log is `NAME.log`.
+    def start(
+        self, kind: str, settings: Mapping[str, Any], *, name: str = "", environment: Mapping[str, str] | None = None
+    ) -> Started:
+        """Start a cloud, gateway or device with these settings, written to `NAME.toml`; its log is `NAME.log`, which a
+        second start continues. `name` is the node's unless another is given; `environment` comes on top of this one's.
 
         What it keeps is below the testbed's folder, unless they say otherwise: no testbed meets another one's past.
         """
-        name = str(settings.get("node", kind))
+        name = name or str(settings.get("node", kind))
         if kind != "cloud":
             settings = {"state": str((self._folder / "state").resolve()), **settings}
         config, log = self._folder / f"{name}.toml", self._folder / f"{name}.log"
         config.write_text(to_toml(settings), encoding="utf-8")
-        with log.open("wb") as output:
+        with log.open("ab" if name in self._logged else "wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", *_MODULES[kind], str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env=_environment() | dict(environment or {}),
                 # Ctrl-C goes to the testbed alone, which ends the others in order.
                 start_new_session=True,
             )
+        self._logged.add(name)
         self.started.append(Started(name, kind, process, log))
         return self.started[-1]
+
+    def kill(self, started: Started) -> None:
+        """SIGKILL; from then on it is none of these."""
+        started.process.kill()
+        started.process.wait()
+        self.started.remove(started)
 
     def check(self) -> None:
         """Raises ProcessDied where one has ended by itself."""
