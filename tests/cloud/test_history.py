@@ -1,81 +1,40 @@
 """The history: named transactions on SQLite and PostgreSQL, what a fleet may do at once, and a database's faults."""
 
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, select, text
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, OperationalError
 
-from headwater.cloud.history import ClosedRound, History, open_history
+from headwater.cloud.history import History, HistoryAway, open_history
+from headwater.cloud.history.faults import named
+from headwater.cloud.history.opening import _address, _config, _engine
 from headwater.cloud.history.tables import Base
 from headwater.core.sketch import sketch
-from headwater.node.hosting import Contribution, Refused
 from headwater.schemas.base import Split
 from headwater.schemas.errors import HistoryError, RunFailed
-from headwater.schemas.messages import Counts, Metric
-from headwater.schemas.run import RunDescription
+from headwater.schemas.messages import Counts, Metric, RoundKey
 from headwater.schemas.statuses import NodeStatus
 from headwater.schemas.tensors import encode_tensor
-from support.postgres import database_url
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-DESCRIPTION = RunDescription.model_validate(
-    {"name": "n", "data": "d", "rounds": 2, "model": {"kind": "mlp", "features": 2, "classes": 2}}
-)
-ROUND = ClosedRound(
-    run="r1",
-    round=1,
-    attempt=0,
-    task="train",
-    state="closed",
-    cohort=2,
-    received=2,
-    devices=9,
-    examples=90,
-    weight=90.0,
-    refused=1,
-    bytes_down=10,
-    bytes_up=20,
-    opened_at=NOW,
-    elapsed_s=0.5,
-    measured=0,
-    model=b"model 1",
-    contributions=(Contribution("gw1", 40.0, 40, 4, 100, 0.2), Contribution("gw2", 50.0, 50, 5, 100, 0.4)),
-    refusals=(Refused("gw2", "stale", "round 0 is over"),),
-    metrics=(
-        Metric(split="train", name="loss", total=180.0, weight=90.0),
-        Metric(split="test", name="correct", total=5.0, weight=20.0),
-    ),
-)
+from support.histories import DESCRIPTION, KEY, NOW, ROUND, entry, started
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.live)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'history.db'}"
-    else:
-        with database_url() as address:
-            yield address
-
-
-@pytest.fixture
-def history(url: str) -> Iterator[History]:
-    opened = open_history(url)
-    yield opened
-    opened.close()
-
-
-def started(history: History, run: str = "r1") -> None:
-    history.enqueue_run(run, "plant", DESCRIPTION, None, NOW)
-    assert history.claim_next_run("plant", NOW) is not None
-    history.record_start(run, b"forward", b"bundle", b"model 0", NOW)
+def migrate_down(url: str, revision: str) -> None:
+    engine = _engine(_address(url))
+    with engine.begin() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
+    engine.dispose()
 
 
 def test_a_round_is_written_whole_and_read_back(history: History) -> None:
@@ -122,18 +81,21 @@ def test_tallies_are_kept_and_told_as_figures_of_the_model_that_was_measured(his
     assert (second.train, second.test) == (None, None)
 
 
-def test_a_database_of_the_first_schema_is_migrated_with_what_it_holds(url: str) -> None:
-    open_history(url).close()
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-    with engine.begin() as connection:
-        connection.execute(text("DROP TABLE tallies"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-    old = History(engine, "old")
-    old.enqueue_run("r1", "plant", DESCRIPTION, None, NOW)
-    old.close()
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_a_database_of_an_older_schema_is_migrated_with_what_it_holds(url: str, revision: str) -> None:
+    history = open_history(url)
+    started(history)
+    late = replace(ROUND.contributions[0], key=RoundKey(run="r1", round=0), factor=0.5)
+    history.record_round(replace(ROUND, contributions=(*ROUND.contributions, late)), NOW)
+    history.close()
+    migrate_down(url, revision)
     migrated = open_history(url)
-    assert migrated.show_run("r1").id == "r1"
-    assert migrated.rounds_of("r1") == ()
+    (told,) = migrated.rounds_of("r1")
+    assert (told.round, told.devices) == (1, 9)
+    # What the older schema could not say of a contribution is what was true of every one of its own.
+    assert migrated.counted("r1", 0) == {(node, RoundKey(run="r1", round=1)) for node in ("gw1", "gw2")}
+    migrated.record_round(replace(ROUND, round=2, measured=1, model=b"model 2"), NOW)
+    assert migrated.model_of("r1") == (2, b"model 2")
     migrated.close()
 
 
@@ -267,3 +229,110 @@ def test_two_processes_share_a_database(url: str) -> None:
     history = open_history(url)
     assert len(history.list_runs("plant")) == 40
     history.close()
+
+
+def test_the_next_attempt_is_the_one_with_deltas_or_follows_the_last_that_failed(history: History) -> None:
+    started(history)
+    assert history.next_attempt("r1", 1, "train") == 0
+    failed = replace(ROUND, state="failed", model=None, contributions=(), metrics=())
+    history.record_round(failed, NOW)
+    assert history.next_attempt("r1", 1, "train") == 1
+    history.journal.keep(RoundKey(run="r1", round=1, attempt=1), [entry("gw1")])
+    assert history.next_attempt("r1", 1, "train") == 1
+    assert history.next_attempt("r1", 2, "train") == 0
+    history.record_round(replace(failed, attempt=1), NOW)
+    assert history.next_attempt("r1", 1, "train") == 2
+    history.record_round(replace(ROUND, attempt=2), NOW)
+    assert history.next_attempt("r1", 1, "train") is None
+    assert history.next_attempt("r1", 1, "evaluate") == 0
+
+
+def test_an_update_that_a_closed_round_holds_is_counted_as_far_back_as_asked(history: History) -> None:
+    started(history)
+    history.record_round(ROUND, NOW)
+    fresh, late = RoundKey(run="r1", round=2), RoundKey(run="r1", round=1, attempt=1)
+    given = tuple(replace(ROUND.contributions[0], key=key) for key in (fresh, late))
+    history.record_round(replace(ROUND, round=2, model=b"model 2", contributions=given), NOW)
+    failed = (replace(ROUND.contributions[1], key=fresh),)
+    history.record_round(replace(ROUND, round=3, state="failed", model=None, contributions=failed), NOW)
+    assert history.counted("r1", 2) == {("gw1", fresh)}
+    of_round_1 = {(node, RoundKey(run="r1", round=1)) for node in ("gw1", "gw2")}
+    assert history.counted("r1", 1) == {("gw1", fresh), ("gw1", late)} | of_round_1
+
+
+def test_a_run_that_keeps_its_deltas_has_them_by_their_hash(history: History, url: str) -> None:
+    started(history)
+    with_payload = replace(ROUND.contributions[0], payload=b"of gw1", factor=0.5)
+    history.record_round(replace(ROUND, contributions=(with_payload, ROUND.contributions[1])), NOW)
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT node, factor, c.size_bytes, payload FROM contributions c LEFT JOIN objects USING (sha256) "
+                "ORDER BY node"
+            )
+        ).all()
+    engine.dispose()
+    assert [(row[0], row[1], row[2], row[3] and bytes(row[3])) for row in rows] == [
+        ("gw1", 0.5, 6, b"of gw1"),
+        ("gw2", 1.0, 6, None),
+    ]
+
+
+class PowerCut(Exception):
+    """Just before a commit."""
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda history: history.record_start("r1", b"f", b"b", b"other", NOW),
+        lambda history: history.record_round(ROUND, NOW),
+        lambda history: history.finish_run("r1", "finished", "", NOW),
+        lambda history: history.journal.keep(KEY, [entry("gw1")]),
+        lambda history: history.leases.take_lease("plant", "x", history.leases.read_lease("plant"), NOW),
+        lambda history: history.enqueue_run("r2", "plant", DESCRIPTION, None, NOW),
+    ],
+    ids=["record start", "record round", "finish run", "keep", "take lease", "enqueue"],
+)
+def test_a_transaction_that_was_cut_off_before_its_commit_left_nothing(
+    history: History, url: str, write: Callable[[History], object]
+) -> None:
+    started(history)
+    history.journal.keep(KEY, [entry("gw2")])
+
+    def cut(connection: object) -> None:
+        raise PowerCut
+
+    def state() -> object:
+        with open_history(url)._transaction("look") as session:
+            tables = Base.metadata.sorted_tables
+            return {table.name: [tuple(row) for row in session.execute(select(table))] for table in tables}
+
+    before = state()
+    event.listen(history._engine, "commit", cut)
+    with pytest.raises(PowerCut):
+        write(history)
+    event.remove(history._engine, "commit", cut)
+    assert state() == before
+    write(history)
+    assert state() != before
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (OperationalError("s", {}, sqlite3.OperationalError("database or disk is full")), True),
+        (OperationalError("s", {}, sqlite3.OperationalError("database is locked")), True),
+        (OperationalError("s", {}, sqlite3.OperationalError("disk I/O error")), True),
+        (OperationalError("s", {}, sqlite3.OperationalError("no such table: runs")), False),
+        (DatabaseError("s", {}, sqlite3.DatabaseError("database disk image is malformed")), False),
+        (DatabaseError("s", {}, Exception("server closed"), connection_invalidated=True), True),
+        (IntegrityError("s", {}, sqlite3.IntegrityError("UNIQUE constraint failed")), False),
+    ],
+    ids=lambda value: str(value.orig) if isinstance(value, DBAPIError) else "",
+)
+def test_a_fault_passes_or_it_does_not(error: DBAPIError, passes: bool) -> None:
+    with pytest.raises(HistoryError) as caught, named("x", "t"):
+        raise error
+    assert isinstance(caught.value, HistoryAway) is passes

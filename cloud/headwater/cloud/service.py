@@ -2,14 +2,12 @@
 
 import logging
 from functools import partial
-from pathlib import Path
 
 from headwater.cloud.coordinator import Coordinator
 from headwater.cloud.history import open_history
 from headwater.node.identity import Identity
 from headwater.node.parent import Parent
 from headwater.node.service import together
-from headwater.node.store import NodeStore
 from headwater.schemas.settings import CloudSettings
 from headwater.schemas.statuses import RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
@@ -46,7 +44,7 @@ async def serve(settings: CloudSettings) -> None:
         store,
         client=settings.node,
         tell_people=tell_of_round,
-        journal=NodeStore(Path(settings.database.get_secret_value().removeprefix("sqlite:///") + "-journal.db"), 2**30),
+        journal=history.journal,
         heartbeat_s=settings.heartbeat_s,
         will=identity.status("offline", {}),
         on_connect=be_born,

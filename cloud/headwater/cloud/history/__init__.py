@@ -1,19 +1,31 @@
 """Law: the round history is the one truth of a run; every change of it is one named transaction.
 
-tables.py      what is kept, every column explained
-records.py     what goes in and comes out: frozen values, never rows
-history.py     the named transactions
-opening.py     engines, migrations, and what is wrong with a database
-migrations/    Alembic's steps
+tables.py        what is kept, every column explained
+records.py       what goes in and comes out: frozen values, never rows
+transactions.py  a transaction, and the proof of who leads that a coordinator's writes begin with
+history.py       the named transactions of runs, models and rounds
+leases.py        those by which one of several coordinators leads
+journal.py       those of the open round
+faults.py        what a database says, in plain words
+opening.py       engines, migrations, and what is wrong with a database
+migrations/      Alembic's steps
 """
 
+from headwater.cloud.history.faults import HistoryAway
 from headwater.cloud.history.history import History
+from headwater.cloud.history.leases import LeaseRecord, Leases
 from headwater.cloud.history.opening import open_history
 from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord
+from headwater.cloud.history.transactions import Lease, LeaseLost
 
 __all__ = [
     "ClosedRound",
     "History",
+    "HistoryAway",
+    "Lease",
+    "LeaseLost",
+    "LeaseRecord",
+    "Leases",
     "RoundRecord",
     "RunRecord",
     "open_history",

@@ -1,36 +1,54 @@
 """Law: one method, one transaction, one name; the clock comes in as an argument.
 
-Methods block; the coordinator calls them in a thread, one at a time. Several processes may share a database.
+Methods block; the coordinator calls them in a thread, one at a time. Several processes may share a database: what is
+the coordinator's alone is written under its lease, what anybody may ask for is not.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from headwater.cloud.history import tables
-from headwater.cloud.history.faults import named
+from headwater.cloud.history.journal import RoundJournal
+from headwater.cloud.history.leases import Leases
 from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord
+from headwater.cloud.history.transactions import Lease, Transactions
 from headwater.core.figures import figures
+from headwater.node.hosting import Contribution
+from headwater.schemas.base import Task
 from headwater.schemas.errors import HistoryError, RunFailed
+from headwater.schemas.messages import RoundKey
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import Figures, NodeStatus, RunState
 from headwater.schemas.tensors import decode_tensor
 from headwater.schemas.wire import reference
 
 
-class History:
-    """The named transactions of one database. Every method raises HistoryError when the database fails."""
+class History(Transactions):
+    """The named transactions of one database.
 
-    def __init__(self, engine: Engine, shown: str) -> None:
-        self._engine = engine
-        self.shown = shown
+    Every method raises HistoryError when the database fails, and HistoryAway where that may pass; under a lease those
+    that change what is the coordinator's raise LeaseLost once another leads.
+    """
+
+    def led(self, lease: Lease) -> "History":
+        """This history, for the coordinator that holds the lease."""
+        return History(self._engine, self.shown, lease)
+
+    @property
+    def leases(self) -> Leases:
+        return Leases(self._engine, self.shown)
+
+    @property
+    def journal(self) -> RoundJournal:
+        """What the open round has received."""
+        return RoundJournal(self._engine, self.shown, self.lease)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -65,7 +83,7 @@ class History:
 
     def claim_next_run(self, fleet: str, now: datetime) -> RunRecord | None:
         """The fleet's running run, or else its oldest queued one, which becomes running."""
-        with self._transaction("claim next run") as session:
+        with self._leading("claim next run") as session:
             row = session.scalars(_runs(fleet, "running")).first()
             if row is None:
                 row = session.scalars(_runs(fleet, "queued")).first()
@@ -100,7 +118,7 @@ class History:
             return _existing(session, run).stop_requested
 
     def finish_run(self, run: str, state: RunState, failure: str, now: datetime) -> None:
-        with self._transaction("finish run") as session:
+        with self._leading("finish run") as session:
             session.execute(
                 update(tables.Run).where(tables.Run.id == run).values(state=state, failure=failure, ended_at=now)
             )
@@ -126,7 +144,7 @@ class History:
 
     def record_start(self, run: str, forward: bytes, bundle: bytes, model: bytes, now: datetime) -> None:
         """What a run begins with: its forward model, its bundle of graphs, and version 0."""
-        with self._transaction("record start") as session:
+        with self._leading("record start") as session:
             row = _existing(session, run)
             row.forward = forward
             row.bundle = _put(session, bundle, now)
@@ -160,25 +178,18 @@ class History:
     # ── rounds ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def record_round(self, closed: ClosedRound, now: datetime) -> None:
-        """An attempt with its contributions, metrics, tallies, refusals and new model: all of it, or nothing."""
+        """An attempt with its contributions, metrics, tallies, refusals and new model: all of it, or nothing.
+
+        The run's journal is emptied with it.
+        """
         key = {"run": closed.run, "round": closed.round, "attempt": closed.attempt, "task": closed.task}
-        with self._transaction("record round") as session:
+        with self._leading("record round") as session:
             session.execute(delete(tables.Contribution).filter_by(**key))
             session.execute(delete(tables.Refusal).filter_by(**key))
             session.merge(tables.Round(**key, **{name: getattr(closed, name) for name in _ROUND_COLUMNS}))
             session.flush()
-            session.add_all(
-                tables.Contribution(
-                    **key,
-                    node=given.node,
-                    weight=given.weight,
-                    examples=given.examples,
-                    devices=given.devices,
-                    size_bytes=given.ref.size_bytes,
-                    after_s=given.after_s,
-                )
-                for given in closed.contributions
-            )
+            session.add_all(tables.Contribution(**key, **_given(session, closed, c, now)) for c in closed.contributions)
+            session.execute(delete(tables.Pending).where(tables.Pending.run == closed.run))
             session.add_all(
                 tables.Refusal(**key, node=refused.node, reason=refused.reason, detail=refused.detail)
                 for refused in closed.refusals
@@ -195,6 +206,33 @@ class History:
             if closed.model is not None:
                 sha256 = _put(session, closed.model, now)
                 session.merge(tables.ModelVersion(run=closed.run, version=closed.round, sha256=sha256))
+
+    def next_attempt(self, run: str, round_: int, task: Task) -> int | None:
+        """The attempt at a round that is open or comes next: the one that has deltas, or that behind the last failed
+        one. None where the round has closed.
+        """
+        with self._transaction("read attempts") as session:
+            attempts = session.execute(
+                select(tables.Round.attempt, tables.Round.state).filter_by(run=run, round=round_, task=task)
+            ).all()
+            if any(state == "closed" for _, state in attempts):
+                return None
+            begun = session.scalar(select(func.max(tables.Pending.attempt)).filter_by(run=run, round=round_, task=task))
+            return max([begun or 0, *(attempt + 1 for attempt, _ in attempts)])
+
+    def counted(self, run: str, since_round: int) -> frozenset[tuple[str, RoundKey]]:
+        """The updates of plans since this round that rounds already hold, by sender and plan."""
+        with self._transaction("read counted updates") as session:
+            rows = session.execute(
+                select(tables.Contribution.node, tables.Contribution.based_on, tables.Contribution.based_attempt)
+                .join(tables.Round)
+                .where(
+                    tables.Contribution.run == run,
+                    tables.Contribution.based_on >= since_round,
+                    tables.Round.state == "closed",
+                )
+            )
+            return frozenset((node, RoundKey(run=run, round=on, attempt=attempt)) for node, on, attempt in rows)
 
     def rounds_of(self, run: str) -> tuple[RoundRecord, ...]:
         """All attempts in order, each with its metrics: the train loss of the round, the test metrics of its result."""
@@ -216,7 +254,7 @@ class History:
     # ── nodes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def node_seen(self, fleet: str, status: NodeStatus, now: datetime) -> None:
-        with self._transaction("record node") as session:
+        with self._leading("record node") as session:
             known = session.get(tables.Node, (fleet, status.node))
             session.merge(
                 tables.Node(
@@ -229,11 +267,6 @@ class History:
                     last_seen_at=now,
                 )
             )
-
-    @contextmanager
-    def _transaction(self, name: str) -> Iterator[Session]:
-        with named(self.shown, name), Session(self._engine) as session, session.begin():
-            yield session
 
 
 _ROUND_COLUMNS = (
@@ -280,6 +313,22 @@ def _last_round(session: Session, run: str) -> int:
         )
         or 0
     )
+
+
+def _given(session: Session, closed: ClosedRound, given: Contribution, now: datetime) -> dict[str, Any]:
+    return {
+        "node": given.node,
+        "weight": given.weight,
+        "examples": given.examples,
+        "devices": given.devices,
+        "based_on": given.key.round,
+        "based_attempt": given.key.attempt,
+        "staleness": closed.round - given.key.round,
+        "factor": given.factor,
+        "sha256": None if given.payload is None else _put(session, given.payload, now),
+        "size_bytes": given.ref.size_bytes,
+        "after_s": given.after_s,
+    }
 
 
 def _put(session: Session, payload: bytes, now: datetime) -> bytes:

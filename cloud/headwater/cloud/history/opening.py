@@ -1,7 +1,9 @@
 """Law: a database is opened whole or not at all: reachable, migrated, and no newer than this software.
 
 SQLite runs in WAL mode with `synchronous=FULL`: what was announced was committed, and a commit survives a power cut.
-Writers take the lock when they begin, so two processes wait for each other instead of failing half-way.
+Writers take the lock when they begin, so two processes wait for each other instead of failing half-way. On PostgreSQL
+whoever stops in the midst of a transaction loses it after `BUSY_TIMEOUT_S`: a coordinator that hangs cannot keep
+another from taking over.
 """
 
 from pathlib import Path
@@ -60,7 +62,11 @@ def _engine(address: URL) -> Engine:
             engine = create_engine(address, connect_args={"timeout": BUSY_TIMEOUT_S})
             _set_up_sqlite(engine)
             return engine
-        return create_engine(address, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S)
+        # A server that vanished without a word is given up after as long.
+        patience = {"connect_timeout": round(BUSY_TIMEOUT_S), "tcp_user_timeout": round(BUSY_TIMEOUT_S * 1000)}
+        engine = create_engine(address, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S, connect_args=patience)
+        _set_up_postgresql(engine)
+        return engine
     except (NoSuchModuleError, ImportError) as error:
         raise HistoryError(
             f"database: no driver for {address.drivername} ({error}); for PostgreSQL pip install 'headwater[postgres]'"
@@ -78,6 +84,14 @@ def _set_up_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _set_up_postgresql(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, record: Any) -> None:
+        for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
+            connection.execute(f"SET {limit} = {round(BUSY_TIMEOUT_S * 1000)}")
+        connection.commit()
 
 
 def _config() -> Config:

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Float,
     ForeignKey,
@@ -123,6 +124,9 @@ def _of_a_round() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(key, [f"rounds.{column}" for column in key])
 
 
+_ANSWERS = ("of_round", "of_step", "of_attempt")
+
+
 class Contribution(Base):
     """What a child gave to a round."""
 
@@ -137,8 +141,40 @@ class Contribution(Base):
     weight: Mapped[float] = mapped_column(Float, comment="Its weight in the mean.")
     examples: Mapped[int] = mapped_column(Integer, comment="Examples behind it.")
     devices: Mapped[int] = mapped_column(Integer, comment="Devices behind it.")
+    based_on: Mapped[int] = mapped_column(
+        Integer, primary_key=True, comment="The round whose plan it answers: an earlier one where it came late."
+    )
+    based_attempt: Mapped[int] = mapped_column(Integer, primary_key=True, comment="The attempt at that round.")
+    staleness: Mapped[int] = mapped_column(Integer, comment="How many model versions it is behind.")
+    factor: Mapped[float] = mapped_column(Float, comment="What its delta was multiplied by for that.")
+    sha256: Mapped[bytes | None] = mapped_column(
+        ForeignKey("objects.sha256"), comment="Its encoded delta, in objects, where the run keeps deltas."
+    )
     size_bytes: Mapped[int] = mapped_column(Integer, comment="Bytes of its delta.")
     after_s: Mapped[float] = mapped_column(Float, comment="Seconds after the round opened when it was complete.")
+
+
+class Pending(Base):
+    """A delta that the open round has, and that was acknowledged."""
+
+    __tablename__ = "pending"
+    __table_args__ = (
+        Index("one_pending_a_delta", "run", "round", "attempt", "node", *_ANSWERS, unique=True),
+        {"comment": "What the open round has received, until it ends. A coordinator that begins anew goes on with it."},
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True, comment="Their order.")
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), comment="The run.")
+    round: Mapped[int] = mapped_column(Integer, comment="The open round.")
+    attempt: Mapped[int] = mapped_column(Integer, comment="Its attempt.")
+    task: Mapped[str] = mapped_column(String(16), comment="Its task.")
+    node: Mapped[str] = mapped_column(String(64), comment="The child.")
+    of_round: Mapped[int] = mapped_column(Integer, comment="The round whose plan the delta answers.")
+    of_step: Mapped[int] = mapped_column(Integer, comment="Its step.")
+    of_attempt: Mapped[int] = mapped_column(Integer, comment="Its attempt.")
+    size_bytes: Mapped[int] = mapped_column(Integer, comment="Length of the payload.")
+    # Last, so that sizes are summed up without reading any payload.
+    payload: Mapped[bytes] = mapped_column(LargeBinary, comment="The encoded delta.")
 
 
 class Metric(Base):
@@ -203,3 +239,16 @@ class Node(Base):
     software: Mapped[str] = mapped_column(String(64), comment="Its version of Headwater.")
     first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it first appeared.")
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When its state last changed.")
+
+
+class Lease(Base):
+    """Who leads a fleet."""
+
+    __tablename__ = "leases"
+    __table_args__ = ({"comment": "The coordinator of each fleet. It leads while (term, beat) goes on changing."},)
+
+    fleet: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The fleet.")
+    holder: Mapped[str] = mapped_column(String(256), comment="Who holds it, for people; empty when it is free.")
+    term: Mapped[int] = mapped_column(Integer, comment="Raised by each takeover; only the newest term may write.")
+    beat: Mapped[int] = mapped_column(BigInteger, comment="Raised by the holder as a sign of life.")
+    renewed_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="For people: when the holder last said so.")
