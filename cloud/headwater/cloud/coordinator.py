@@ -1,33 +1,37 @@
 """Law: a round is committed before its model is announced, so what anyone has heard of can be resumed.
 
 One fleet, one run at a time: claim it, prepare it once, then round by round until it is done, stopped or out of
-attempts. A coordinator that starts finds the running run in the history and goes on behind its last round.
+attempts. A coordinator that starts finds the running run in the history and goes on in its open round, in the same
+attempt, with what that round had acknowledged. A database that is away is waited for.
 """
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from headwater.cloud.course import Course, after, based_on, parameters_of
 from headwater.cloud.history import ClosedRound, History, RunRecord
+from headwater.cloud.patience import Patience
 from headwater.cloud.plans import needs_statistics, plan
 from headwater.cloud.preparation import Prepared, prepare
-from headwater.core.aggregate import Parameters, means, stepped
-from headwater.core.normalise import normalised
+from headwater.core.aggregate import Parameters
+from headwater.core.round import Contributor
 from headwater.node.hosting import RoundResult
 from headwater.node.parent import Parent
 from headwater.schemas.base import Task
 from headwater.schemas.errors import HeadwaterError, HistoryError, RunFailed
-from headwater.schemas.manifest import Manifest
-from headwater.schemas.messages import Bundle, Model, ObjectRef
+from headwater.schemas.messages import Bundle, Model
 from headwater.schemas.statuses import NodeStatus, RunState, RunStatus
-from headwater.schemas.tensors import decode_tensors, encode_tensors, parameter_specs
-from headwater.schemas.wire import decode_object, encode
+from headwater.schemas.tensors import decode_tensors
+from headwater.schemas.wire import decode_object
 from headwater.transport.objects import ObjectStore
 
 log = logging.getLogger("headwater.cloud")
@@ -36,20 +40,6 @@ LOOK_EVERY_S: Final = 0.5
 """How often an idle coordinator looks for a new run, and a waiting one for a stop request."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """A run under way: its newest model, by value and by name."""
-
-    run: RunRecord
-    manifest: Manifest
-    bundle: ObjectRef
-    model: ObjectRef
-    parameters: Parameters
-    round: int
-    accuracy: float | None = None
-    loss: float | None = None
 
 
 class _Stopped(Exception):
@@ -62,6 +52,7 @@ class Coordinator:
     Args:
         tell_people: publishes the run's status.
         now: UTC time for the history.
+        chance: uniform in [0, 1), for the jitter of waits.
     """
 
     def __init__(
@@ -73,6 +64,7 @@ class Coordinator:
         *,
         tell_people: Callable[[RunStatus], Awaitable[None]],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._fleet = fleet
         self._parent = parent
@@ -81,9 +73,11 @@ class Coordinator:
         self._tell_people = tell_people
         self._now = now
         self._seen: dict[str, NodeStatus] = {}
+        self._told: RunStatus | None = None
+        self._patience = Patience(self._say_waiting, chance)
 
     async def serve(self) -> None:
-        """Work on the fleet's runs, one after the other, until cancelled. Raises HistoryError."""
+        """Work on the fleet's runs, one after the other, until cancelled. Raises HistoryError, or LeaseLost."""
         await self._parent.session.wait_connected()
         idle = False
         while True:
@@ -130,11 +124,20 @@ class Coordinator:
             )
             bundle = prepared.bundle
         version, model = await self._sql(self._history.model_of, run.id)
-        if version:
-            log.info("run %s goes on behind round %d", run.id, version)
         manifest = decode_object(bundle, Bundle).manifest
-        parameters = decode_tensors(decode_object(model, Model).tensors, parameter_specs(manifest.parameters))
-        return Course(run, manifest, self._store.put(bundle), self._store.put(model), parameters, version)
+        course = Course(
+            run, manifest, self._store.put(bundle), self._store.put(model), parameters_of(manifest, model), version
+        )
+        return await self._taken_up(course) if version else course
+
+    async def _taken_up(self, course: Course) -> Course:
+        log.info("run %s goes on behind round %d", course.run.id, course.round)
+        told = await self._sql(self._history.rounds_of, course.run.id)
+        return replace(
+            course,
+            accuracy=next((round_.accuracy for round_ in reversed(told) if round_.accuracy is not None), None),
+            loss=next((round_.loss for round_ in reversed(told) if round_.loss is not None), None),
+        )
 
     def _prepare(self, run: RunRecord) -> Prepared:
         initial = run.description.initial
@@ -169,24 +172,48 @@ class Coordinator:
             return course
 
     async def _round(self, course: Course, task: Task, number: int, attempts: int | None = None) -> Course:
-        """One round, tried again while it fails, `attempts` times at most (by default the description's)."""
-        description = course.run.description
-        most = attempts or description.cohort.attempts
-        for attempt in range(most):
+        """One round, tried again while it fails, `attempts` times at most (by default the description's).
+
+        An attempt that an earlier coordinator began is the first; a round that it closed is not begun again.
+        """
+        most = attempts or course.run.description.cohort.attempts
+        first = await self._sql(self._history.next_attempt, course.run.id, number, task)
+        if first is None:
+            return course
+        for attempt in range(first, most):
             await self._wait_for_children(course)
             opened_at = self._now()
-            ask = plan(course.run.id, description, task, number, attempt, model=course.model, bundle=course.bundle)
-            result = await self._parent.host(ask, course.manifest)
-            after = self._after(course, result) if result.closed else course
-            payload = self._store.get(after.model) if after.model != course.model else None
-            await self._sql(self._history.record_round, _closed(result, course.round, opened_at, payload), self._now())
+            result = await self._host(course, task, number, attempt)
+            behind, model = await self._after(course, result) if result.closed else (course, None)
+            await self._sql(self._history.record_round, _closed(result, course.round, opened_at, model), self._now())
             if result.closed:
-                return after
+                return behind
             log.warning("round %d, attempt %d: no quorum by the deadline", number, attempt)
         raise RunFailed(
             f"round {number}: no quorum in {most} attempts; see the refusals, or lower "
             "cohort.quorum or raise cohort.deadline_s"
         )
+
+    async def _host(self, course: Course, task: Task, number: int, attempt: int) -> RoundResult:
+        run, description = course.run.id, course.run.description
+        ask = plan(run, description, task, number, attempt, model=course.model, bundle=course.bundle)
+        counted: frozenset[Contributor] = frozenset()
+        if ask.max_staleness:
+            counted = await self._sql(self._history.counted, run, number - ask.max_staleness)
+        host = partial(self._parent.host, counted=counted, keep_payloads=description.keep_deltas)
+        # The journal is the history's, and may be away when the round opens.
+        return await self._patience.through(partial(host, ask, course.manifest))
+
+    async def _after(self, course: Course, result: RoundResult) -> tuple[Course, bytes | None]:
+        """The course behind a closed round, its new model in the store."""
+        version, base = based_on(course, result), course.parameters
+        if version is not None and version != course.round:
+            _, older = await self._sql(self._history.model_of, course.run.id, version)
+            base = parameters_of(course.manifest, older)
+        behind, model = after(course, result, None if version is None else base)
+        if model is not None:
+            self._store.put(model)
+        return behind, model
 
     async def _wait_for_children(self, course: Course) -> None:
         """Until `min_children` are there, however long it takes: a fleet may sleep."""
@@ -206,30 +233,6 @@ class Coordinator:
             if await self._sql(self._history.stop_requested, course.run.id):
                 raise _Stopped
 
-    # ── what a round makes of the model ─────────────────────────────────────────────────────────────────────────
-
-    def _after(self, course: Course, result: RoundResult) -> Course:
-        """The course behind a closed round. Raises RunFailed where the model is no longer finite."""
-        told = {(mean.split, mean.name): mean.value for mean in means(result.sum.metrics)}
-        course = replace(
-            course,
-            accuracy=told.get(("test", "correct"), course.accuracy),
-            loss=told.get(("train", "loss"), course.loss),
-        )
-        match result.plan.task:
-            case "train":
-                parameters = stepped(course.manifest, course.parameters, result.sum.mean())
-            case "statistics":
-                sums, examples = result.sum.totals, result.sum.weight
-                parameters = normalised(course.manifest, course.parameters, sums, examples)
-            case "evaluate":
-                return course
-        if not all(np.isfinite(value).all() for value in parameters):
-            raise RunFailed(f"round {result.plan.key.round}: the model is no longer finite; lower local.learning_rate")
-        number = result.plan.key.round
-        model = encode(Model(run=course.run.id, version=number, tensors=encode_tensors(parameters)))
-        return replace(course, parameters=parameters, model=self._store.put(model), round=number)
-
     # ── for people, and the history ─────────────────────────────────────────────────────────────────────────────
 
     async def _say(self, run: RunRecord, state: RunState, course: Course | None, detail: str = "") -> None:
@@ -248,7 +251,13 @@ class Coordinator:
             remaining_s=elapsed_s / since * (rounds - done) if since and state == "running" else None,
             detail=detail[:1024],
         )
+        self._told = status
         await self._tell_people(status)
+
+    async def _say_waiting(self, why: str) -> None:
+        """Why the run waits, or "" when it goes on."""
+        if self._told is not None and self._told.state == "running":
+            await self._tell_people(self._told.model_copy(update={"detail": why[:1024] or self._told.detail}))
 
     async def _record_nodes(self) -> None:
         changed = [status for name, status in self._parent.members.items() if self._seen.get(name) != status]
@@ -257,7 +266,7 @@ class Coordinator:
             await self._sql(self._history.node_seen, self._fleet, status, self._now())
 
     async def _sql(self, transaction: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.to_thread(transaction, *arguments)
+        return await self._patience.through(partial(asyncio.to_thread, transaction, *arguments))
 
 
 def _closed(result: RoundResult, measured: int, opened_at: datetime, model: bytes | None) -> ClosedRound:

@@ -22,8 +22,12 @@ def evaluates(description: RunDescription, round_: int) -> bool:
 def plan(
     run: str, description: RunDescription, task: Task, round_: int, attempt: int, *, model: ObjectRef, bundle: ObjectRef
 ) -> Plan:
-    """What is asked of the cloud's children."""
-    local = description.local
+    """What is asked of the cloud's children.
+
+    Only training takes late updates, or goes on without the slow: statistics and evaluation are about everyone.
+    """
+    local, cohort, aggregation = description.local, description.cohort, description.aggregation
+    trains = task == "train"
     return Plan(
         key=RoundKey(run=run, round=round_, attempt=attempt),
         task=task,
@@ -37,8 +41,13 @@ def plan(
             local.learning_rate, local.schedule, local.warmup_rounds, round_, description.rounds
         ),
         seed=description.seed,
-        evaluate=task == "train" and evaluates(description, round_),
-        deadline_s=description.cohort.deadline_s,
-        quorum=description.cohort.quorum,
-        cohort=description.cohort.fraction,
+        evaluate=trains and evaluates(description, round_),
+        deadline_s=cohort.deadline_s,
+        quorum=cohort.quorum,
+        cohort=cohort.fraction,
+        max_staleness=aggregation.staleness_cap if trains else 0,
+        staleness_exponent=aggregation.staleness_exponent,
+        buffer=aggregation.updates_a_version if trains else 0,
+        over_selection=cohort.over_selection if trains else 0.0,
+        adaptive_deadline=trains and cohort.adaptive_deadline,
     )

@@ -1,10 +1,17 @@
-"""Law: the cloud is a history, a link and a coordinator, running until it is told to stop."""
+"""Law: the cloud is a history, a link and a coordinator, for as long as it holds its fleet's lease; else it stands by.
+
+Who stands by has no link: the coordinator of a fleet has one name, and whoever leads bears it.
+"""
 
 import logging
+import os
+import platform
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from headwater.cloud.coordinator import Coordinator
-from headwater.cloud.history import open_history
+from headwater.cloud.history import History, LeaseLost, open_history
+from headwater.cloud.leading import Leadership
 from headwater.node.identity import Identity
 from headwater.node.parent import Parent
 from headwater.node.service import together
@@ -13,14 +20,43 @@ from headwater.schemas.statuses import RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
-from headwater.transport.session import LinkDown, Session
+from headwater.transport.session import Connect, LinkDown, Session
 
 log = logging.getLogger("headwater.cloud")
 
 
 async def serve(settings: CloudSettings) -> None:
-    """Run the coordinator. Raises HistoryError, BrokerUnreachable or AccessRefused."""
+    """Lead the fleet, or stand by, until told to stop.
+
+    Raises:
+        HistoryError: the database cannot be opened, or is damaged.
+        BrokerUnreachable, AccessRefused: the broker, at the first connection.
+        ConfigError: another coordinator leads, and this one may not stand by.
+    """
     history = open_history(settings.database.get_secret_value())
+    holder = f"{settings.node} on {platform.node() or 'an unnamed host'}, process {os.getpid()}"
+    leadership = Leadership(
+        history.leases, settings.fleet, holder[:256], lease_s=settings.lease_s, standby=settings.standby
+    )
+    try:
+        while True:
+            lease = await leadership.gain()
+            try:
+                await lead(
+                    settings, history.led(lease), partial(leadership.keep, lease), partial(Session, settings.broker)
+                )
+            except LeaseLost as lost:
+                log.warning("%s", lost)
+            finally:
+                await leadership.give_back(lease)
+    finally:
+        history.close()
+
+
+async def lead(
+    settings: CloudSettings, history: History, keep_lease: Callable[[], Awaitable[None]], connect: Connect
+) -> None:
+    """Coordinate the fleet. Raises LeaseLost, with nothing said to the fleet, when another leads it."""
     identity = Identity(settings.fleet, settings.node, "cloud", None)
     topics = Topics(settings.fleet)
     store = ObjectStore(settings.store_size_bytes)
@@ -39,7 +75,7 @@ async def serve(settings: CloudSettings) -> None:
         await parent.session.publish(birth.topic, birth.payload, retain=True)
 
     parent = Parent(
-        partial(Session, settings.broker),
+        connect,
         identity,
         store,
         client=settings.node,
@@ -51,6 +87,15 @@ async def serve(settings: CloudSettings) -> None:
     )
     coordinator = Coordinator(settings.fleet, parent, history, store, tell_people=tell_of_run)
     try:
-        await together(parent.run(), coordinator.serve())
+        await together(parent.run(), _or_quietly(parent, coordinator.serve()), _or_quietly(parent, keep_lease()))
     finally:
-        history.close()
+        await parent.drain()
+
+
+async def _or_quietly(parent: Parent, service: Awaitable[None]) -> None:
+    try:
+        await service
+    except LeaseLost:
+        # The next leader has this node's name, and may have said already that it is online.
+        parent.session.leave_quietly()
+        raise

@@ -72,6 +72,10 @@ class Connection(Protocol):
         """Hand a message to the broker. Raises LinkDown."""
         ...
 
+    def leave_quietly(self) -> None:
+        """Say no goodbye at the end: another process is this node by then."""
+        ...
+
 
 Connect = Callable[[Caller], Connection]
 """Makes the connection of a caller, which connects when it is run: `partial(Session, broker_settings)`."""
@@ -109,6 +113,10 @@ class Session(Link):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError
+
+    def leave_quietly(self) -> None:
+        """Say no goodbye at the end: another process is this node by then."""
+        self._will = None
 
     # ── one connection ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -27,6 +27,7 @@ class VirtualConnection:
     def __init__(self, broker: Broker, caller: Caller, rng: Random, links: Links | None = None) -> None:
         self._broker = broker
         self._caller = caller
+        self._will = caller.will
         self._rng = rng
         self._links = links or Links()
         self._context = contextvars.copy_context()
@@ -62,6 +63,10 @@ class VirtualConnection:
             raise LinkDown(f"{self._broker.name}: not connected")
         await self._publish(wire, Publication(topic, payload, qos, retain))
 
+    def leave_quietly(self) -> None:
+        """Say no goodbye at the end: another process is this node by then."""
+        self._will = None
+
     def die(self, *, noticed_after_s: float | None = None) -> None:
         """The node's process is gone: nothing is sent or heard from here on, and no goodbye is said."""
         wire, self._wire = self._wire, None
@@ -78,7 +83,7 @@ class VirtualConnection:
         self._wire = wire = self._broker.connect(
             caller.client,
             self._links,
-            will=caller.will,
+            will=self._will,
             deliver=self._receive,
             lost=self._lost.set,
             context=self._context,
@@ -113,9 +118,9 @@ class VirtualConnection:
             log.exception("a message on %s was dropped", topic)
 
     async def _say_goodbye(self, wire: Wire) -> None:
-        if self._caller.will is None or not wire.attended:
+        if self._will is None or not wire.attended:
             return
         try:
-            await asyncio.wait_for(self._publish(wire, self._caller.will), GOODBYE_TIMEOUT_S)
+            await asyncio.wait_for(self._publish(wire, self._will), GOODBYE_TIMEOUT_S)
         except (TimeoutError, LinkDown) as error:
             log.debug("%s could not say goodbye: %s", self._caller.client, error)
