@@ -1,0 +1,312 @@
+"""A coordinator that dies at any transaction, and what the next makes of it: the same rounds, the same model.
+
+On virtual time, with the deployed shells and a real database; child `d<i>` has weight 2**i and the update i + 1, so a
+mean names its contributors.
+"""
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.orm import Session
+
+from headwater.cloud.history import History, open_history
+from headwater.cloud.leading import Leadership
+from headwater.cloud.service import lead
+from headwater.node.child import Assignment, Child
+from headwater.node.identity import Identity
+from headwater.node.store import NodeStore
+from headwater.schemas.manifest import Example, Manifest, Parameter
+from headwater.schemas.messages import Bundle, Delta, Metric, Model, RoundKey
+from headwater.schemas.run import RunDescription
+from headwater.schemas.settings import CloudSettings
+from headwater.schemas.statuses import DataStatus
+from headwater.schemas.tensors import decode_tensor, encode_tensors
+from headwater.schemas.wire import decode_object, encode
+from headwater.testbed.virtual.broker import Broker
+from headwater.testbed.virtual.connection import VirtualConnection
+from headwater.testbed.virtual.loop import VirtualLoop, run_virtually
+from headwater.transport.objects import ObjectStore
+from headwater.transport.session import Caller
+from support.histories import NOW
+
+ROUNDS = 2
+WORK_S = (0.05, 0.2, 0.9)
+"""The first two are acknowledged, and so in the journal, long before the third is done."""
+
+MANIFEST = Manifest(
+    model="m",
+    objective="mse",
+    parameters=(Parameter(name="w", shape=(2,)),),
+    x=Example(shape=(1,), dtype="float32"),
+    y=Example(shape=(), dtype="float32"),
+    metrics=("loss",),
+)
+MOST_S = 600
+MEAN = sum(2**i * (i + 1) for i in range(3)) / 7
+
+
+class PowerCut(Exception):
+    """The process is gone: nothing that it does from here on has an effect."""
+
+
+@dataclass
+class Life:
+    """One process of the coordinator. It dies at its commit number `dies_at`, just before or just behind it."""
+
+    history: History
+    dies_at: int | None
+    behind: bool
+    commits: int = 0
+    dead: asyncio.Event = field(default_factory=asyncio.Event)
+    connections: list[VirtualConnection] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        event.listen(self.history._engine, "commit", self._before)
+        event.listen(Session, "after_commit", self._behind)
+
+    def _before(self, connection: object) -> None:
+        self.commits += 1
+        if self.dead.is_set() or (self.commits == self.dies_at and not self.behind):
+            self._die()
+            raise PowerCut
+
+    def _behind(self, session: Session) -> None:
+        own = session.get_bind() is self.history._engine
+        if own and self.behind and self.commits == self.dies_at and not self.dead.is_set():
+            self._die()
+            raise PowerCut
+
+    def close(self) -> None:
+        event.remove(Session, "after_commit", self._behind)
+        self.history.close()
+
+    def _die(self) -> None:
+        self.dead.set()
+        for connection in self.connections:
+            connection.die(noticed_after_s=0.5)
+
+
+class World:
+    """Three children, a broker, and a coordinator that is started again whenever it has died."""
+
+    def __init__(self, folder: Path, description: RunDescription, loop: VirtualLoop) -> None:
+        self.folder = folder
+        self.description = description
+        self.rng = Random(7)
+        self.broker = Broker("cloud", loop, self.rng)
+        self.done: Counter[tuple[str, RoundKey]] = Counter()
+        self.lives: list[Life] = []
+
+    def connect(self, life: Life | None, caller: Caller) -> VirtualConnection:
+        connection = VirtualConnection(self.broker, caller, self.rng)
+        if life is not None:
+            life.connections.append(connection)
+        return connection
+
+    async def child(self, index: int) -> None:
+        node = f"d{index}"
+        data = {"d": DataStatus(train_examples=1, test_examples=0)}
+        store = NodeStore(self.folder / f"{node}.db", 10**8)
+        connect = partial(self.connect, None)
+        child = Child(connect, Identity("plant", node, "device", "cloud"), ObjectStore(10**8), store, data=lambda: data)
+        try:
+            await asyncio.gather(child.session.run(), child.follow(partial(self.work, index)))
+        finally:
+            store.close()
+
+    async def work(self, index: int, assignment: Assignment) -> Delta:
+        plan, node, weight = assignment.plan, f"d{index}", 2.0**index
+        await asyncio.sleep(WORK_S[index])
+        self.done[node, plan.key] += 1
+        trains = plan.task == "train"
+        return Delta(
+            key=plan.key,
+            sender=node,
+            task=plan.task,
+            weight=weight,
+            examples=1,
+            devices=1,
+            tensors=encode_tensors([np.full(2, weight * (index + 1), np.float32)]) if trains else (),
+            metrics=(Metric(split="train" if trains else "test", name="loss", total=1.0, weight=1.0),),
+        )
+
+    async def coordinator(self, dies_at: int | None, behind: bool) -> None:
+        """One life, to its end by a power cut."""
+        life = Life(open_history(self.url), dies_at, behind)
+        self.lives.append(life)
+        service = asyncio.ensure_future(self._serve(life))
+        dead = asyncio.ensure_future(life.dead.wait())
+        try:
+            await asyncio.wait((service, dead), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            service.cancel()
+            dead.cancel()
+            await asyncio.gather(service, return_exceptions=True)
+            life.close()
+
+    async def _serve(self, life: Life) -> None:
+        settings = CloudSettings(fleet="plant", heartbeat_s=1.0)
+        leads = Leadership(life.history.leases, "plant", "cloud", lease_s=3.0, standby=True, now=lambda: NOW)
+        lease = await leads.gain()
+        await lead(settings, life.history.led(lease), partial(leads.keep, lease), partial(self.connect, life))
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.folder / 'history.db'}"
+
+    async def run(self, dies_at: int | None, behind: bool) -> None:
+        """Until the run has ended."""
+        tasks = [asyncio.ensure_future(self.child(index)) for index in range(3)]
+        watching = open_history(self.url)
+        try:
+            tasks.append(asyncio.ensure_future(self._lives(dies_at, behind)))
+            for _ in range(MOST_S):
+                await asyncio.sleep(1.0)
+                if watching.show_run("r").state not in ("queued", "running"):
+                    return
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            watching.close()
+
+    async def _lives(self, dies_at: int | None, behind: bool) -> None:
+        await self.coordinator(dies_at, behind)
+        await self.coordinator(None, behind)
+
+
+def begin(folder: Path, description: RunDescription) -> None:
+    """A run that is prepared, and waits for its coordinator."""
+    history = open_history(f"sqlite:///{folder / 'history.db'}")
+    history.enqueue_run("r", "plant", description, None, NOW)
+    bundle = encode(Bundle(manifest=MANIFEST, graphs={"train": b"train"}))
+    model = encode(Model(run="r", version=0, tensors=encode_tensors([np.zeros(2, np.float32)])))
+    history.record_start("r", b"forward", bundle, model, NOW)
+    history.close()
+
+
+def described(**changes: Any) -> RunDescription:
+    cohort = {"quorum": 1.0, "deadline_s": 60.0, "min_children": 3}
+    base = {"name": "n", "data": "d", "rounds": ROUNDS, "model": {"kind": "mlp", "features": 2, "classes": 2}}
+    return RunDescription.model_validate(base | {"cohort": cohort, "evaluate_every": 0} | changes)
+
+
+def lived_through(folder: Path, description: RunDescription, dies_at: int | None, behind: bool) -> World:
+    loop = VirtualLoop(until_s=1000, thread_latency_s=lambda: 0.002)
+    world = World(folder, description, loop)
+    run_virtually(partial(world.run, dies_at, behind), loop)
+    return world
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    (tmp_path / "template").mkdir()
+    begin(tmp_path / "template", described())
+    return tmp_path
+
+
+def ended(world: World) -> tuple[list[tuple[int, int, str]], list[float]]:
+    """The rounds (number, attempt, state), the last of which measures, and the last model's values."""
+    history = open_history(world.url)
+    rounds = [(r.round, r.attempt, r.state) for r in history.rounds_of("r")]
+    assert history.show_run("r").state == "finished", history.show_run("r").failure
+    _, model = history.model_of("r")
+    with history._transaction("look") as session:
+        assert session.execute(text("SELECT count(*) FROM pending")).scalar() == 0
+    history.close()
+    return rounds, decode_tensor(decode_object(model, Model).tensors[0]).tolist()
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before the commit", "behind the commit"])
+@pytest.mark.timeout(300)
+def test_a_coordinator_may_die_at_any_transaction(told: Path, behind: bool) -> None:
+    """Every commit of a whole run, one world each: no round twice, no update lost or worked on twice."""
+    undisturbed = lived_through(_folder(told, "whole"), described(), None, behind)
+    expected = [(n, 0, "closed") for n in range(1, ROUNDS + 2)], pytest.approx([ROUNDS * MEAN] * 2)
+    assert ended(undisturbed) == expected
+    last = undisturbed.lives[0].commits
+    assert last > 20
+    for dies_at in range(1, last + 1):
+        world = lived_through(_folder(told, str(dies_at)), described(), dies_at, behind)
+        assert ended(world) == expected, f"died at commit {dies_at}"
+        assert set(world.done.values()) == {1}, f"died at commit {dies_at}"
+        assert len(world.done) == 3 * (ROUNDS + 1)
+
+
+def _folder(told: Path, name: str) -> Path:
+    folder = told / name
+    shutil.copytree(told / "template", folder)
+    return folder
+
+
+@pytest.mark.parametrize("dies_at", [None, 12, 17, 25, 40])
+@pytest.mark.parametrize(
+    "aggregation",
+    [
+        {"mode": "synchronous"},
+        {"mode": "synchronous", "max_staleness": 2},
+        {"mode": "buffered", "buffer": 2},
+        {"mode": "asynchronous", "mixing": 0.5, "staleness_exponent": 1.0},
+    ],
+    ids=lambda about: "-".join(map(str, about.values())),
+)
+def test_every_version_follows_from_what_the_history_kept(
+    tmp_path: Path, aggregation: dict[str, Any], dies_at: int | None
+) -> None:
+    about = described(rounds=8, aggregation=aggregation, keep_deltas=True)
+    begin(tmp_path, about)
+    world = lived_through(tmp_path, about, dies_at, behind=True)
+    history = open_history(world.url)
+    given = contributions(history)
+    assert history.show_run("r").state == "finished"
+    assert {row.round for row in given} == set(range(1, 9))
+    counted = Counter((row.node, row.based_on, row.based_attempt) for row in given)
+    assert max(counted.values()) == 1
+    for version in range(1, 9):
+        of_round = [row for row in given if row.round == version]
+        expected = recomputed(about, of_round, lambda number: model(history, number), version)
+        np.testing.assert_allclose(model(history, version), expected, atol=1e-6)
+    if aggregation["mode"] != "synchronous":
+        assert max(row.staleness for row in given) > 0
+    history.close()
+
+
+def contributions(history: History) -> list[Any]:
+    query = (
+        "SELECT c.*, o.payload FROM contributions c JOIN rounds r USING (run, round, attempt, task) "
+        "JOIN objects o ON o.sha256 = c.sha256 WHERE r.state = 'closed' AND r.task = 'train'"
+    )
+    with history._transaction("look") as session:
+        return list(session.execute(text(query)))
+
+
+def model(history: History, version: int) -> np.ndarray:
+    _, payload = history.model_of("r", version)
+    return decode_tensor(decode_object(payload, Model).tensors[0])
+
+
+def recomputed(
+    about: RunDescription, given: list[Any], model_of: Callable[[int], np.ndarray], version: int
+) -> np.ndarray:
+    """The papers' formulas, written out once more from the rows alone."""
+    total, weights = np.zeros(2), 0.0
+    for row in given:
+        assert row.staleness == version - row.based_on
+        assert row.factor == (1 + row.staleness) ** -about.aggregation.staleness_exponent
+        update = decode_tensor(decode_object(bytes(row.payload), Delta).tensors[0]) / row.weight
+        if about.aggregation.mode == "asynchronous":
+            reached = model_of(row.based_on - 1) + update
+            share = about.aggregation.mixing * row.factor
+            return (1 - share) * model_of(version - 1) + share * reached
+        total, weights = total + row.factor * row.weight * update, weights + row.weight
+    return model_of(version - 1) + total / weights
