@@ -29,24 +29,28 @@ from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Bundle, Delta, Metric, Model, RoundKey
 from headwater.schemas.run import RunDescription
 from headwater.schemas.settings import CloudSettings
-from headwater.schemas.statuses import DataStatus
+from headwater.schemas.statuses import DataStatus, RunStatus
 from headwater.schemas.tensors import decode_tensor, encode_tensors
-from headwater.schemas.wire import decode_object, encode
+from headwater.schemas.topics import Topics
+from headwater.schemas.wire import decode_object, decode_status, encode
 from headwater.testbed.virtual.broker import Broker
 from headwater.testbed.virtual.connection import VirtualConnection
 from headwater.testbed.virtual.loop import VirtualLoop, run_virtually
 from headwater.transport.objects import ObjectStore
-from headwater.transport.session import Caller
+from headwater.transport.session import Caller, Publication
 from support.histories import NOW
 
 ROUNDS = 2
+WIDTH = 2000
+"""A model of two of the database's pages."""
+
 WORK_S = (0.05, 0.2, 0.9)
 """The first two are acknowledged, and so in the journal, long before the third is done."""
 
 MANIFEST = Manifest(
     model="m",
     objective="mse",
-    parameters=(Parameter(name="w", shape=(2,)),),
+    parameters=(Parameter(name="w", shape=(WIDTH,)),),
     x=Example(shape=(1,), dtype="float32"),
     y=Example(shape=(), dtype="float32"),
     metrics=("loss",),
@@ -61,11 +65,15 @@ class PowerCut(Exception):
 
 @dataclass
 class Life:
-    """One process of the coordinator. It dies at its commit number `dies_at`, just before or just behind it."""
+    """One process of the coordinator. It dies at its commit number `dies_at`, just before or just behind it.
+
+    From second `full[0]` to second `full[1]` its disk has no room for another page.
+    """
 
     history: History
     dies_at: int | None
     behind: bool
+    full: tuple[float, float] = (0.0, 0.0)
     commits: int = 0
     dead: asyncio.Event = field(default_factory=asyncio.Event)
     connections: list[VirtualConnection] = field(default_factory=list)
@@ -73,6 +81,13 @@ class Life:
     def __post_init__(self) -> None:
         event.listen(self.history._engine, "commit", self._before)
         event.listen(Session, "after_commit", self._behind)
+        event.listen(self.history._engine, "checkout", self._limit)
+
+    def _limit(self, connection: Any, *_: object) -> None:
+        begin, end = self.full
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        is_full = begin <= asyncio.get_running_loop().time() < end
+        connection.execute(f"PRAGMA max_page_count={pages if is_full else 10**9}")
 
     def _before(self, connection: object) -> None:
         self.commits += 1
@@ -99,13 +114,21 @@ class Life:
 class World:
     """Three children, a broker, and a coordinator that is started again whenever it has died."""
 
-    def __init__(self, folder: Path, description: RunDescription, loop: VirtualLoop) -> None:
+    def __init__(self, folder: Path, description: RunDescription, loop: VirtualLoop, full: tuple[float, float]) -> None:
+        self.full = full
         self.folder = folder
         self.description = description
         self.rng = Random(7)
-        self.broker = Broker("cloud", loop, self.rng)
+        self.broker = Broker("cloud", loop, self.rng, observe=self.observe)
         self.done: Counter[tuple[str, RoundKey]] = Counter()
         self.lives: list[Life] = []
+        self.told: list[RunStatus] = []
+
+    def observe(self, happening: str, client: str, publication: Publication | None) -> None:
+        if publication is not None and publication.topic == Topics("plant").run:
+            status = decode_status(publication.payload, RunStatus)
+            if not self.told or self.told[-1] != status:
+                self.told.append(status)
 
     def connect(self, life: Life | None, caller: Caller) -> VirtualConnection:
         connection = VirtualConnection(self.broker, caller, self.rng)
@@ -136,13 +159,13 @@ class World:
             weight=weight,
             examples=1,
             devices=1,
-            tensors=encode_tensors([np.full(2, weight * (index + 1), np.float32)]) if trains else (),
+            tensors=encode_tensors([np.full(WIDTH, weight * (index + 1), np.float32)]) if trains else (),
             metrics=(Metric(split="train" if trains else "test", name="loss", total=1.0, weight=1.0),),
         )
 
     async def coordinator(self, dies_at: int | None, behind: bool) -> None:
         """One life, to its end by a power cut."""
-        life = Life(open_history(self.url), dies_at, behind)
+        life = Life(open_history(self.url), dies_at, behind, self.full)
         self.lives.append(life)
         service = asyncio.ensure_future(self._serve(life))
         dead = asyncio.ensure_future(life.dead.wait())
@@ -164,8 +187,8 @@ class World:
     def url(self) -> str:
         return f"sqlite:///{self.folder / 'history.db'}"
 
-    async def run(self, dies_at: int | None, behind: bool) -> None:
-        """Until the run has ended."""
+    async def run(self, dies_at: int | None, behind: bool, stay_s: float) -> None:
+        """Until `stay_s` behind the end of the run."""
         tasks = [asyncio.ensure_future(self.child(index)) for index in range(3)]
         watching = open_history(self.url)
         try:
@@ -173,6 +196,7 @@ class World:
             for _ in range(MOST_S):
                 await asyncio.sleep(1.0)
                 if watching.show_run("r").state not in ("queued", "running"):
+                    await asyncio.sleep(stay_s)
                     return
         finally:
             for task in tasks:
@@ -190,7 +214,7 @@ def begin(folder: Path, description: RunDescription) -> None:
     history = open_history(f"sqlite:///{folder / 'history.db'}")
     history.enqueue_run("r", "plant", description, None, NOW)
     bundle = encode(Bundle(manifest=MANIFEST, graphs={"train": b"train"}))
-    model = encode(Model(run="r", version=0, tensors=encode_tensors([np.zeros(2, np.float32)])))
+    model = encode(Model(run="r", version=0, tensors=encode_tensors([np.zeros(WIDTH, np.float32)])))
     history.record_start("r", b"forward", bundle, model, NOW)
     history.close()
 
@@ -201,18 +225,18 @@ def described(**changes: Any) -> RunDescription:
     return RunDescription.model_validate(base | {"cohort": cohort, "evaluate_every": 0} | changes)
 
 
-def lived_through(folder: Path, description: RunDescription, dies_at: int | None, behind: bool) -> World:
+def lived_through(
+    folder: Path,
+    description: RunDescription,
+    dies_at: int | None = None,
+    behind: bool = False,
+    full: tuple[float, float] = (0.0, 0.0),
+    stay_s: float = 0.0,
+) -> World:
     loop = VirtualLoop(until_s=1000, thread_latency_s=lambda: 0.002)
-    world = World(folder, description, loop)
-    run_virtually(partial(world.run, dies_at, behind), loop)
+    world = World(folder, description, loop, full)
+    run_virtually(partial(world.run, dies_at, behind, stay_s), loop)
     return world
-
-
-@pytest.fixture
-def told(tmp_path: Path) -> Path:
-    (tmp_path / "template").mkdir()
-    begin(tmp_path / "template", described())
-    return tmp_path
 
 
 def ended(world: World) -> tuple[list[tuple[int, int, str]], list[float]]:
@@ -229,23 +253,24 @@ def ended(world: World) -> tuple[list[tuple[int, int, str]], list[float]]:
 
 @pytest.mark.parametrize("behind", [False, True], ids=["before the commit", "behind the commit"])
 @pytest.mark.timeout(300)
-def test_a_coordinator_may_die_at_any_transaction(told: Path, behind: bool) -> None:
+def test_a_coordinator_may_die_at_any_transaction(tmp_path: Path, behind: bool) -> None:
     """Every commit of a whole run, one world each: no round twice, no update lost or worked on twice."""
-    undisturbed = lived_through(_folder(told, "whole"), described(), None, behind)
-    expected = [(n, 0, "closed") for n in range(1, ROUNDS + 2)], pytest.approx([ROUNDS * MEAN] * 2)
+    begin(tmp_path, described())
+    undisturbed = lived_through(_copy(tmp_path, "whole"), described(), None, behind)
+    expected = [(n, 0, "closed") for n in range(1, ROUNDS + 2)], pytest.approx([ROUNDS * MEAN] * WIDTH)
     assert ended(undisturbed) == expected
     last = undisturbed.lives[0].commits
     assert last > 20
     for dies_at in range(1, last + 1):
-        world = lived_through(_folder(told, str(dies_at)), described(), dies_at, behind)
+        world = lived_through(_copy(tmp_path, str(dies_at)), described(), dies_at, behind)
         assert ended(world) == expected, f"died at commit {dies_at}"
         assert set(world.done.values()) == {1}, f"died at commit {dies_at}"
         assert len(world.done) == 3 * (ROUNDS + 1)
 
 
-def _folder(told: Path, name: str) -> Path:
-    folder = told / name
-    shutil.copytree(told / "template", folder)
+def _copy(template: Path, name: str) -> Path:
+    folder = template.parent / f"{template.name}-{name}"
+    shutil.copytree(template, folder)
     return folder
 
 
@@ -299,7 +324,7 @@ def recomputed(
     about: RunDescription, given: list[Any], model_of: Callable[[int], np.ndarray], version: int
 ) -> np.ndarray:
     """The papers' formulas, written out once more from the rows alone."""
-    total, weights = np.zeros(2), 0.0
+    total, weights = np.zeros(WIDTH), 0.0
     for row in given:
         assert row.staleness == version - row.based_on
         assert row.factor == (1 + row.staleness) ** -about.aggregation.staleness_exponent
@@ -310,3 +335,31 @@ def recomputed(
             return (1 - share) * model_of(version - 1) + share * reached
         total, weights = total + row.factor * row.weight * update, weights + row.weight
     return model_of(version - 1) + total / weights
+
+
+def test_a_disk_that_is_full_for_a_while_ends_nothing_and_costs_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    about = described()
+    begin(tmp_path, about)
+    world = lived_through(tmp_path, about, full=(0.0, 30.0))
+    assert ended(world) == ([(n, 0, "closed") for n in range(1, ROUNDS + 2)], pytest.approx([ROUNDS * MEAN] * WIDTH))
+    waits = [record.message for record in caplog.records if record.message.startswith("waiting for the database")]
+    assert len(waits) == 1
+    assert "record round: database or disk is full; free some space" in waits[0]
+    told = [status.detail for status in world.told if status.state == "running"]
+    assert [detail for detail in told if "disk is full" in detail] == waits[0:1]
+    assert told[-1] == ""
+    assert world.told[-1].state == "finished"
+
+
+def test_people_hear_how_a_run_ended_though_the_coordinator_died_before_it_could_say(tmp_path: Path) -> None:
+    about = described()
+    begin(tmp_path, about)
+    commits = lived_through(_copy(tmp_path, "whole"), about).lives[0].commits
+    died = 0
+    for dies_at in range(commits - 5, commits + 1):
+        world = lived_through(_copy(tmp_path, str(dies_at)), about, dies_at, behind=True, stay_s=10.0)
+        died += len(world.lives) == 2
+        assert (world.told[-1].state, world.told[-1].round) == ("finished", ROUNDS)
+    assert died > 1

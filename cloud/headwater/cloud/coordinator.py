@@ -88,6 +88,7 @@ class Coordinator:
                     # An earlier process may have died before it could say so.
                     idle = True
                     await self._parent.close()
+                    await self._say_last()
                 await self._parent.news.wait(LOOK_EVERY_S)
                 continue
             idle = False
@@ -235,9 +236,16 @@ class Coordinator:
 
     # ── for people, and the history ─────────────────────────────────────────────────────────────────────────────
 
+    async def _say_last(self) -> None:
+        """How the last run ended, where this process has told nothing yet."""
+        runs = () if self._told else await self._sql(self._history.list_runs, self._fleet)
+        if runs:
+            await self._say(runs[0], runs[0].state, None, runs[0].failure)
+
     async def _say(self, run: RunRecord, state: RunState, course: Course | None, detail: str = "") -> None:
-        elapsed_s = (self._now() - (run.started_at or self._now())).total_seconds()
-        done, rounds = (course.round if course else 0), run.description.rounds
+        ended_at = run.ended_at or self._now()
+        elapsed_s = (ended_at - (run.started_at or ended_at)).total_seconds()
+        done, rounds = (course.round if course else run.round), run.description.rounds
         since = done - run.round
         status = RunStatus(
             run=run.id,
