@@ -1,0 +1,178 @@
+"""Law: a process has doors: what it publishes, what it writes, what its database commits. A dead one's are closed.
+
+Every effect passes a door twice, before and after, and may be the last: the world is asked each time. Doors wrap the
+real connection, store and history; nothing behind them is changed.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import sqlalchemy.exc
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session as SqlSession
+
+from headwater.cloud.history import ClosedRound, History
+from headwater.testbed.virtual.connection import VirtualConnection
+from headwater.transport.session import Caller, Publication, Traffic
+
+CURRENT: ContextVar["Life | None"] = ContextVar("CURRENT", default=None)
+"""Whose code is running. Tasks and callbacks inherit it."""
+
+
+class Killed(BaseException):
+    """What a process meets when it is no more. No handler of the node's own catches it."""
+
+
+class Overseer(Protocol):
+    """What the doors ask and tell."""
+
+    def effect(self, life: "Life", what: str) -> None:
+        """An effect is about to happen, or has. Kills the life, if this is its moment."""
+        ...
+
+    def disk_is_full(self, node: str) -> bool: ...
+
+    def says(self, life: "Life", publication: Publication) -> None:
+        """A node hands a message over."""
+        ...
+
+    def committed(self, life: "Life", closed: ClosedRound) -> None:
+        """A round is in the database."""
+        ...
+
+    def failed(self, life: "Life", what: str, error: BaseException) -> None:
+        """Something went wrong that nobody expected."""
+        ...
+
+
+@dataclass(eq=False)
+class Life:
+    """One start of one node's process, until it dies or its world ends."""
+
+    node: str
+    boot: str
+    overseer: Overseer
+    over: bool = False
+    tasks: dict["asyncio.Task[Any]", None] = field(default_factory=dict)
+    connections: list[VirtualConnection] = field(default_factory=list)
+    closing: list[Callable[[], None]] = field(default_factory=list)
+
+    def pass_door(self, what: str) -> None:
+        """Raises Killed where the life is over, or ends here."""
+        if not self.over:
+            self.overseer.effect(self, what)
+        if self.over:
+            raise Killed(f"{self.node}: {what}")
+
+    def end(self, *, noticed_after_s: float | None) -> None:
+        """At once: nothing that this process still does has an effect."""
+        self.over = True
+        for connection in self.connections:
+            connection.die(noticed_after_s=noticed_after_s)
+        for task in tuple(self.tasks):
+            task.cancel()
+
+
+def own_tasks(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> "asyncio.Task[Any]":
+    """A task factory: each task belongs to the life that made it, and its unexpected errors are told."""
+    task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
+    life = CURRENT.get()
+    if life is not None:
+        life.tasks[task] = None
+        task.add_done_callback(_done(life))
+        if life.over:
+            task.cancel()
+    return task
+
+
+def _done(life: Life) -> Callable[["asyncio.Task[Any]"], None]:
+    def done(task: "asyncio.Task[Any]") -> None:
+        life.tasks.pop(task, None)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Killed) and not life.over:
+            life.overseer.failed(life, task.get_coro().__qualname__, error)  # type: ignore[union-attr]
+
+    return done
+
+
+class DoorConnection:
+    """A virtual connection of one life."""
+
+    def __init__(self, life: Life, connect: Callable[[Caller], VirtualConnection], caller: Caller) -> None:
+        self._life = life
+        self._inner = connect(replace(caller, on_message=_guarded(life, caller)))
+        life.connections.append(self._inner)
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._inner.traffic
+
+    @property
+    def connected(self) -> bool:
+        return self._inner.connected
+
+    async def wait_connected(self) -> None:
+        await self._inner.wait_connected()
+
+    async def run(self) -> None:
+        await self._inner.run()
+
+    async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        publication = Publication(topic, payload, qos, retain)
+        self._life.pass_door("before publish")
+        self._life.overseer.says(self._life, publication)
+        await self._inner.publish(topic, payload, qos=qos, retain=retain)
+        self._life.pass_door("after publish")
+
+
+def _guarded(life: Life, caller: Caller) -> Callable[[str, bytes, bool], None]:
+    def on_message(topic: str, payload: bytes, retained: bool) -> None:
+        if life.over:
+            return
+        try:
+            caller.on_message(topic, payload, retained)
+        except Exception as error:
+            life.overseer.failed(life, f"on_message {topic}", error)
+
+    return on_message
+
+
+class DoorHistory(History):
+    """The real history of one life: it may die as a transaction begins, before its commit and after it."""
+
+    def __init__(self, life: Life, engine: Engine) -> None:
+        super().__init__(engine, "sqlite")
+        self._life = life
+        self._closing: ClosedRound | None = None
+
+    def record_round(self, closed: ClosedRound, *arguments: Any, **options: Any) -> None:
+        self._closing = closed
+        try:
+            super().record_round(closed, *arguments, **options)
+        finally:
+            self._closing = None
+
+    @contextmanager
+    def _transaction(self, name: str) -> Iterator[SqlSession]:
+        life = self._life
+        life.pass_door(f"begin {name}")
+        closing, self._closing = self._closing, None
+        with super()._transaction(name) as session:
+            yield session
+            life.pass_door(f"before commit {name}")
+            if session.new or session.dirty or closing:
+                _refuse_if_full(life, name)
+        if closing is not None:
+            life.overseer.committed(life, closing)
+        life.pass_door(f"after commit {name}")
+
+
+def _refuse_if_full(life: Life, name: str) -> None:
+    if life.overseer.disk_is_full(life.node):
+        said = sqlite3.OperationalError("database or disk is full")
+        raise sqlalchemy.exc.OperationalError(name, {}, said)

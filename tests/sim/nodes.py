@@ -1,0 +1,194 @@
+"""Law: a simulated node is wired as its service wires it, from the same parts, behind doors.
+
+What a real one reads from its machine (its connection, its boot's name, the time) comes from the world. Only a device's
+training is stood in for: a wait, and a step that can be recomputed by hand.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from headwater.cloud.coordinator import Coordinator
+from headwater.cloud.history import opening
+from headwater.gateway.relay import Relay
+from headwater.node.child import Assignment, Child
+from headwater.node.hosting import RoundResult
+from headwater.node.identity import Identity
+from headwater.node.parent import Parent
+from headwater.node.service import together
+from headwater.schemas.manifest import Example, Manifest, Parameter
+from headwater.schemas.messages import Delta, Metric
+from headwater.schemas.statuses import DataStatus, RoundStatus, RunStatus
+from headwater.schemas.tensors import Array, decode_tensors, encode_tensors, parameter_specs
+from headwater.schemas.wire import encode_status
+from headwater.transport.objects import ObjectStore
+from headwater.transport.session import Connect, LinkDown
+from sim.doors import DoorHistory, Life
+from sim.scenario import CLOUD, Scenario, is_device, site_client, weight_of
+from sim.trace import FLEET, TOPICS
+
+EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+STORE_SIZE_BYTES: Final = 1_000_000
+MANIFEST: Final = Manifest(
+    model="m",
+    objective="mse",
+    parameters=(Parameter(name="w", shape=(3,)),),
+    x=Example(shape=(1,), dtype="float32"),
+    y=Example(shape=(), dtype="float32"),
+    metrics=("loss",),
+)
+
+
+@dataclass
+class Parts:
+    """What a life is made of, for those who look into it."""
+
+    parents: list[Parent] = field(default_factory=list)
+    children: list[Child] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a life runs.
+
+    `connect` makes a connection to the broker of the given name; `folder` is the node's disk; `observe` is told how
+    each round ended that a parent hosts; `work_s` draws how long a device trains.
+    """
+
+    scenario: Scenario
+    life: Life
+    parts: Parts
+    folder: Path
+    connect: Callable[[str], Connect]
+    observe: Callable[[str, RoundResult], None]
+    work_s: Callable[[], float]
+
+    @property
+    def identity(self) -> Identity:
+        node = self.life.node
+        role = "cloud" if node == CLOUD else "device" if is_device(node) else "gateway"
+        return Identity(FLEET, node, role, self.scenario.parents.get(node), self.life.boot)
+
+
+class WatchedParent(Parent):
+    """A parent whose results are seen."""
+
+    observe: Callable[[str, RoundResult], None]
+
+    async def host(self, *arguments: Any, **options: Any) -> RoundResult:
+        result = await super().host(*arguments, **options)
+        self.observe(self._identity.node, result)
+        return result
+
+
+async def live(place: Place) -> None:
+    """Be the node, until it dies."""
+    node = place.life.node
+    await (_cloud(place) if node == CLOUD else _device(place) if is_device(node) else _gateway(place))
+
+
+async def _cloud(place: Place) -> None:
+    identity, store = place.identity, ObjectStore(STORE_SIZE_BYTES)
+    loop = asyncio.get_running_loop()
+    engine = opening._engine(opening._address(f"sqlite:///{place.folder / 'history.db'}"))
+    place.life.closing.append(engine.dispose)
+
+    async def tell_of_round(status: RoundStatus) -> None:
+        await parent.session.publish(TOPICS.round, encode_status(status), retain=True)
+
+    async def tell_of_run(status: RunStatus) -> None:
+        try:
+            await parent.session.publish(TOPICS.run, encode_status(status), retain=True)
+        except LinkDown:
+            return
+
+    async def be_born() -> None:
+        birth = identity.status("online", {})
+        await parent.session.publish(birth.topic, birth.payload, retain=True)
+
+    parent = WatchedParent(
+        place.connect(CLOUD),
+        identity,
+        store,
+        client=CLOUD,
+        tell_people=tell_of_round,
+        will=identity.status("offline", {}),
+        on_connect=be_born,
+    )
+    parent.observe = place.observe
+    place.parts.parents.append(parent)
+    coordinator = Coordinator(
+        FLEET,
+        parent,
+        DoorHistory(place.life, engine),
+        store,
+        tell_people=tell_of_run,
+        now=lambda: EPOCH + timedelta(seconds=loop.time()),
+    )
+    await together(parent.session.run(), coordinator.serve())
+
+
+async def _gateway(place: Place) -> None:
+    identity, store = place.identity, ObjectStore(STORE_SIZE_BYTES)
+    child = Child(place.connect(_parent_of(identity)), identity, store, data=dict)
+
+    async def tell_people(status: RoundStatus) -> None:
+        payload = encode_status(status)
+        await child.session.publish(TOPICS.cluster(identity.node), payload, retain=True)
+        await parent.session.publish(TOPICS.cluster(identity.node), payload, retain=True)
+
+    parent = WatchedParent(
+        place.connect(identity.node), identity, store, client=site_client(identity.node), tell_people=tell_people
+    )
+    parent.observe = place.observe
+    place.parts.parents.append(parent)
+    place.parts.children.append(child)
+    await together(child.session.run(), parent.session.run(), child.follow(Relay(identity.node, parent, store).work))
+
+
+async def _device(place: Place) -> None:
+    identity = place.identity
+    data = {"d": DataStatus(train_examples=1, test_examples=1)}
+    child = Child(place.connect(_parent_of(identity)), identity, ObjectStore(STORE_SIZE_BYTES), data=lambda: data)
+    place.parts.children.append(child)
+    await together(child.session.run(), child.follow(trains(identity.node, place.work_s)))
+
+
+def _parent_of(identity: Identity) -> str:
+    assert identity.parent is not None
+    return identity.parent
+
+
+# ── a device's training ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def trains(device: str, work_s: Callable[[], float]) -> Callable[[Assignment], Awaitable[Delta]]:
+    async def work(assignment: Assignment) -> Delta:
+        await asyncio.sleep(work_s())
+        plan, weight = assignment.plan, weight_of(device)
+        (base,) = decode_tensors(assignment.model.tensors, parameter_specs(MANIFEST.parameters))
+        step = (weight * local_step(device, base)).astype(np.float32)
+        return Delta(
+            key=plan.key,
+            sender=device,
+            task=plan.task,
+            weight=weight,
+            examples=int(weight),
+            devices=1,
+            tensors=() if plan.task == "evaluate" else encode_tensors([step]),
+            metrics=(Metric(split="train", name="loss", total=weight, weight=weight),),
+        )
+
+    return work
+
+
+def local_step(device: str, base: Array) -> Array:
+    """What a device makes of a model: 1 (weighted, it names the contributors); a number of its own (a wrong weight is
+    seen); half-way to that number (a wrong base is seen)."""
+    own = int(device[1:]) + 1
+    return np.array([1.0, own, 0.5 * (own - float(base[2]))])
