@@ -9,7 +9,7 @@ import gc
 import logging
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -45,7 +45,6 @@ from sim.scenario import (
     FullDisk,
     Reset,
     Scenario,
-    clients,
 )
 from sim.trace import FLEET, Trace, label
 
