@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+from unittest.mock import patch
 
 import sqlalchemy.exc
-from sqlalchemy import Engine
-from sqlalchemy.orm import Session as SqlSession
 
 from headwater.cloud.history import ClosedRound, History
+from headwater.node.store import NodeStore
 from headwater.testbed.virtual.connection import VirtualConnection
 from headwater.transport.session import Caller, Publication, Traffic
 
@@ -61,6 +61,7 @@ class Life:
     tasks: dict["asyncio.Task[Any]", None] = field(default_factory=dict)
     connections: list[VirtualConnection] = field(default_factory=list)
     closing: list[Callable[[], None]] = field(default_factory=list)
+    closing_round: ClosedRound | None = None
 
     def pass_door(self, what: str) -> None:
         """Raises Killed where the life is over, or ends here."""
@@ -142,37 +143,74 @@ def _guarded(life: Life, caller: Caller) -> Callable[[str, bytes, bool], None]:
     return on_message
 
 
-class DoorHistory(History):
-    """The real history of one life: it may die as a transaction begins, before its commit and after it."""
+# ── disks ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def __init__(self, life: Life, engine: Engine) -> None:
-        super().__init__(engine, "sqlite")
-        self._life = life
-        self._closing: ClosedRound | None = None
 
-    def record_round(self, closed: ClosedRound, *arguments: Any, **options: Any) -> None:
-        self._closing = closed
-        try:
-            super().record_round(closed, *arguments, **options)
-        finally:
-            self._closing = None
+@contextmanager
+def doors_before_disks() -> Iterator[None]:
+    """For the time of a world every transaction of every store passes its node's door as it begins, before its commit
+    and after it. Whose code it is says the context, which threads inherit too."""
+    with (
+        patch.object(History, "_transaction", _history_door(History._transaction)),
+        patch.object(History, "record_round", _recording(History.record_round)),
+        patch.object(NodeStore, "_write", _store_door(NodeStore._write)),
+    ):
+        yield
 
+
+def _history_door(transaction: Callable[..., Any]) -> Callable[..., Any]:
     @contextmanager
-    def _transaction(self, name: str) -> Iterator[SqlSession]:
-        life = self._life
+    def door(self: History, name: str) -> Iterator[Any]:
+        life = CURRENT.get()
+        if life is None:
+            with transaction(self, name) as session:
+                yield session
+            return
         life.pass_door(f"begin {name}")
-        closing, self._closing = self._closing, None
-        with super()._transaction(name) as session:
+        closing, life.closing_round = life.closing_round, None
+        with transaction(self, name) as session:
             yield session
             life.pass_door(f"before commit {name}")
-            if session.new or session.dirty or closing:
-                _refuse_if_full(life, name)
+            if not name.startswith(_READING) and life.overseer.disk_is_full(life.node):
+                raise sqlalchemy.exc.OperationalError(name, {}, _full())
         if closing is not None:
             life.overseer.committed(life, closing)
         life.pass_door(f"after commit {name}")
 
+    return door
 
-def _refuse_if_full(life: Life, name: str) -> None:
-    if life.overseer.disk_is_full(life.node):
-        said = sqlite3.OperationalError("database or disk is full")
-        raise sqlalchemy.exc.OperationalError(name, {}, said)
+
+_READING: Final = ("read", "list", "show", "load")
+
+
+def _recording(record_round: Callable[..., None]) -> Callable[..., None]:
+    def recording(self: History, closed: ClosedRound, *arguments: Any, **options: Any) -> None:
+        life = CURRENT.get()
+        if life is not None:
+            life.closing_round = closed
+        record_round(self, closed, *arguments, **options)
+
+    return recording
+
+
+def _store_door(write: Callable[..., Any]) -> Callable[..., Any]:
+    @contextmanager
+    def door(self: NodeStore) -> Iterator[Any]:
+        life = CURRENT.get()
+        if life is None:
+            with write(self) as connection:
+                yield connection
+            return
+        life.pass_door("begin store")
+        with write(self) as connection:
+            yield connection
+            life.pass_door("before commit store")
+            if life.overseer.disk_is_full(life.node):
+                raise _full()
+        life.pass_door("after commit store")
+
+    return door
+
+
+def _full() -> sqlite3.OperationalError:
+    return sqlite3.OperationalError("database or disk is full")

@@ -14,13 +14,14 @@ from typing import Any, Final
 import numpy as np
 
 from headwater.cloud.coordinator import Coordinator
-from headwater.cloud.history import opening
+from headwater.cloud.history import History, opening
 from headwater.gateway.relay import Relay
 from headwater.node.child import Assignment, Child
 from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
 from headwater.node.parent import Parent
 from headwater.node.service import together
+from headwater.node.store import NodeStore
 from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Delta, Metric
 from headwater.schemas.statuses import DataStatus, RoundStatus, RunStatus
@@ -28,12 +29,13 @@ from headwater.schemas.tensors import Array, decode_tensors, encode_tensors, par
 from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Connect, LinkDown
-from sim.doors import DoorHistory, Life
+from sim.doors import Life
 from sim.scenario import CLOUD, Scenario, is_device, site_client, weight_of
 from sim.trace import FLEET, TOPICS
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 STORE_SIZE_BYTES: Final = 1_000_000
+HEARTBEAT_S: Final = 5.0
 MANIFEST: Final = Manifest(
     model="m",
     objective="mse",
@@ -73,6 +75,12 @@ class Place:
         node = self.life.node
         role = "cloud" if node == CLOUD else "device" if is_device(node) else "gateway"
         return Identity(FLEET, node, role, self.scenario.parents.get(node), self.life.boot)
+
+    def store(self) -> NodeStore:
+        """The node's file, as it left it."""
+        store = NodeStore(self.folder / "node.db", STORE_SIZE_BYTES)
+        self.life.closing.append(store.close)
+        return store
 
 
 class WatchedParent(Parent):
@@ -119,23 +127,25 @@ async def _cloud(place: Place) -> None:
         tell_people=tell_of_round,
         will=identity.status("offline", {}),
         on_connect=be_born,
+        journal=place.store(),
+        heartbeat_s=HEARTBEAT_S,
     )
     parent.observe = place.observe
     place.parts.parents.append(parent)
     coordinator = Coordinator(
         FLEET,
         parent,
-        DoorHistory(place.life, engine),
+        History(engine, "sqlite"),
         store,
         tell_people=tell_of_run,
         now=lambda: EPOCH + timedelta(seconds=loop.time()),
     )
-    await together(parent.session.run(), coordinator.serve())
+    await together(parent.run(), coordinator.serve())
 
 
 async def _gateway(place: Place) -> None:
-    identity, store = place.identity, ObjectStore(STORE_SIZE_BYTES)
-    child = Child(place.connect(_parent_of(identity)), identity, store, data=dict)
+    identity, objects, store = place.identity, ObjectStore(STORE_SIZE_BYTES), place.store()
+    child = Child(place.connect(_parent_of(identity)), identity, objects, store, data=dict)
 
     async def tell_people(status: RoundStatus) -> None:
         payload = encode_status(status)
@@ -143,18 +153,29 @@ async def _gateway(place: Place) -> None:
         await parent.session.publish(TOPICS.cluster(identity.node), payload, retain=True)
 
     parent = WatchedParent(
-        place.connect(identity.node), identity, store, client=site_client(identity.node), tell_people=tell_people
+        place.connect(identity.node),
+        identity,
+        objects,
+        client=site_client(identity.node),
+        tell_people=tell_people,
+        journal=store,
+        heartbeat_s=HEARTBEAT_S,
     )
     parent.observe = place.observe
     place.parts.parents.append(parent)
     place.parts.children.append(child)
-    await together(child.session.run(), parent.session.run(), child.follow(Relay(identity.node, parent, store).work))
+    relay = Relay(identity.node, parent, objects, store)
+    try:
+        await together(child.session.run(), parent.run(), child.follow(relay.work))
+    finally:
+        await parent.drain()
 
 
 async def _device(place: Place) -> None:
     identity = place.identity
     data = {"d": DataStatus(train_examples=1, test_examples=1)}
-    child = Child(place.connect(_parent_of(identity)), identity, ObjectStore(STORE_SIZE_BYTES), data=lambda: data)
+    objects, store = ObjectStore(STORE_SIZE_BYTES), place.store()
+    child = Child(place.connect(_parent_of(identity)), identity, objects, store, data=lambda: data)
     place.parts.children.append(child)
     await together(child.session.run(), child.follow(trains(identity.node, place.work_s)))
 

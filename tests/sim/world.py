@@ -31,7 +31,7 @@ from headwater.testbed.virtual.broker import Broker
 from headwater.testbed.virtual.connection import VirtualConnection
 from headwater.testbed.virtual.loop import Deadlock, Spinning, VirtualLoop
 from headwater.transport.session import Caller, Connect, Publication
-from sim.doors import CURRENT, DoorConnection, Killed, Life, own_tasks
+from sim.doors import CURRENT, DoorConnection, Killed, Life, doors_before_disks, own_tasks
 from sim.nodes import EPOCH, MANIFEST, Parts, Place, live
 from sim.scenario import (
     CLOUD,
@@ -52,7 +52,7 @@ RUN: Final = "run"
 RESTART_S: Final = 1.0
 """After which a supervisor starts a service again that ended by itself."""
 
-SETTLE_S: Final = 90.0
+SETTLE_S: Final = 40.0
 """After the run and the last fault: longer than any wait of a node."""
 
 SAMPLE_EVERY_S: Final = 1.0
@@ -332,13 +332,13 @@ class World:
             for parent in process.parts.parents:
                 if parent._hosted is not None and parent._hosted.round.state == "open":
                     yield f"{node}: still hosts {label(parent._hosted.plan.key)}"
-                if parent._owed or parent._wants:
-                    yield f"{node}: owes {sorted(parent._owed)}, was asked {len(parent._wants)}"
+                if parent._provider._wants:
+                    yield f"{node}: still serves {len(parent._provider._wants)} wants"
                 if not parent.session.connected:
                     yield f"{node}: is not connected below"
             for child in process.parts.children:
-                if child._outgoing is not None:
-                    yield f"{node}: still sends {label(child._outgoing[0])}"
+                if child._outbox.oldest is not None:
+                    yield f"{node}: still sends {label(child._outbox.oldest.key)}"
                 if not child.session.connected:
                     yield f"{node}: is not connected above"
 
@@ -348,13 +348,15 @@ def _sizes(process: _Process) -> Iterator[tuple[str, int]]:
         yield "tasks", len(process.life.tasks)
     for parent in process.parts.parents:
         yield "assemblies below", len(parent._assemblies)
-        yield "owed receipts", len(parent._owed)
-        yield "wants", len(parent._wants)
-        yield "background below", len(parent._background)
+        yield "owed receipts", len(parent._receipts._owed)
+        yield "wants", len(parent._provider._wants)
+        yield "background below", len(parent._tasks)
         yield "members", len(parent.members)
+        yield "held", len(parent._held)
     for child in process.parts.children:
         yield "assemblies above", len(child._assemblies)
-        yield "background above", len(child._background)
+        yield "background above", len(child._tasks)
+        yield "outgoing", len(child._outbox._entries)
 
 
 # ── before and after ────────────────────────────────────────────────────────────────────────────────────────────
@@ -365,7 +367,7 @@ def run_world(scenario: Scenario) -> Observed:
     with TemporaryDirectory(dir=SHM if SHM.is_dir() else None) as folder, _without_collection():
         _prepare(scenario, Path(folder))
         world = World(scenario, Path(folder))
-        with _logged_to(world):
+        with _logged_to(world), doors_before_disks():
             return world.run()
 
 
