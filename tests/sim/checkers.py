@@ -130,7 +130,7 @@ def announced_is_committed(world: Observed) -> Iterator[str]:
             newest, sha256 = event.value.round, hashlib.sha256(event.value.model).hexdigest()
         elif event.what == "says":
             message = message_of(event.value.topic, event.value.payload)
-            if isinstance(message, Announcement) and message.plan is not None:
+            if isinstance(message, Announcement) and message.plan is not None and message.closed != message.plan.key:
                 named = message.plan.model.sha256.hex()
                 if named != sha256:
                     yield f"at {event.at:.3f}: round {label(message.plan.key)} names a model that is not version {newest}"

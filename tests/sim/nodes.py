@@ -166,7 +166,7 @@ async def _gateway(place: Place) -> None:
     place.parts.children.append(child)
     relay = Relay(identity.node, parent, objects, store)
     try:
-        await together(child.session.run(), parent.run(), child.follow(relay.work))
+        await together(child.session.run(), parent.run(), child.follow(relay.work, rest=parent.close))
     finally:
         await parent.drain()
 

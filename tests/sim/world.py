@@ -30,7 +30,7 @@ from headwater.schemas.wire import decode_object, encode
 from headwater.testbed.virtual.broker import Broker
 from headwater.testbed.virtual.connection import VirtualConnection
 from headwater.testbed.virtual.loop import Deadlock, Spinning, VirtualLoop
-from headwater.transport.session import Caller, Connect, Publication
+from headwater.transport.session import Caller, Connect, LinkDown, Publication
 from sim.doors import CURRENT, DoorConnection, Killed, Life, doors_before_disks, own_tasks
 from sim.nodes import EPOCH, MANIFEST, Parts, Place, live
 from sim.scenario import (
@@ -280,7 +280,8 @@ class World:
         self._note(life.node, "committed", closed, said)
 
     def failed(self, life: Life, what: str, error: BaseException) -> None:
-        if isinstance(error, HeadwaterError):
+        if isinstance(error, HeadwaterError | LinkDown):
+            # Meant, and handled by whoever waits: told, and not held against anyone.
             self._note(life.node, "error", said=f"{what}: {error}")
             return
         self._errors.append(f"{life.node}: {what}: {type(error).__name__}: {error}")
