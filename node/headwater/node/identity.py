@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 
 from headwater.schemas.base import Role
@@ -30,7 +31,13 @@ class Identity:
             parent=self.parent,
             state=state,
             boot=self.boot,
-            software=version("headwater"),
+            software=_software(),
             data=dict(data),
         )
         return Publication(Topics(self.fleet).status(self.node), encode_status(status), retain=True)
+
+
+@cache
+def _software() -> str:
+    # Looked up once: it is read from the package's files, and a birth is told at every connection.
+    return version("headwater")
