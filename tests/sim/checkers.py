@@ -47,6 +47,17 @@ def nobody_counts_twice(world: Observed) -> Iterator[str]:
                 yield f"{where}: the sum holds {result.sum.totals[0][0]}, the records {told}"
 
 
+def only_the_plan_is_answered(world: Observed) -> Iterator[str]:
+    """A round holds answers to its own plan; only where the plan takes late ones, those as far back as it says."""
+    for event, result in _closed(world):
+        plan = result.plan
+        for given in result.contributions:
+            behind = plan.key.round - given.key.round
+            late = plan.max_staleness and 0 <= behind <= plan.max_staleness
+            if given.key != plan.key and not late:
+                yield f"{event.who} {label(plan.key)}: holds {given.node}'s answer to {label(given.key)}"
+
+
 def no_update_in_two_rounds(world: Observed) -> Iterator[str]:
     """What one committed round of the run holds is in no other."""
     holders: dict[tuple[str, RoundKey], tuple[int, int, str]] = {}
@@ -220,7 +231,7 @@ def _kept_on_the_way_up(world: Observed, where: str, event: Event, child: str, k
             continue
         delta = message_of(later.value.topic, later.value.payload)
         if isinstance(delta, Delta) and delta.key == key:
-            if is_device(child) and child not in world.scenario.named(delta.weight):
+            if is_device(child) and not _has(delta.weight, child):
                 yield f"{where}, and sent {label(delta.key)} of weight {delta.weight} without it"
             return
 
@@ -278,6 +289,7 @@ CHECKERS: Final[dict[str, Checker]] = {
     checker.__name__: checker
     for checker in (
         nobody_counts_twice,
+        only_the_plan_is_answered,
         no_update_in_two_rounds,
         weight_is_conserved,
         announced_is_committed,
@@ -330,6 +342,10 @@ def _deltas_by_hash(world: Observed) -> dict[bytes, Delta]:
 
 def _object_hash(event: Event) -> bytes:
     return decode(event.value.payload, Chunk).object.sha256
+
+
+def _has(weight: float, device: str) -> bool:
+    return bool(int(weight) >> int(device[1:]) & 1)
 
 
 def _same_attempt(one: RoundKey, other: RoundKey) -> bool:
