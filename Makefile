@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check documents bench clean help
+.PHONY: demo test check sim documents bench clean help
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -22,6 +22,10 @@ check: $(VENV)/.test  ## lint, types, import rules, fresh documents
 	$(BIN)/lint-imports
 	$(BIN)/python -m headwater.schemas.document docs/contract --check
 	$(BIN)/python tests/core/oracle/document.py --check
+
+SEEDS ?= 0:2000
+sim: $(VENV)/.test  ## simulate fleets with faults: SEEDS=0:2000
+	$(BIN)/python tests/sim/run.py --seeds $(SEEDS) $(ARGS)
 
 documents: $(VENV)/.test  ## write the generated documents anew
 	$(BIN)/python -m headwater.schemas.document docs/contract

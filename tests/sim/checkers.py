@@ -19,7 +19,7 @@ from headwater.schemas.messages import Announcement, Chunk, Delta, Receipt, Roun
 from headwater.schemas.statuses import RunStatus
 from headwater.schemas.tensors import decode_tensor
 from headwater.schemas.wire import decode
-from sim.scenario import CLOUD, Scenario, is_device
+from sim.scenario import CLOUD, Cut, Scenario, is_device, site_client
 from sim.trace import Event, label, message_of
 from sim.world import Observed
 
@@ -236,6 +236,52 @@ def _kept_on_the_way_up(world: Observed, where: str, event: Event, child: str, k
             return
 
 
+def what_was_sent_arrives(world: Observed) -> Iterator[str]:
+    """A child that has a delta out and hears of its round again sends it again: undisturbed it is in before long."""
+    sent: dict[tuple[str, RoundKey], float] = {}
+    for event in world.trace.events:
+        if event.what not in ("says", "delivered"):
+            continue
+        message = message_of(event.value.topic, event.value.payload)
+        if isinstance(message, Delta) and event.what == "says":
+            sent.setdefault((event.who, message.key), event.at)
+        elif isinstance(message, Announcement) and message.plan is not None and event.who in world.scenario.parents:
+            key = message.plan.key
+            began = sent.get((event.who, key))
+            quiet = began is not None and _quiet(world, event.who, began, event.at, event.at + ARRIVES_WITHIN_S)
+            if quiet and _ended_without(world, event.who, key, event.at + ARRIVES_WITHIN_S):
+                yield f"at {event.at:.3f}: {event.who} hears again of {label(key)}, and its round ends without it"
+
+
+ARRIVES_WITHIN_S: Final = 4.0
+"""A delta that nothing disturbs, with every latency and a receipt's delay."""
+
+
+def _quiet(world: Observed, child: str, began: float, heard: float, until: float) -> bool:
+    """Whether the child lived on since it began to send, and no fault was near the two after it heard."""
+    parent = world.scenario.parents[child]
+    ends = (child, parent, site_client(parent))
+    if any(event.who == child and began <= event.at <= until for event in world.trace.of("dies", "exits")):
+        return False
+    if any(event.who in ends and heard <= event.at <= until for event in world.trace.of("dies", "exits", "lost")):
+        return False
+    return not any(
+        isinstance(fault, Cut) and fault.client in ends and fault.at_s <= until and heard <= fault.at_s + fault.for_s
+        for fault in world.scenario.faults
+    )
+
+
+def _ended_without(world: Observed, child: str, key: RoundKey, after: float) -> bool:
+    """Whether the parent's round of this key ended after that time, without the child."""
+    ended = [event for event in world.trace.of("result") if event.who == world.scenario.parents[child]]
+    return any(
+        event.value.plan.key == key
+        and event.at > after
+        and child not in {given.node for given in event.value.contributions}
+        for event in ended
+    )
+
+
 # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -271,6 +317,8 @@ MOST: Final = {
     "assemblies above": 2,
     "background above": MAX_BACKGROUND_ABOVE,
     "outgoing": MAX_OUTGOING,
+    "waiters above": 8,
+    "waiters below": 8,
     "background below": min(MAX_BACKGROUND_BELOW, 16),
 }
 MOST_A_CHILD: Final = {
@@ -296,6 +344,7 @@ CHECKERS: Final[dict[str, Checker]] = {
         sql_is_recomputed,
         versions_are_in_order,
         acknowledged_is_kept,
+        what_was_sent_arrives,
         the_run_finishes,
         everyone_rests,
         nothing_unexpected,

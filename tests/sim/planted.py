@@ -15,9 +15,11 @@ from headwater.cloud.history import History
 from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum
 from headwater.gateway.relay import Relay
+from headwater.node import child as children
 from headwater.node import parent as parents
 from headwater.node.child import Child
 from headwater.node.hosting import Opening
+from headwater.node.news import News
 from headwater.node.outbox import Outbox
 from headwater.node.receipts import Receipts
 from headwater.node.store import NodeStore
@@ -27,10 +29,10 @@ from headwater.schemas.wire import encode
 
 @dataclass(frozen=True)
 class Planted:
-    """`place` is a module or class, `name` what is replaced in it, `bug` makes the wrong one of the right one."""
+    """`places` are modules or classes, `name` what is replaced there, `bug` makes the wrong one of the right one."""
 
     checker: str
-    place: Any
+    places: tuple[Any, ...]
     name: str
     bug: Callable[[Any], Any]
     seeds: tuple[int, ...] = ()
@@ -38,7 +40,8 @@ class Planted:
     @contextmanager
     def grown(self) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(patch.object(self.place, self.name, self.bug(getattr(self.place, self.name))))
+            for place in self.places:
+                stack.enter_context(patch.object(place, self.name, self.bug(getattr(place, self.name))))
             yield
 
 
@@ -60,15 +63,20 @@ def _keeps_nothing(keep: Any) -> Any:
     return nothing
 
 
-def _never_clears(settle_up: Any) -> Any:
-    async def never(self: Receipts) -> None:
-        await asyncio.sleep(0.1)
-        owed = dict(self._owed)
-        if self._round is not None:
-            for sender, key in await self._keep(self._round, owed):
-                await self._send(sender, key)
+def _never_forgets(changed: Any) -> Any:
+    def keeps(self: News) -> "asyncio.Future[None]":
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = None
+        return waiter
 
-    return never
+    return keeps
+
+
+def _never_asks(ask: Any) -> Any:
+    async def waits(self: Child) -> None:
+        await asyncio.sleep(1.0)
+
+    return waits
 
 
 def _sends_once(remind: Any) -> Any:
@@ -126,28 +134,45 @@ def _counts_itself(delta: Any) -> Any:
 
 
 BUGS: Final[dict[str, Planted]] = {
-    "announced before it is committed": Planted("announced_is_committed", Coordinator, "_sql", _commits_later),
-    "a duplicate is folded again": Planted("nobody_counts_twice", rounds, "_is_in", lambda is_in: lambda *_: False),
-    "a receipt before its journal": Planted("acknowledged_is_kept", Receipts, "_keep", _keeps_nothing),
+    "announced before it is committed": Planted(
+        "announced_is_committed", (Coordinator,), "_sql", _commits_later, seeds=(0, 1)
+    ),
+    "a duplicate is folded again": Planted(
+        "nobody_counts_twice", (rounds,), "_is_in", lambda is_in: lambda *_: False, seeds=(0, 1, 4)
+    ),
+    "a receipt before its journal": Planted(
+        "acknowledged_is_kept", (Receipts,), "_keep", _keeps_nothing, seeds=(3, 4, 6)
+    ),
     "a journal that is not read": Planted(
-        "acknowledged_is_kept", NodeStore, "load", lambda load: lambda self, key: ()
+        "acknowledged_is_kept", (NodeStore,), "load", lambda load: lambda self, key: (), seeds=(0, 3, 4)
     ),
     "journalled children are not in the cohort": Planted(
-        "acknowledged_is_kept", parents, "open_hosted", _forgets_contributors
+        "acknowledged_is_kept", (parents,), "open_hosted", _forgets_contributors, seeds=(3, 7)
     ),
-    "a stale delta counts": Planted("only_the_plan_is_answered", rounds, "worth_taking", _takes_any_age),
-    "the attempt is forgotten": Planted("only_the_plan_is_answered", rounds, "worth_taking", _forgets_the_attempt),
-    "a deadline never fires": Planted("the_run_finishes", rounds, "_expire", lambda expire: lambda round_: round_),
-    "a delta is sent once": Planted("everyone_rests", Child, "_remind", _sends_once),
-    "a wrong divisor": Planted("sql_is_recomputed", WeightedSum, "mean", _divides_by_one_more),
+    "a stale delta counts": Planted(
+        "only_the_plan_is_answered", (rounds,), "worth_taking", _takes_any_age, seeds=(2, 6, 10)
+    ),
+    "the attempt is forgotten": Planted(
+        "only_the_plan_is_answered", (rounds, children), "worth_taking", _forgets_the_attempt, seeds=(7, 20)
+    ),
+    "a deadline never fires": Planted(
+        "the_run_finishes", (rounds,), "_expire", lambda expire: lambda round_: round_, seeds=(0, 3, 4)
+    ),
+    "a delta is sent once": Planted("what_was_sent_arrives", (Child,), "_remind", _sends_once, seeds=(2, 7, 8)),
+    "missing pieces are not asked for": Planted(
+        "the_run_finishes", (Child,), "_ask_for_missing", _never_asks, seeds=(0, 7, 11)
+    ),
+    "a wrong divisor": Planted("sql_is_recomputed", (WeightedSum,), "mean", _divides_by_one_more, seeds=(0, 1)),
     "a run resumes at its beginning": Planted(
-        "announced_is_committed", History, "model_of", _begins_at_the_beginning
+        "announced_is_committed", (History,), "model_of", _begins_at_the_beginning, seeds=(0, 2, 7)
     ),
-    "a gateway counts itself": Planted("weight_is_conserved", Relay, "_delta", _counts_itself),
-    "receipts are owed for ever": Planted("memory_is_bounded", Receipts, "_settle_up", _never_clears),
-    "a want without pieces": Planted("nothing_unexpected", Child, "_ask_for_missing", _asks_for_nothing),
-    "a gateway never rests": Planted("everyone_rests", Child, "follow", _never_rests),
+    "a gateway counts itself": Planted("weight_is_conserved", (Relay,), "_delta", _counts_itself, seeds=(0, 1)),
+    "waiters are kept for ever": Planted("memory_is_bounded", (News,), "changed", _never_forgets, seeds=(0, 1)),
+    "a want without pieces": Planted(
+        "nothing_unexpected", (Child,), "_ask_for_missing", _asks_for_nothing, seeds=(3, 4, 18)
+    ),
+    "a gateway never rests": Planted("everyone_rests", (Child,), "follow", _never_rests, seeds=(0, 1)),
     "what comes from disk is not looked at": Planted(
-        "everyone_rests", Outbox, "superseded", lambda superseded: lambda self, is_worth: ()
+        "everyone_rests", (Outbox,), "superseded", lambda superseded: lambda self, is_worth: (), seeds=(0, 1)
     ),
 }

@@ -55,6 +55,9 @@ RESTART_S: Final = 1.0
 SETTLE_S: Final = 35.0
 """After the run and the last fault: longer than any wait of a node."""
 
+LAST_TURNS: Final = 20
+"""In which the tasks of a world that is over end, each told again."""
+
 SAMPLE_EVERY_S: Final = 2.0
 SHM: Final = Path("/dev/shm")
 
@@ -219,10 +222,11 @@ class World:
                 process.life.end(noticed_after_s=None)
                 for close in process.life.closing:
                     close()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.call_soon(self._loop.stop)
-        self._loop.run_forever()
+        for _ in range(LAST_TURNS):
+            for task in asyncio.all_tasks(self._loop):
+                task.cancel()
+            self._loop.call_soon(self._loop.stop)
+            self._loop.run_forever()
         asyncio.set_event_loop(None)
         self._loop.close()
 
@@ -354,9 +358,11 @@ def _sizes(process: _Process) -> Iterator[tuple[str, int]]:
         yield "background below", len(parent._tasks)
         yield "members", len(parent.members)
         yield "held", len(parent._held)
+        yield "waiters below", len(parent._news._waiters)
     for child in process.parts.children:
         yield "assemblies above", len(child._assemblies)
         yield "background above", len(child._tasks)
+        yield "waiters above", len(child._news._waiters)
         yield "outgoing", len(child._outbox._entries)
 
 

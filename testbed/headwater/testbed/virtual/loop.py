@@ -72,7 +72,8 @@ class VirtualLoop(base_events.BaseEventLoop):
         if timeout == 0:
             self._turns += 1
             if self._turns > MAX_TURNS_AN_INSTANT:
-                raise Spinning(f"at {self._now:.3f} s: {self._turns} turns without time passing")
+                self._turns = 0
+                raise Spinning(f"at {self._now:.3f} s: {MAX_TURNS_AN_INSTANT} turns without time passing")
             return
         self._turns = 0
         self._now = max(self._now, self._scheduled[0].when())  # type: ignore[attr-defined]
