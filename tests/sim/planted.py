@@ -125,6 +125,10 @@ def _divides_by_one_more(mean: Any) -> Any:
     return lambda self: tuple(total / (self.weight + 1) for total in self.totals)
 
 
+def _stores_no_model(record_round: Any) -> Any:
+    return lambda self, closed, *arguments: record_round(self, replace(closed, model=None), *arguments)
+
+
 def _counts_itself(delta: Any) -> Any:
     def heavier(self: Relay, *arguments: Any) -> Delta:
         made: Delta = delta(self, *arguments)
@@ -165,6 +169,9 @@ BUGS: Final[dict[str, Planted]] = {
     "a wrong divisor": Planted("sql_is_recomputed", (WeightedSum,), "mean", _divides_by_one_more, seeds=(0, 1)),
     "a run resumes at its beginning": Planted(
         "announced_is_committed", (History,), "model_of", _begins_at_the_beginning, seeds=(0, 2, 7)
+    ),
+    "a version is not stored": Planted(
+        "versions_are_in_order", (History,), "record_round", _stores_no_model, seeds=(0, 1)
     ),
     "a gateway counts itself": Planted("weight_is_conserved", (Relay,), "_delta", _counts_itself, seeds=(0, 1)),
     "waiters are kept for ever": Planted("memory_is_bounded", (News,), "changed", _never_forgets, seeds=(0, 1)),
