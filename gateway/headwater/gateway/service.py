@@ -21,6 +21,11 @@ from headwater.transport.session import Connect, Session
 async def serve(settings: GatewaySettings) -> None:
     """Run a gateway. Raises BrokerUnreachable or AccessRefused for any of its brokers, ConfigError for its fallback."""
     identity = Identity(settings.fleet, settings.node, "gateway", settings.parent)
+    await join(settings, identity, partial(Session, settings.uplink), partial(Session, settings.site))
+
+
+async def join(settings: GatewaySettings, identity: Identity, uplink: Connect, site: Connect) -> None:
+    """Be the gateway between two links, whatever carries them. Raises what their connections raise."""
     topic = Topics(settings.fleet).cluster(settings.node)
     objects = ObjectStore(settings.store_size_bytes)
     store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
@@ -30,7 +35,7 @@ async def serve(settings: GatewaySettings) -> None:
         return Child(connect, identity, objects, outbox, data=dict)
 
     parents = Parents(
-        partial(Session, settings.uplink),
+        uplink,
         identity,
         child,
         heartbeat_s=settings.heartbeat_s,
@@ -45,7 +50,7 @@ async def serve(settings: GatewaySettings) -> None:
             await parent.session.publish(topic, payload, retain=True)
 
     parent = Parent(
-        partial(Session, settings.site),
+        site,
         identity,
         objects,
         client=f"{settings.node}.site",
