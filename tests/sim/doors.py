@@ -16,6 +16,9 @@ from unittest.mock import patch
 import sqlalchemy.exc
 
 from headwater.cloud.history import ClosedRound, History
+from headwater.node.child import Child
+from headwater.node.hosting import RoundResult
+from headwater.node.parent import Parent
 from headwater.node.store import NodeStore
 from headwater.testbed.virtual.connection import VirtualConnection
 from headwater.transport.session import Caller, Publication, Traffic
@@ -45,6 +48,10 @@ class Overseer(Protocol):
         """A round is in the database."""
         ...
 
+    def ended(self, life: "Life", result: RoundResult) -> None:
+        """A round that a node hosted has ended."""
+        ...
+
     def failed(self, life: "Life", what: str, error: BaseException) -> None:
         """Something went wrong that nobody expected."""
         ...
@@ -62,6 +69,8 @@ class Life:
     connections: list[VirtualConnection] = field(default_factory=list)
     closing: list[Callable[[], None]] = field(default_factory=list)
     closing_round: ClosedRound | None = None
+    parents: list[Parent] = field(default_factory=list)
+    children: list[Child] = field(default_factory=list)
 
     def pass_door(self, what: str) -> None:
         """Raises Killed where the life is over, or ends here."""
@@ -141,6 +150,41 @@ def _guarded(life: Life, caller: Caller) -> Callable[[str, bytes, bool], None]:
             life.overseer.failed(life, f"on_message {topic}", error)
 
     return on_message
+
+
+# ── windows ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def windows() -> Iterator[None]:
+    """For the time of a world a life knows its two sides, and how each round ends that it hosts is seen."""
+    with (
+        patch.object(Parent, "__init__", _known(Parent.__init__, lambda life: life.parents)),
+        patch.object(Child, "__init__", _known(Child.__init__, lambda life: life.children)),
+        patch.object(Parent, "host", _watched(Parent.host)),
+    ):
+        yield
+
+
+def _known(init: Callable[..., None], among: Callable[[Life], list[Any]]) -> Callable[..., None]:
+    def known(self: Any, *arguments: Any, **options: Any) -> None:
+        init(self, *arguments, **options)
+        life = CURRENT.get()
+        if life is not None:
+            among(life).append(self)
+
+    return known
+
+
+def _watched(host: Callable[..., Any]) -> Callable[..., Any]:
+    async def watched(self: Parent, *arguments: Any, **options: Any) -> RoundResult:
+        result: RoundResult = await host(self, *arguments, **options)
+        life = CURRENT.get()
+        if life is not None:
+            life.overseer.ended(life, result)
+        return result
+
+    return watched
 
 
 # ── disks ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,31 +6,32 @@ training is stood in for: a wait, and a step that can be recomputed by hand.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from headwater.cloud.coordinator import Coordinator
 from headwater.cloud.history import History, opening
-from headwater.gateway.relay import Relay
+from headwater.gateway import service as gateway_service
 from headwater.node.child import Assignment, Child
-from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
 from headwater.node.parent import Parent
 from headwater.node.service import together
 from headwater.node.store import NodeStore
+from headwater.schemas.links import BrokerSettings
 from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Delta, Metric
+from headwater.schemas.settings import GatewaySettings
 from headwater.schemas.statuses import DataStatus, RoundStatus, RunStatus
 from headwater.schemas.tensors import Array, decode_tensors, encode_tensors, parameter_specs
 from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Connect, LinkDown
 from sim.doors import Life
-from sim.scenario import CLOUD, Scenario, is_device, site_client, weight_of
+from sim.scenario import CLOUD, Scenario, is_device, weight_of
 from sim.trace import FLEET, TOPICS
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -46,28 +47,18 @@ MANIFEST: Final = Manifest(
 )
 
 
-@dataclass
-class Parts:
-    """What a life is made of, for those who look into it."""
-
-    parents: list[Parent] = field(default_factory=list)
-    children: list[Child] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Place:
     """Where a life runs.
 
-    `connect` makes a connection to the broker of the given name; `folder` is the node's disk; `observe` is told how
-    each round ended that a parent hosts; `work_s` draws how long a device trains.
+    `connect` makes a connection to the broker of the given name; `folder` is the node's disk; `work_s` draws how long a
+    device trains.
     """
 
     scenario: Scenario
     life: Life
-    parts: Parts
     folder: Path
     connect: Callable[[str], Connect]
-    observe: Callable[[str, RoundResult], None]
     work_s: Callable[[], float]
 
     @property
@@ -81,17 +72,6 @@ class Place:
         store = NodeStore(self.folder / "node.db", STORE_SIZE_BYTES)
         self.life.closing.append(store.close)
         return store
-
-
-class WatchedParent(Parent):
-    """A parent whose results are seen."""
-
-    observe: Callable[[str, RoundResult], None]
-
-    async def host(self, *arguments: Any, **options: Any) -> RoundResult:
-        result = await super().host(*arguments, **options)
-        self.observe(self._identity.node, result)
-        return result
 
 
 async def live(place: Place) -> None:
@@ -119,7 +99,7 @@ async def _cloud(place: Place) -> None:
         birth = identity.status("online", {})
         await parent.session.publish(birth.topic, birth.payload, retain=True)
 
-    parent = WatchedParent(
+    parent = Parent(
         place.connect(CLOUD),
         identity,
         store,
@@ -130,8 +110,6 @@ async def _cloud(place: Place) -> None:
         journal=place.store(),
         heartbeat_s=HEARTBEAT_S,
     )
-    parent.observe = place.observe
-    place.parts.parents.append(parent)
     coordinator = Coordinator(
         FLEET,
         parent,
@@ -144,31 +122,18 @@ async def _cloud(place: Place) -> None:
 
 
 async def _gateway(place: Place) -> None:
-    identity, objects, store = place.identity, ObjectStore(STORE_SIZE_BYTES), place.store()
-    child = Child(place.connect(_parent_of(identity)), identity, objects, store, data=dict)
-
-    async def tell_people(status: RoundStatus) -> None:
-        payload = encode_status(status)
-        await child.session.publish(TOPICS.cluster(identity.node), payload, retain=True)
-        await parent.session.publish(TOPICS.cluster(identity.node), payload, retain=True)
-
-    parent = WatchedParent(
-        place.connect(identity.node),
-        identity,
-        objects,
-        client=site_client(identity.node),
-        tell_people=tell_people,
-        journal=store,
+    identity = place.identity
+    settings = GatewaySettings(
+        fleet=FLEET,
+        node=identity.node,
+        parent=_parent_of(identity),
+        # Two brokers, so that it tells people on both.
+        uplink=BrokerSettings(port=1),
+        site=BrokerSettings(port=2),
+        state=place.folder,
         heartbeat_s=HEARTBEAT_S,
     )
-    parent.observe = place.observe
-    place.parts.parents.append(parent)
-    place.parts.children.append(child)
-    relay = Relay(identity.node, parent, objects, store)
-    try:
-        await together(child.session.run(), parent.run(), child.follow(relay.work, rest=parent.close))
-    finally:
-        await parent.drain()
+    await gateway_service.join(settings, identity, place.connect(_parent_of(identity)), place.connect(identity.node))
 
 
 async def _device(place: Place) -> None:
@@ -176,7 +141,6 @@ async def _device(place: Place) -> None:
     data = {"d": DataStatus(train_examples=1, test_examples=1)}
     objects, store = ObjectStore(STORE_SIZE_BYTES), place.store()
     child = Child(place.connect(_parent_of(identity)), identity, objects, store, data=lambda: data)
-    place.parts.children.append(child)
     await together(child.session.run(), child.follow(trains(identity.node, place.work_s)))
 
 

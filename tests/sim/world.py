@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -31,8 +31,8 @@ from headwater.testbed.virtual.broker import Broker
 from headwater.testbed.virtual.connection import VirtualConnection
 from headwater.testbed.virtual.loop import Deadlock, Spinning, VirtualLoop
 from headwater.transport.session import Caller, Connect, LinkDown, Publication
-from sim.doors import CURRENT, DoorConnection, Killed, Life, doors_before_disks, own_tasks
-from sim.nodes import EPOCH, MANIFEST, Parts, Place, live
+from sim.doors import CURRENT, DoorConnection, Killed, Life, doors_before_disks, own_tasks, windows
+from sim.nodes import EPOCH, MANIFEST, Place, live
 from sim.scenario import (
     CLOUD,
     FAULTS_END_S,
@@ -101,7 +101,6 @@ class _Process:
 
     starts: int = 0
     life: Life | None = None
-    parts: Parts = field(default_factory=Parts)
     full_disks: int = 0
 
 
@@ -170,14 +169,13 @@ class World:
             return
         process.starts += 1
         life = process.life = Life(node, f"{node}-{process.starts}", self)
-        process.parts = Parts()
         self._note(node, "starts", said=life.boot)
         context = copy_context()
         context.run(CURRENT.set, life)
-        task = context.run(self._loop.create_task, live(self._place(life, process.parts)))
+        task = context.run(self._loop.create_task, live(self._place(life)))
         task.add_done_callback(lambda done: self._on_exit(life))
 
-    def _place(self, life: Life, parts: Parts) -> Place:
+    def _place(self, life: Life) -> Place:
         scenario, node = self._scenario, life.node
         folder = self._folder / node
         folder.mkdir(exist_ok=True)
@@ -195,7 +193,7 @@ class World:
         def work_s() -> float:
             return rng.uniform(0.05, 1.5) * scenario.slowness.get(node, 1.0)
 
-        return Place(scenario, life, parts, folder, connect, self._on_result, work_s)
+        return Place(scenario, life, folder, connect, work_s)
 
     def _on_exit(self, life: Life) -> None:
         """A service that ended by itself is started again, as its supervisor does."""
@@ -211,7 +209,6 @@ class World:
             self._loop.call_soon(close)
         process = self._processes[life.node]
         process.life = None
-        process.parts = Parts()
         self._loop.call_later(down_s, self._start, life.node)
 
     def _shut(self) -> None:
@@ -291,10 +288,10 @@ class World:
         self._errors.append(f"{life.node}: {what}: {type(error).__name__}: {error}")
         self._note(life.node, "unexpected", said=self._errors[-1])
 
-    def _on_result(self, node: str, result: RoundResult) -> None:
+    def ended(self, life: Life, result: RoundResult) -> None:
         given = ", ".join(sorted(contribution.node for contribution in result.contributions))
         said = f"{label(result.plan.key)} {result.plan.task} {result.round.state}: {given}"
-        self._note(node, "result", result, said)
+        self._note(life.node, "result", result, said)
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         error = context.get("exception")
@@ -334,14 +331,15 @@ class World:
         for node, process in self._processes.items():
             if process.life is None:
                 yield f"{node}: is down"
-            for parent in process.parts.parents:
+                continue
+            for parent in process.life.parents:
                 if parent._hosted is not None and parent._hosted.round.state == "open":
                     yield f"{node}: still hosts {label(parent._hosted.plan.key)}"
                 if parent._provider._wants:
                     yield f"{node}: still serves {len(parent._provider._wants)} wants"
                 if not parent.session.connected:
                     yield f"{node}: is not connected below"
-            for child in process.parts.children:
+            for child in process.life.children:
                 if child._outbox.oldest is not None:
                     yield f"{node}: still sends {label(child._outbox.oldest.key)}"
                 if not child.session.connected:
@@ -349,9 +347,10 @@ class World:
 
 
 def _sizes(process: _Process) -> Iterator[tuple[str, int]]:
-    if process.life is not None:
-        yield "tasks", len(process.life.tasks)
-    for parent in process.parts.parents:
+    if process.life is None:
+        return
+    yield "tasks", len(process.life.tasks)
+    for parent in process.life.parents:
         yield "assemblies below", len(parent._assemblies)
         yield "owed receipts", len(parent._receipts._owed)
         yield "wants", len(parent._provider._wants)
@@ -359,7 +358,7 @@ def _sizes(process: _Process) -> Iterator[tuple[str, int]]:
         yield "members", len(parent.members)
         yield "held", len(parent._held)
         yield "waiters below", len(parent._news._waiters)
-    for child in process.parts.children:
+    for child in process.life.children:
         yield "assemblies above", len(child._assemblies)
         yield "background above", len(child._tasks)
         yield "waiters above", len(child._news._waiters)
@@ -374,7 +373,7 @@ def run_world(scenario: Scenario) -> Observed:
     with TemporaryDirectory(dir=SHM if SHM.is_dir() else None) as folder, _without_collection():
         _prepare(scenario, Path(folder))
         world = World(scenario, Path(folder))
-        with _logged_to(world), doors_before_disks():
+        with _logged_to(world), doors_before_disks(), windows():
             return world.run()
 
 
