@@ -40,7 +40,6 @@ def history(kind: str, folder: Path) -> Iterator[str]:
 
 def as_json(outcome: Outcome, seed: int) -> dict[str, Any]:
     verdict = outcome.verdict
-    memory_mb = {role: [figure // _MB for figure in figures] for role, figures in _figures(outcome.memory).items()}
     return {
         "rounds": verdict.rounds,
         "acknowledged": verdict.acknowledged,
