@@ -286,7 +286,7 @@ def _closed(result: RoundResult, measured: int, opened_at: datetime, model: byte
         task=result.plan.task,
         state=round_.state,
         cohort=len(round_.cohort),
-        received=len(round_.received),
+        received=round_.updates,
         devices=round_.devices,
         examples=round_.examples,
         weight=result.sum.weight,
