@@ -6,13 +6,16 @@ Who stands by has no link: the coordinator of a fleet has one name, and whoever 
 import logging
 import os
 import platform
+import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 
 from headwater.cloud.coordinator import Coordinator
 from headwater.cloud.history import History, LeaseLost, open_history
 from headwater.cloud.leading import Leadership
-from headwater.node.identity import Identity
+from headwater.node.identity import Identity, new_boot
 from headwater.node.parent import Parent
 from headwater.node.service import together
 from headwater.schemas.settings import CloudSettings
@@ -25,6 +28,24 @@ from headwater.transport.session import Connect, LinkDown, Session
 log = logging.getLogger("headwater.cloud")
 
 
+def _where() -> str:
+    return f"on {platform.node() or 'an unnamed host'}, process {os.getpid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a coordinator reads from where it runs.
+
+    `name` tells people which process leads, `boot` tells one start of it from the next, `now` is UTC time, `chance`
+    uniform in [0, 1).
+    """
+
+    name: str = field(default_factory=_where)
+    boot: str = field(default_factory=new_boot)
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    chance: Callable[[], float] = random.random
+
+
 async def serve(settings: CloudSettings) -> None:
     """Lead the fleet, or stand by, until told to stop.
 
@@ -34,30 +55,42 @@ async def serve(settings: CloudSettings) -> None:
         ConfigError: another coordinator leads, and this one may not stand by.
     """
     history = open_history(settings.database.get_secret_value())
-    holder = f"{settings.node} on {platform.node() or 'an unnamed host'}, process {os.getpid()}"
-    leadership = Leadership(
-        history.leases, settings.fleet, holder[:256], lease_s=settings.lease_s, standby=settings.standby
-    )
     try:
-        while True:
-            lease = await leadership.gain()
-            try:
-                await lead(
-                    settings, history.led(lease), partial(leadership.keep, lease), partial(Session, settings.broker)
-                )
-            except LeaseLost as lost:
-                log.warning("%s", lost)
-            finally:
-                await leadership.give_back(lease)
+        await coordinate(settings, history, partial(Session, settings.broker), Machine())
     finally:
         history.close()
 
 
+async def coordinate(settings: CloudSettings, history: History, connect: Connect, machine: Machine) -> None:
+    """Lead the fleet, or stand by, whatever carries the messages. Raises what `serve` raises behind the opening."""
+    leadership = Leadership(
+        history.leases,
+        settings.fleet,
+        f"{settings.node} {machine.name}"[:256],
+        lease_s=settings.lease_s,
+        standby=settings.standby,
+        now=machine.now,
+    )
+    while True:
+        lease = await leadership.gain()
+        try:
+            await lead(settings, history.led(lease), partial(leadership.keep, lease), connect, machine)
+        except LeaseLost as lost:
+            log.warning("%s", lost)
+        finally:
+            await leadership.give_back(lease)
+
+
 async def lead(
-    settings: CloudSettings, history: History, keep_lease: Callable[[], Awaitable[None]], connect: Connect
+    settings: CloudSettings,
+    history: History,
+    keep_lease: Callable[[], Awaitable[None]],
+    connect: Connect,
+    machine: Machine | None = None,
 ) -> None:
     """Coordinate the fleet. Raises LeaseLost, with nothing said to the fleet, when another leads it."""
-    identity = Identity(settings.fleet, settings.node, "cloud", None)
+    machine = machine or Machine()
+    identity = Identity(settings.fleet, settings.node, "cloud", None, machine.boot)
     topics = Topics(settings.fleet)
     store = ObjectStore(settings.store_size_bytes)
 
@@ -85,7 +118,9 @@ async def lead(
         will=identity.status("offline", {}),
         on_connect=be_born,
     )
-    coordinator = Coordinator(settings.fleet, parent, history, store, tell_people=tell_of_run)
+    coordinator = Coordinator(
+        settings.fleet, parent, history, store, tell_people=tell_of_run, now=machine.now, chance=machine.chance
+    )
     try:
         await together(parent.run(), _or_quietly(parent, coordinator.serve()), _or_quietly(parent, keep_lease()))
     finally:

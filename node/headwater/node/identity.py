@@ -13,6 +13,11 @@ from headwater.schemas.wire import encode_status
 from headwater.transport.session import Publication
 
 
+def new_boot() -> str:
+    """A name for one start of a process."""
+    return secrets.token_hex(4)
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Which node this is, below which parent. `boot` tells one start of the process from the next."""
@@ -21,7 +26,7 @@ class Identity:
     node: str
     role: Role
     parent: str | None
-    boot: str = field(default_factory=lambda: secrets.token_hex(4))
+    boot: str = field(default_factory=new_boot)
 
     def status(self, state: NodeState, data: Mapping[str, DataStatus]) -> Publication:
         """The retained word on this node."""
