@@ -15,9 +15,9 @@ from headwater.node.child import MAX_BACKGROUND as MAX_BACKGROUND_ABOVE
 from headwater.node.hosting import Contribution, RoundResult
 from headwater.node.outbox import MAX_OUTGOING
 from headwater.node.parent import MAX_BACKGROUND as MAX_BACKGROUND_BELOW
-from headwater.schemas.messages import Announcement, Chunk, Delta, Receipt, RoundKey
+from headwater.schemas.messages import Announcement, Chunk, Delta, Plan, Receipt, Refusal, RoundKey
 from headwater.schemas.statuses import RunStatus
-from headwater.schemas.tensors import decode_tensor
+from headwater.schemas.tensors import Array, decode_tensor
 from headwater.schemas.wire import decode
 from sim.scenario import CLOUD, Cut, Scenario, is_device, site_client
 from sim.trace import Event, label, message_of
@@ -94,7 +94,7 @@ def _names(scenario: Scenario, where: str, result: RoundResult) -> Iterator[str]
 def weight_is_conserved(world: Observed) -> Iterator[str]:
     """What goes up is what was folded below, and a row in SQL is the sum of its contributions."""
     for row in world.rows:
-        if row.state == "closed" and not _near(row.weight, math.fsum(row.given.values())):
+        if row.state == "closed" and not _near(row.weight, math.fsum(weight for _, weight in row.given)):
             yield f"round {row.round}.{row.attempt}: SQL has weight {row.weight} over {row.given}"
     results: dict[str, list[RoundResult]] = {}
     for event in world.trace.of("result", "says"):
@@ -154,7 +154,7 @@ def announced_is_committed(world: Observed) -> Iterator[str]:
 def sql_is_recomputed(world: Observed) -> Iterator[str]:
     """Every version follows from the deltas that SQL says it was made of, as they were seen on the wire."""
     deltas = _deltas_by_hash(world)
-    version = np.array(world.models[0][1])
+    versions = [np.array(world.models[0][1])]
     for closed in _committed(world):
         if closed.task != "train" or closed.state != "closed":
             continue
@@ -162,20 +162,39 @@ def sql_is_recomputed(world: Observed) -> Iterator[str]:
         if missing:
             yield f"round {closed.round}: the deltas of {missing} were never sent"
             return
-        version = np.float64(np.float32(version + _step(closed.contributions, deltas)))
+        step = _step(world, versions, closed.contributions, deltas)
+        versions.append(np.float64(np.float32(versions[-1] + step)))
         found = world.models.get(closed.round)
         if found is None:
             yield f"round {closed.round}: committed, and not in SQL"
-        elif not np.allclose(found[1], version, rtol=TOLERANCE, atol=TOLERANCE):
-            yield f"round {closed.round}: SQL has {found[1]}, its contributions give {tuple(version)}"
+        elif not np.allclose(found[1], versions[-1], rtol=TOLERANCE, atol=TOLERANCE):
+            yield f"round {closed.round}: SQL has {found[1]}, its contributions give {tuple(versions[-1])}"
 
 
-def _step(contributions: tuple[Contribution, ...], deltas: dict[bytes, Delta]) -> np.ndarray:
-    terms = [
-        given.factor * np.asarray(decode_tensor(deltas[given.ref.sha256].tensors[0]), dtype=np.float64)
-        for given in contributions
-    ]
-    return np.sum(terms, axis=0) / math.fsum(given.weight for given in contributions)
+def _step(
+    world: Observed, versions: list[Array], contributions: tuple[Contribution, ...], deltas: dict[bytes, Delta]
+) -> Array:
+    """Σ f·w·Δ / Σ w; where each update makes a version, α·f·(b + Δ − x) with the model b that it began from."""
+    terms = [np.float64(decode_tensor(deltas[given.ref.sha256].tensors[0])) for given in contributions]
+    aggregation = world.scenario.description.aggregation
+    if aggregation.mode == "asynchronous":
+        ((given,), (term,)) = contributions, terms
+        base = versions[given.key.round - 1]
+        return aggregation.mixing * given.factor * (base + term / given.weight - versions[-1])
+    weighed = [given.factor * term for given, term in zip(contributions, terms, strict=True)]
+    return np.sum(weighed, axis=0) / math.fsum(given.weight for given in contributions)
+
+
+def late_counts_less(world: Observed) -> Iterator[str]:
+    """An update of a model `s` versions old counts (1 + s)**-a, and older ones than allowed not at all."""
+    aggregation = world.scenario.description.aggregation
+    for closed in _committed(world):
+        for given in closed.contributions if closed.task == "train" else ():
+            staleness = closed.round - given.key.round
+            if not _near(given.factor, (1 + staleness) ** -aggregation.staleness_exponent):
+                yield f"round {closed.round}: {given.node}, {staleness} versions late, counts {given.factor}"
+            if staleness > aggregation.staleness_cap:
+                yield f"round {closed.round}: {given.node} is {staleness} versions late"
 
 
 def versions_are_in_order(world: Observed) -> Iterator[str]:
@@ -245,12 +264,18 @@ def what_was_sent_arrives(world: Observed) -> Iterator[str]:
         message = message_of(event.value.topic, event.value.payload)
         if isinstance(message, Delta) and event.what == "says":
             sent.setdefault((event.who, message.key), event.at)
-        elif isinstance(message, Announcement) and message.plan is not None and event.who in world.scenario.parents:
+        elif isinstance(message, Refusal):
+            sent.pop((event.who, message.key), None)
+        elif isinstance(message, Announcement) and message.plan is not None and _waits_for_all(message.plan, event.who):
             key = message.plan.key
             began = sent.get((event.who, key))
             quiet = began is not None and _quiet(world, event.who, began, event.at, event.at + ARRIVES_WITHIN_S)
             if quiet and _ended_without(world, event.who, key, event.at + ARRIVES_WITHIN_S):
                 yield f"at {event.at:.3f}: {event.who} hears again of {label(key)}, and its round ends without it"
+
+
+def _waits_for_all(plan: Plan, who: str) -> bool:
+    return who != CLOUD and not plan.buffer and not plan.over_selection
 
 
 ARRIVES_WITHIN_S: Final = 4.0
@@ -342,6 +367,7 @@ CHECKERS: Final[dict[str, Checker]] = {
         weight_is_conserved,
         announced_is_committed,
         sql_is_recomputed,
+        late_counts_less,
         versions_are_in_order,
         acknowledged_is_kept,
         what_was_sent_arrives,

@@ -16,6 +16,7 @@ from unittest.mock import patch
 import sqlalchemy.exc
 
 from headwater.cloud.history import ClosedRound, History
+from headwater.cloud.history.transactions import Transactions
 from headwater.node.child import Child
 from headwater.node.hosting import RoundResult
 from headwater.node.parent import Parent
@@ -59,8 +60,9 @@ class Overseer(Protocol):
 
 @dataclass(eq=False)
 class Life:
-    """One start of one node's process, until it dies or its world ends."""
+    """One start of one process of a node, until it dies or its world ends."""
 
+    process: str
     node: str
     boot: str
     overseer: Overseer
@@ -69,6 +71,7 @@ class Life:
     connections: list[VirtualConnection] = field(default_factory=list)
     closing: list[Callable[[], None]] = field(default_factory=list)
     closing_round: ClosedRound | None = None
+    # In the order in which they were made; a cloud that leads again has another parent.
     parents: list[Parent] = field(default_factory=list)
     children: list[Child] = field(default_factory=list)
 
@@ -131,6 +134,9 @@ class DoorConnection:
 
     async def run(self) -> None:
         await self._inner.run()
+
+    def leave_quietly(self) -> None:
+        self._inner.leave_quietly()
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         publication = Publication(topic, payload, qos, retain)
@@ -195,7 +201,7 @@ def doors_before_disks() -> Iterator[None]:
     """For the time of a world every transaction of every store passes its node's door as it begins, before its commit
     and after it. Whose code it is says the context, which threads inherit too."""
     with (
-        patch.object(History, "_transaction", _history_door(History._transaction)),
+        patch.object(Transactions, "_transaction", _history_door(Transactions._transaction)),
         patch.object(History, "record_round", _recording(History.record_round)),
         patch.object(NodeStore, "_write", _store_door(NodeStore._write)),
     ):
@@ -204,7 +210,7 @@ def doors_before_disks() -> Iterator[None]:
 
 def _history_door(transaction: Callable[..., Any]) -> Callable[..., Any]:
     @contextmanager
-    def door(self: History, name: str) -> Iterator[Any]:
+    def door(self: Transactions, name: str) -> Iterator[Any]:
         life = CURRENT.get()
         if life is None:
             with transaction(self, name) as session:

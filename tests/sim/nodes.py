@@ -13,30 +13,31 @@ from typing import Final
 
 import numpy as np
 
-from headwater.cloud.coordinator import Coordinator
 from headwater.cloud.history import History, opening
+from headwater.cloud.service import Machine, coordinate
 from headwater.gateway import service as gateway_service
 from headwater.node.child import Assignment, Child
 from headwater.node.identity import Identity
-from headwater.node.parent import Parent
-from headwater.node.service import together
+from headwater.node.outbox import Outbox
+from headwater.node.parents import Parents
 from headwater.node.store import NodeStore
+from headwater.schemas.base import Role
 from headwater.schemas.links import BrokerSettings
 from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Delta, Metric
-from headwater.schemas.settings import GatewaySettings
-from headwater.schemas.statuses import DataStatus, RoundStatus, RunStatus
+from headwater.schemas.settings import CloudSettings, GatewaySettings
+from headwater.schemas.statuses import DataStatus
 from headwater.schemas.tensors import Array, decode_tensors, encode_tensors, parameter_specs
-from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
-from headwater.transport.session import Connect, LinkDown
+from headwater.transport.session import Connect
 from sim.doors import Life
 from sim.scenario import CLOUD, Scenario, is_device, weight_of
-from sim.trace import FLEET, TOPICS
+from sim.trace import FLEET
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 STORE_SIZE_BYTES: Final = 1_000_000
 HEARTBEAT_S: Final = 5.0
+LEASE_S: Final = 6.0
 MANIFEST: Final = Manifest(
     model="m",
     objective="mse",
@@ -52,7 +53,7 @@ class Place:
     """Where a life runs.
 
     `connect` makes a connection to the broker of the given name; `folder` is the node's disk; `work_s` draws how long a
-    device trains.
+    device trains, `chance` a number in [0, 1).
     """
 
     scenario: Scenario
@@ -60,11 +61,12 @@ class Place:
     folder: Path
     connect: Callable[[str], Connect]
     work_s: Callable[[], float]
+    chance: Callable[[], float]
 
     @property
     def identity(self) -> Identity:
         node = self.life.node
-        role = "cloud" if node == CLOUD else "device" if is_device(node) else "gateway"
+        role: Role = "device" if is_device(node) else "gateway"
         return Identity(FLEET, node, role, self.scenario.parents.get(node), self.life.boot)
 
     def store(self) -> NodeStore:
@@ -81,44 +83,17 @@ async def live(place: Place) -> None:
 
 
 async def _cloud(place: Place) -> None:
-    identity, store = place.identity, ObjectStore(STORE_SIZE_BYTES)
     loop = asyncio.get_running_loop()
     engine = opening._engine(opening._address(f"sqlite:///{place.folder / 'history.db'}"))
     place.life.closing.append(engine.dispose)
-
-    async def tell_of_round(status: RoundStatus) -> None:
-        await parent.session.publish(TOPICS.round, encode_status(status), retain=True)
-
-    async def tell_of_run(status: RunStatus) -> None:
-        try:
-            await parent.session.publish(TOPICS.run, encode_status(status), retain=True)
-        except LinkDown:
-            return
-
-    async def be_born() -> None:
-        birth = identity.status("online", {})
-        await parent.session.publish(birth.topic, birth.payload, retain=True)
-
-    parent = Parent(
-        place.connect(CLOUD),
-        identity,
-        store,
-        client=CLOUD,
-        tell_people=tell_of_round,
-        will=identity.status("offline", {}),
-        on_connect=be_born,
-        journal=place.store(),
-        heartbeat_s=HEARTBEAT_S,
-    )
-    coordinator = Coordinator(
-        FLEET,
-        parent,
-        History(engine, "sqlite"),
-        store,
-        tell_people=tell_of_run,
+    settings = CloudSettings(fleet=FLEET, node=CLOUD, heartbeat_s=HEARTBEAT_S, lease_s=LEASE_S)
+    machine = Machine(
+        name=place.life.process,
+        boot=place.life.boot,
         now=lambda: EPOCH + timedelta(seconds=loop.time()),
+        chance=place.chance,
     )
-    await together(parent.run(), coordinator.serve())
+    await coordinate(settings, History(engine, "sqlite"), place.connect(CLOUD), machine)
 
 
 async def _gateway(place: Place) -> None:
@@ -139,9 +114,13 @@ async def _gateway(place: Place) -> None:
 async def _device(place: Place) -> None:
     identity = place.identity
     data = {"d": DataStatus(train_examples=1, test_examples=1)}
-    objects, store = ObjectStore(STORE_SIZE_BYTES), place.store()
-    child = Child(place.connect(_parent_of(identity)), identity, objects, store, data=lambda: data)
-    await together(child.session.run(), child.follow(trains(identity.node, place.work_s)))
+    outbox = Outbox(place.store())
+
+    def child(connect: Connect, identity: Identity) -> Child:
+        return Child(connect, identity, ObjectStore(STORE_SIZE_BYTES), outbox, data=lambda: data)
+
+    parents = Parents(place.connect(_parent_of(identity)), identity, child, heartbeat_s=HEARTBEAT_S)
+    await parents.run(trains(identity.node, place.work_s))
 
 
 def _parent_of(identity: Identity) -> str:

@@ -10,20 +10,22 @@ from typing import Final, Literal
 from headwater.schemas.run import Aggregation, Cohort, LogisticModel, RunDescription
 from headwater.testbed.virtual.links import Links
 
-FAULTS_END_S: Final = 40.0
+FAULTS_END_S: Final = 36.0
 MUST_END_S: Final = 600.0
 """By when the run has to be over, with every fault behind it: some 15 times what an undisturbed one takes."""
 
 KEEPALIVE_S: Final = 4.0
 CLOUD: Final = "cloud"
+STANDBY: Final = "standby"
+"""The second process of the cloud; its first goes by the cloud's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """From `at_s` on, the node dies at its `skip`-th effect (a publish, a disk write, a step of a transaction)."""
+    """From `at_s` on, the process dies at its `skip`-th effect (a publish, a disk write, a step of a transaction)."""
 
     at_s: float
-    node: str
+    process: str
     skip: int
     down_s: float
     power_cut: bool
@@ -70,7 +72,7 @@ class Scenario:
     """`parents` maps each node but the cloud to the node above; `devices` and `gateways` are its leaves and the rest.
 
     A broker goes by the name of the parent that it serves. `slowness` multiplies a device's work. `persistent` brokers
-    keep retained messages over a restart.
+    keep retained messages over a restart. With a `standby` the cloud has two processes, of which one leads.
     """
 
     seed: int
@@ -80,6 +82,7 @@ class Scenario:
     slowness: dict[str, float] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
     persistent: bool = False
+    standby: bool = False
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -135,6 +138,7 @@ def scenario(seed: int) -> Scenario:
             reorders=rng.random() < 0.5,
         ),
         persistent=rng.random() < 0.5,
+        standby=rng.random() < 0.3,
     )
     slowness = _slowness(rng, calm)
     faults = sorted((_fault(rng, calm) for _ in range(rng.randint(0, 12))), key=lambda fault: fault.at_s)
@@ -168,22 +172,36 @@ def _slowness(rng: Random, calm: Scenario) -> dict[str, float]:
 
 def _description(rng: Random) -> RunDescription:
     edge_rounds = rng.choice((1, 1, 1, 2, 3))
+    fraction = rng.choice((1.0, 1.0, 1.0, 0.6))
+    aggregation = _aggregation(rng)
     return RunDescription(
         name="sim",
         data="d",
-        rounds=rng.randint(2, 4),
+        rounds=rng.randint(2, 4) if aggregation.mode == "synchronous" else rng.randint(4, 8),
         model=LogisticModel(kind="logistic", features=1, classes=2),
         edge_rounds=edge_rounds,
         seed=rng.randrange(1000),
         cohort=Cohort(
-            fraction=rng.choice((1.0, 1.0, 1.0, 0.6)),
+            fraction=fraction,
+            over_selection=rng.choice((0.0, 0.5)) if fraction < 1 else 0.0,
+            adaptive_deadline=rng.random() < 0.2,
             quorum=rng.choice((1.0, 0.5, 0.5, 0.3)),
             # A region and its gateways take a fifth each, and latencies and what is asked again their part.
             deadline_s=edge_rounds * rng.choice((12.0, 20.0)),
             attempts=100,
             min_children=rng.choice((1, 2)),
         ),
-        aggregation=Aggregation(),
+        aggregation=aggregation,
+    )
+
+
+def _aggregation(rng: Random) -> Aggregation:
+    mode = rng.choice(("synchronous", "synchronous", "synchronous", "buffered", "asynchronous"))
+    return Aggregation(
+        mode=mode,
+        buffer=rng.choice((1, 2, 3)),
+        max_staleness=None if mode == "synchronous" else rng.choice((None, 1, 3)),
+        staleness_exponent=rng.choice((0.0, 0.5)),
     )
 
 
@@ -191,13 +209,14 @@ def _fault(rng: Random, calm: Scenario) -> Fault:
     kind: Literal["crash", "broker", "cut", "reset", "disk"] = rng.choice(
         ("crash", "crash", "crash", "crash", "broker", "cut", "cut", "reset", "disk")
     )
-    at_s = rng.uniform(0.0, FAULTS_END_S / 2)
+    at_s = rng.uniform(0.0, 20.0)
     tier = rng.choice(((CLOUD,), calm.gateways, calm.devices))
     node = rng.choice(tier)
     client, broker = rng.choice(clients(calm))
     match kind:
         case "crash":
-            return Crash(at_s, node, rng.randrange(30), rng.choice((0.05, 1.0, 8.0)), rng.random() < 0.3)
+            process = STANDBY if node == CLOUD and calm.standby and rng.random() < 0.5 else node
+            return Crash(at_s, process, rng.randrange(30), rng.choice((0.05, 1.0, 8.0)), rng.random() < 0.3)
         case "broker":
             return BrokerRestart(at_s, rng.choice(calm.brokers), rng.choice((0.1, 2.0, 10.0)))
         case "cut":

@@ -21,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from headwater.cloud.history import ClosedRound, open_history
+from headwater.cloud.history import ClosedRound, LeaseLost, open_history
 from headwater.node.hosting import RoundResult
 from headwater.schemas.errors import HeadwaterError
 from headwater.schemas.messages import Bundle, Model
@@ -38,6 +38,7 @@ from sim.scenario import (
     FAULTS_END_S,
     KEEPALIVE_S,
     MUST_END_S,
+    STANDBY,
     BrokerRestart,
     Crash,
     Cut,
@@ -53,7 +54,10 @@ RESTART_S: Final = 1.0
 """After which a supervisor starts a service again that ended by itself."""
 
 SETTLE_S: Final = 35.0
-"""After the run and the last fault: longer than any wait of a node."""
+"""By when all are at rest after the run and the last fault: longer than any wait of a node."""
+
+LOOK_EVERY_S: Final = 3.0
+"""How often it is looked whether they are."""
 
 LAST_TURNS: Final = 20
 """In which the tasks of a world that is over end, each told again."""
@@ -64,14 +68,14 @@ SHM: Final = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Row:
-    """A round of the cloud as SQL has it; `given` are its contributions' weights by node."""
+    """A round of the cloud as SQL has it; `given` are its contributions: node and weight."""
 
     round: int
     attempt: int
     task: str
     state: str
     weight: float
-    given: dict[str, float]
+    given: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,8 @@ class World:
         self._loop.set_task_factory(own_tasks)  # type: ignore[arg-type]
         self._loop.set_exception_handler(self._on_loop_error)
         self._rng = Random(f"{scenario.seed}/world")
-        self._processes = {node: _Process() for node in (CLOUD, *scenario.parents)}
+        cloud = (CLOUD, STANDBY) if scenario.standby else (CLOUD,)
+        self._processes = {name: _Process() for name in (*cloud, *scenario.parents)}
         self._armed: list[tuple[Crash, list[int]]] = []
         self._over = asyncio.Event()
         self._errors: list[str] = []
@@ -145,9 +150,9 @@ class World:
         return self._most
 
     async def _main(self) -> tuple[str, ...]:
-        for node in self._processes:
+        for name in self._processes:
             # Nobody on a site is switched on in the same instant.
-            self._loop.call_later(self._rng.random(), self._start, node)
+            self._loop.call_later(self._rng.random(), self._start, name)
         for fault in self._scenario.faults:
             self._loop.call_at(fault.at_s, self._strike, fault)
         self._loop.call_at(FAULTS_END_S, self._armed.clear)
@@ -157,18 +162,23 @@ class World:
         except TimeoutError:
             return ("the run is not over",)
         self._note(CLOUD, "the run is over")
-        await asyncio.sleep(max(0.0, FAULTS_END_S - self._loop.time()) + SETTLE_S)
+        await asyncio.sleep(max(0.0, FAULTS_END_S - self._loop.time()) + LOOK_EVERY_S)
+        for _ in range(round(SETTLE_S / LOOK_EVERY_S)):
+            if not any(self._restless()):
+                break
+            await asyncio.sleep(LOOK_EVERY_S)
         sampling.cancel()
         return tuple(self._restless())
 
     # ── lives ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start(self, node: str) -> None:
-        process = self._processes[node]
+    def _start(self, name: str) -> None:
+        process = self._processes[name]
         if self._closing or process.life is not None:
             return
         process.starts += 1
-        life = process.life = Life(node, f"{node}-{process.starts}", self)
+        node = CLOUD if name == STANDBY else name
+        life = process.life = Life(name, node, f"{name}-{process.starts}", self)
         self._note(node, "starts", said=life.boot)
         context = copy_context()
         context.run(CURRENT.set, life)
@@ -193,7 +203,7 @@ class World:
         def work_s() -> float:
             return rng.uniform(0.05, 1.5) * scenario.slowness.get(node, 1.0)
 
-        return Place(scenario, life, folder, connect, work_s)
+        return Place(scenario, life, folder, connect, work_s, rng.random)
 
     def _on_exit(self, life: Life) -> None:
         """A service that ended by itself is started again, as its supervisor does."""
@@ -207,9 +217,8 @@ class World:
         for close in life.closing:
             # Not in the middle of the transaction that it dies in.
             self._loop.call_soon(close)
-        process = self._processes[life.node]
-        process.life = None
-        self._loop.call_later(down_s, self._start, life.node)
+        self._processes[life.process].life = None
+        self._loop.call_later(down_s, self._start, life.process)
 
     def _shut(self) -> None:
         """The end of the world: nothing of it has an effect any more."""
@@ -260,7 +269,7 @@ class World:
             self._over.set()
         for armed in self._armed:
             crash, skip = armed
-            if crash.node != life.node:
+            if crash.process != life.process:
                 continue
             if skip[0]:
                 skip[0] -= 1
@@ -281,7 +290,7 @@ class World:
         self._note(life.node, "committed", closed, said)
 
     def failed(self, life: Life, what: str, error: BaseException) -> None:
-        if isinstance(error, HeadwaterError | LinkDown):
+        if isinstance(error, HeadwaterError | LinkDown | LeaseLost):
             # Meant, and handled by whoever waits: told, and not held against anyone.
             self._note(life.node, "error", said=f"{what}: {error}")
             return
@@ -322,47 +331,59 @@ class World:
 
     async def _sample(self) -> None:
         while True:
-            for node, process in self._processes.items():
-                for thing, number in _sizes(process):
+            for process in self._processes.values():
+                for node, thing, number in _sizes(process):
                     self._most[node, thing] = max(number, self._most.get((node, thing), 0))
             await asyncio.sleep(SAMPLE_EVERY_S)
 
     def _restless(self) -> Iterator[str]:
-        for node, process in self._processes.items():
-            if process.life is None:
-                yield f"{node}: is down"
-                continue
-            for parent in process.life.parents:
-                if parent._hosted is not None and parent._hosted.round.state == "open":
-                    yield f"{node}: still hosts {label(parent._hosted.plan.key)}"
-                if parent._provider._wants:
-                    yield f"{node}: still serves {len(parent._provider._wants)} wants"
-                if not parent.session.connected:
-                    yield f"{node}: is not connected below"
-            for child in process.life.children:
-                if child._outbox.oldest is not None:
-                    yield f"{node}: still sends {label(child._outbox.oldest.key)}"
-                if not child.session.connected:
-                    yield f"{node}: is not connected above"
+        for name, process in self._processes.items():
+            yield from (f"{name}: {why}" for why in _unrest(process.life))
+        if not any(life and any(parent.session.connected for parent in life.parents[-1:]) for life in self._clouds()):
+            yield "cloud: no process of it is connected"
+
+    def _clouds(self) -> list[Life | None]:
+        return [process.life for name, process in self._processes.items() if name in (CLOUD, STANDBY)]
 
 
-def _sizes(process: _Process) -> Iterator[tuple[str, int]]:
-    if process.life is None:
+def _unrest(life: Life | None) -> Iterator[str]:
+    """Why a process is not at rest."""
+    if life is None:
+        yield "is down"
         return
-    yield "tasks", len(process.life.tasks)
-    for parent in process.life.parents:
-        yield "assemblies below", len(parent._assemblies)
-        yield "owed receipts", len(parent._receipts._owed)
-        yield "wants", len(parent._provider._wants)
-        yield "background below", len(parent._tasks)
-        yield "members", len(parent.members)
-        yield "held", len(parent._held)
-        yield "waiters below", len(parent._news._waiters)
-    for child in process.life.children:
-        yield "assemblies above", len(child._assemblies)
-        yield "background above", len(child._tasks)
-        yield "waiters above", len(child._news._waiters)
-        yield "outgoing", len(child._outbox._entries)
+    for parent in life.parents[-1:]:
+        if parent._hosted is not None and parent._hosted.round.state == "open":
+            yield f"still hosts {label(parent._hosted.plan.key)}"
+        if parent._provider._wants:
+            yield f"still serves {len(parent._provider._wants)} wants"
+        if not parent.session.connected and life.node != CLOUD:
+            yield "is not connected below"
+    for child in life.children[-1:]:
+        for key in child._outbox._entries:
+            yield f"still sends {label(key)}"
+        if not child.session.connected:
+            yield "is not connected above"
+
+
+def _sizes(process: _Process) -> Iterator[tuple[str, str, int]]:
+    """(node, thing, how many of it there are now)."""
+    life = process.life
+    if life is None:
+        return
+    yield life.node, "tasks", len(life.tasks)
+    for parent in life.parents[-1:]:
+        yield life.node, "assemblies below", len(parent._assemblies)
+        yield life.node, "owed receipts", len(parent._receipts._owed)
+        yield life.node, "wants", len(parent._provider._wants)
+        yield life.node, "background below", len(parent._tasks)
+        yield life.node, "members", len(parent.members)
+        yield life.node, "held", len(parent._held)
+        yield life.node, "waiters below", len(parent._news._waiters)
+    for child in life.children[-1:]:
+        yield life.node, "assemblies above", len(child._assemblies)
+        yield life.node, "background above", len(child._tasks)
+        yield life.node, "waiters above", len(child._news._waiters)
+        yield life.node, "outgoing", len(child._outbox._entries)
 
 
 # ── before and after ────────────────────────────────────────────────────────────────────────────────────────────
@@ -448,7 +469,7 @@ def _observed(
     try:
         state = sql.execute("SELECT state FROM runs").fetchone()[0]
         rows = tuple(
-            Row(*row, dict(sql.execute(_GIVEN, row[:3]).fetchall()))
+            Row(*row, tuple(sql.execute(_GIVEN, row[:3]).fetchall()))
             for row in sql.execute("SELECT round, attempt, task, state, weight FROM rounds ORDER BY round, attempt")
         )
         models = {
