@@ -55,9 +55,7 @@ def as_json(outcome: Outcome, seed: int) -> dict[str, Any]:
         "elapsed_s": round(outcome.elapsed_s, 1),
         "stalled_behind_round": outcome.stall.behind_round,
         "stalled_by": list(outcome.stall.faults),
-        "memory_mb": {
-            role: [figure // _MB for figure in figures] for role, figures in _figures(outcome.memory).items()
-        },
+        "memory_mb": memory_mb,
     }
 
 

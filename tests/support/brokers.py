@@ -10,7 +10,7 @@ from pathlib import Path
 
 from headwater.schemas.acl import Acl
 from headwater.testbed.brokers import Mosquitto
-from headwater.testbed.machine import ToolMissing, free_port
+from headwater.testbed.machine import ToolMissing, free_port, program
 from headwater.transport.broker import BrokerConfig, spawn
 from headwater.transport.mosquitto import acl_file, config_file
 from support.postgres import missing
@@ -78,11 +78,16 @@ def mosquitto(
 
 def started(folder: Path, port: int, config: str) -> Mosquitto:
     """A Mosquitto that runs inside its `with`."""
+    required("mosquitto", "mosquitto")
+    return Mosquitto(folder, port, config)
+
+
+def required(name: str, package: str) -> None:
+    """Skip a test, or on CI fail it, where a program is not installed."""
     try:
-        return Mosquitto(folder, port, config)
+        program(name, package)
     except ToolMissing:
-        missing("mosquitto", "apt-get install mosquitto")
-        raise
+        missing(name, f"apt-get install {package}")
 
 
 def certificates(folder: Path) -> Certificates:

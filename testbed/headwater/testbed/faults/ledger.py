@@ -52,9 +52,10 @@ class Witness:
         topics = Topics(self.fleet)
         filters = (topics.inbox("+", "receipt"), topics.down("+", "announcement"))
         broker = BrokerSettings(port=port, max_retry_wait_s=RETRY_WAIT_S, keepalive_s=3)
-        return Listener(broker, client=f"witness-{name}", topics=filters, on_message=self._on_message)
+        return Listener(broker, client=f"witness-{name}", topics=filters, on_message=self.on_message)
 
-    def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:
+    def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
+        """Take down what a message says, if it is one of those that count."""
         parsed = Topics(self.fleet).parse(topic)
         if parsed is None:
             return

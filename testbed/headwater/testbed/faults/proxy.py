@@ -47,6 +47,15 @@ class Weather:
     reset_share: float = 0.0
     rate_bytes_s: float | None = None
 
+    def __str__(self) -> str:
+        told = {
+            f"{self.delay_s:.2f} to {self.delay_s + self.jitter_s:.2f} s late": self.delay_s or self.jitter_s,
+            f"{self.stall_share:.0%} lost": self.stall_share,
+            f"{self.reset_share:.1%} reset": self.reset_share,
+            f"{self.rate_bytes_s or 0:.0f} bytes/s": self.rate_bytes_s,
+        }
+        return ", ".join(text for text, holds in told.items() if holds) or "fair"
+
     def held_s(self, chance: Callable[[], float]) -> float:
         """How long the next segment is on its way; `chance` gives numbers uniform in [0, 1)."""
         return self.delay_s + self.jitter_s * chance() + (STALL_S if chance() < self.stall_share else 0.0)
@@ -180,6 +189,9 @@ class Proxy:
         task.add_done_callback(self._serving.discard)
         try:
             await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            # asyncio's server would tell of it; it is `__aexit__` that ends what is under way.
+            return
         except (OSError, TimeoutError) as error:
             # Either end may go at any time: that ends the wire, and is what a proxy is for.
             log.debug("a wire to %d ended: %s", self.target, error)

@@ -47,7 +47,7 @@ class Fault:
     clock_s: float = 0.0
 
     def __str__(self) -> str:
-        told = {"weather": f" {self.weather}", "clock": f" {self.clock_s:+g} s"}.get(self.kind, "")
+        told = {"weather": f": {self.weather}", "clock": f": {self.clock_s:+.0f} s"}.get(self.kind, "")
         return (
             f"{self.kind} {self.target} for {self.lasts_s:.1f} s behind round {self.round} + {self.after_s:.2f} s{told}"
         )
