@@ -79,7 +79,7 @@ class Written:
             "CREATE TABLE models (run TEXT, version INTEGER, sha256 BLOB);"
             "CREATE TABLE rounds (run TEXT, round INTEGER, attempt INTEGER, task TEXT, state TEXT);"
             "CREATE TABLE contributions (run TEXT, round INTEGER, attempt INTEGER, task TEXT, node TEXT,"
-            " based_on INTEGER, based_attempt INTEGER, factor REAL, sha256 BLOB);"
+            " based_on INTEGER, based_attempt INTEGER, factor REAL, sha256 BLOB, weight REAL, devices INTEGER);"
         )
         self.model(0, 0.0)
         self.round(1, (("gw0", 1, 1.0, 2.0, 1.0), ("gw1", 1, 1.0, 4.0, 3.0)))
@@ -115,8 +115,8 @@ class Written:
                 devices=1,
                 tensors=encode_tensors([np.array([total], np.float32)]),
             )
-            row = (RUN, number, node, based_on, factor, self.put(encode(delta)))
-            self.execute("INSERT INTO contributions VALUES (?, ?, 0, 'train', ?, ?, 0, ?, ?)", *row)
+            row = (RUN, number, node, based_on, factor, self.put(encode(delta)), weight)
+            self.execute("INSERT INTO contributions VALUES (?, ?, 0, 'train', ?, ?, 0, ?, ?, ?, 1)", *row)
 
 
 @pytest.fixture
@@ -175,6 +175,33 @@ def test_a_planted_breach_is_found(
     assert (verdict.lost, verdict.twice) == (lost, twice)
 
 
+BELOW = {"gw0": {"d0": 16, "d1": 32}, "gw1": {"d2": 16}}
+
+
+@pytest.mark.parametrize(
+    ("weight", "devices", "lost", "twice"),
+    [
+        (48, 2, (), ()),
+        (16, 1, ("d1 below gw0: round 1.0, attempt 0",), ()),
+        (32, 2, ("d0 below gw0: round 1.0, attempt 0",), ("below gw0: round 1.0, 2 devices weigh 32",)),
+    ],
+    ids=["both", "one is not in the sum", "one is in it twice"],
+)
+def test_what_a_gateway_acknowledged_is_in_its_sum_once(
+    written: Written, weight: float, devices: int, lost: tuple[str, ...], twice: tuple[str, ...]
+) -> None:
+    written.execute("UPDATE contributions SET weight = 16, devices = 1")
+    written.execute(
+        "UPDATE contributions SET weight = ?, devices = ? WHERE round = 1 AND node = 'gw0'", weight, devices
+    )
+    witness = heard(("gw0", 1))
+    for device in ("d0", "d1"):
+        receipt = Receipt(key=RoundKey(run=RUN, round=1), sender="gw0")
+        witness.on_message(Topics("plant").inbox(device, "receipt"), encode(receipt), False)
+    verdict = judged(witness, written.sql, RUN, "cloud", BELOW)
+    assert (verdict.lost, verdict.twice) == (lost, twice)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -201,7 +228,7 @@ def test_a_contribution_that_was_not_kept_is_said(written: Written) -> None:
 def test_a_fleet_keeps_its_promises_while_everything_fails(tmp_path: Path) -> None:
     required("mosquitto", "mosquitto")
     url = f"sqlite:///{tmp_path / 'history.db'}"
-    outcome = asyncio.run(chaos(tmp_path, url, rounds=12, seed=3, gateways=2, devices=4))
+    outcome = asyncio.run(chaos(tmp_path, url, rounds=12, seed=3, gateways=2, devices=4, max_staleness=0))
     assert outcome.verdict.rounds == 12
     assert outcome.verdict.by_cloud >= 12
     assert (outcome.verdict.lost, outcome.verdict.twice, outcome.ended) == ((), (), ())

@@ -18,11 +18,11 @@ import numpy as np
 import psutil
 
 from headwater.cloud.history import open_history
-from headwater.schemas.errors import RunFailed
+from headwater.schemas.errors import ConfigError, RunFailed
 from headwater.schemas.run import RunDescription
 from headwater.testbed.faults.disk import can_mount
 from headwater.testbed.faults.fleet import CLOUD, FLEET, Battered, Site, battered
-from headwater.testbed.faults.ledger import Sql, Verdict, Witness, judged
+from headwater.testbed.faults.ledger import Sql, Verdict, Weights, Witness, judged
 from headwater.testbed.faults.replay import Replayed, replayed
 from headwater.testbed.faults.schedule import Fault, schedule
 
@@ -36,7 +36,9 @@ STUCK_AFTER_S: Final = 180.0
 """Without a new round for so long, while every fault has ended by itself long since, the run is given up."""
 
 TOLERANCE: Final = 1e-6
-MAX_EXAMPLES: Final = 160
+FEWEST_EXAMPLES: Final = 16
+MOST_BELOW_A_GATEWAY: Final = 7
+TEST_FRACTION: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ async def chaos(
     """Run so many rounds through the faults of a seed.
 
     Raises:
+        ConfigError: too many devices for so few gateways.
         RunFailed: the run failed, or no round was committed for `STUCK_AFTER_S`.
     """
     site = _site(folder, gateways, devices)
@@ -112,7 +115,8 @@ async def chaos(
         await asyncio.to_thread(fleet.start_all)
         try:
             await course.run(witness)
-            verdict = await asyncio.to_thread(judged, witness, course.sql, RUN, CLOUD)
+            weights = None if max_staleness else _weights(site)
+            verdict = await asyncio.to_thread(judged, witness, course.sql, RUN, CLOUD, weights)
             again = await asyncio.to_thread(replayed, course.sql, RUN)
         finally:
             await _ended(listening)
@@ -214,20 +218,39 @@ async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 def _site(folder: Path, gateways: int, devices: int) -> Site:
-    """Devices dealt to gateways in turn, each with its own examples of scikit-learn's digits in a file."""
+    """Devices dealt to gateways in turn, each with its own rows of scikit-learn's digits in a file.
+
+    Raises:
+        ConfigError: more devices below one gateway than there are powers of two to tell them apart.
+    """
     from sklearn.datasets import load_digits
 
+    if devices > MOST_BELOW_A_GATEWAY * gateways:
+        raise ConfigError(f"devices: {devices}; at most {MOST_BELOW_A_GATEWAY} below each of {gateways} gateways")
     x, y = load_digits(return_X_y=True)
     names = [f"d{number}" for number in range(devices)]
     data: dict[str, Mapping[str, Any]] = {}
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
-        rows = slice(number, number + devices * MAX_EXAMPLES, devices)
+        size = round(_examples(number // gateways) / (1 - TEST_FRACTION))
+        rows = (np.arange(size) * devices + number) % len(x)
         file = folder.resolve() / f"{name}.npz"
         np.savez(file, x=(x[rows] / 16).astype(np.float32), y=y[rows])
         spec = {"kind": "file", "path": str(file), "features": ["x"], "target": "y", "classes": 10}
-        data[name] = {"digits": spec | {"test_fraction": 0.25}}
+        data[name] = {"digits": spec | {"test_fraction": TEST_FRACTION}}
     return Site({f"gw{number}": tuple(names[number::gateways]) for number in range(gateways)}, data)
+
+
+def _examples(place: int) -> int:
+    """Of the device in this place below its gateway: a sum of weights then names its devices."""
+    return int(FEWEST_EXAMPLES * 2**place)
+
+
+def _weights(site: Site) -> Weights:
+    return {
+        gateway: {device: _examples(place) for place, device in enumerate(devices)}
+        for gateway, devices in site.clusters.items()
+    }
 
 
 def _enqueue(database: str, rounds: int, max_staleness: int, seed: int) -> None:
