@@ -1,7 +1,11 @@
 """Law: faults follow from a seed; the judges find what is planted; and a fleet under a few of each keeps its promises."""
 
 import asyncio
+import os
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from headwater.schemas.tensors import encode_tensors
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode, reference
 from headwater.testbed.faults.chaos import TOLERANCE, chaos
+from headwater.testbed.faults.clocks import Clocks
 from headwater.testbed.faults.disk import can_mount, fill, free, small_disk
 from headwater.testbed.faults.ledger import Sql, Witness, judged
 from headwater.testbed.faults.replay import replayed
@@ -28,6 +33,8 @@ TARGETS = Targets(
     disks=("gw0",),
 )
 RUN = "r"
+LOOK_EVERY_S = 0.2
+"""How often a process looks at what its clock should say."""
 
 
 # ── what goes wrong ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -63,6 +70,36 @@ def test_a_full_disk_says_so_and_a_freed_one_takes_writes_again(tmp_path: Path) 
         free(disk)
         (disk / "more").write_bytes(bytes(8192))
     assert list((tmp_path / "small").iterdir()) == []
+
+
+CLOCKS = """
+import sys, time
+from datetime import UTC, datetime
+for _ in range(2):
+    print(time.time(), datetime.now(UTC).timestamp(), time.monotonic(), isinstance(datetime(2000, 1, 1), datetime), flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_clock_jumps_while_its_process_runs_and_the_monotonic_one_does_not(tmp_path: Path) -> None:
+    clocks = Clocks(tmp_path)
+    clocks.shift("d0", -86_400.0)
+    environment = {**os.environ, **clocks.environment("d0", os.environ.get("PYTHONPATH", ""))}
+    command = [sys.executable, "-c", CLOCKS]
+    with subprocess.Popen(command, env=environment, stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for shift_s in (-86_400.0, 3600.0):
+            clocks.shift("d0", shift_s)
+            time.sleep(2 * LOOK_EVERY_S)
+            process.stdin.write("\n" * (shift_s > 0))
+            process.stdin.flush()
+            wall, dated, monotonic, same = process.stdout.readline().split()
+            assert float(wall) - time.time() == pytest.approx(shift_s, abs=5)
+            assert float(dated) - time.time() == pytest.approx(shift_s, abs=5)
+            assert float(monotonic) == pytest.approx(time.monotonic(), abs=5)
+            assert same == "True"
+        process.stdin.close()
 
 
 # ── the judges, on a history by hand ────────────────────────────────────────────────────────────────────────────
