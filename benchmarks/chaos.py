@@ -1,8 +1,8 @@
 """Law: everything fails by a schedule that one seed gives, and nothing that was acknowledged is lost or counts twice.
 
 Two coordinators (one stands by), gateways on a Mosquitto of their own, devices, PostgreSQL or SQLite; all of it real.
-SIGKILL for processes and brokers, links cut, silent, late, lossy and slow, disks full, clocks that jump. Exit code 1
-where a promise was broken.
+SIGKILL for processes and brokers, processes frozen, links cut, silent, late, lossy and slow, disks full, clocks that
+jump. Exit code 1 where a promise was broken.
 
     python benchmarks/chaos.py --rounds 200 --seed 1
     python benchmarks/chaos.py --rounds 200 --seed 1 --json       one line, {rounds, acknowledged, lost, twice, …}

@@ -50,7 +50,7 @@ def test_everything_fails_at_least_once_in_order_and_not_at_the_very_end(rounds:
     faults = schedule(1, rounds, TARGETS)
     killed = {fault.target.rstrip("0123456789").split("-")[0] for fault in faults if fault.kind == "kill"}
     assert killed == {"cloud", "gw", "d", "broker"}
-    assert {fault.kind for fault in faults} == {"kill", "cut", "silence", "weather", "fill", "clock"}
+    assert {fault.kind for fault in faults} == {"kill", "freeze", "cut", "silence", "weather", "fill", "clock"}
     assert [fault.round for fault in faults] == sorted(fault.round for fault in faults)
     assert all(0 <= fault.round <= rounds - 2 for fault in faults)
     assert len(faults) >= 0.4 * rounds

@@ -193,8 +193,10 @@ class _Course:
         self._hits.append((began_at, began_at + fault.lasts_s, fault))
         self._tell(f"{began_at - self.began_at:7.1f} s  {fault}")
         await self._fleet.strike(fault)
-        await asyncio.sleep(fault.lasts_s)
-        await self._fleet.mend(fault)
+        try:
+            await asyncio.sleep(fault.lasts_s)
+        finally:
+            await self._fleet.mend(fault)
 
     def _blamed(self, since: float, until: float) -> tuple[str, ...]:
         return tuple(str(fault) for began, ended, fault in self._hits if began < until and ended > since)

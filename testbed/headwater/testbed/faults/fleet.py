@@ -7,6 +7,7 @@ acknowledged. What is killed is started again by `mend`, as a supervisor would.
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,8 @@ class Battered:
                 self._clocks.shift(fault.target, fault.clock_s)
             case "kill":
                 await asyncio.to_thread(self._kill, fault.target)
+            case "freeze":
+                self._signal(fault.target, signal.SIGSTOP)
 
     async def mend(self, fault: Fault) -> None:
         """End a fault; a clock stays as it is."""
@@ -114,12 +117,18 @@ class Battered:
                 await asyncio.to_thread(free, self.state_of(fault.target))
             case "kill":
                 await asyncio.to_thread(self._raise, fault.target)
+            case "freeze":
+                self._signal(fault.target, signal.SIGCONT)
 
     def _kill(self, name: str) -> None:
         if name in self.brokers:
             self.brokers[name].kill()
         elif name in self._running:
             self.processes.kill(self._running.pop(name))
+
+    def _signal(self, name: str, which: signal.Signals) -> None:
+        if name in self._running:
+            self._running[name].process.send_signal(which)
 
     def _raise(self, name: str) -> None:
         if name in self.brokers:

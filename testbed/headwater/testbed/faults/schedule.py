@@ -15,7 +15,7 @@ FAULTS_A_ROUND: Final = 0.4
 _LAST_QUIET_ROUNDS: Final = 2
 _WITHIN_A_ROUND_S: Final = 0.5
 
-Kind = Literal["kill", "cut", "silence", "weather", "fill", "clock"]
+Kind = Literal["kill", "freeze", "cut", "silence", "weather", "fill", "clock"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,9 @@ class Targets:
 class Fault:
     """Begins `after_s` behind the commit of `round`, and is over `lasts_s` later; a clock's jump stays.
 
-    kill: SIGKILL, and started again. cut: connections reset and refused. silence: nothing passes, nobody is told.
-    weather: the link is this bad. fill: no room on a disk. clock: a process's wall clock is `clock_s` off.
+    kill: SIGKILL, and started again. freeze: SIGSTOP, and goes on as if nothing had been. cut: connections reset and
+    refused. silence: nothing passes, nobody is told. weather: the link is this bad. fill: no room on a disk. clock: a
+    process's wall clock is `clock_s` off.
     """
 
     round: int
@@ -91,6 +92,7 @@ _KINDS: Final = (
     _Kind("kill", lambda targets: targets.gateways, 0.1, 3.0),
     _Kind("kill", lambda targets: targets.devices, 0.1, 3.0),
     _Kind("kill", lambda targets: targets.brokers, 0.1, 3.0),
+    _Kind("freeze", lambda targets: (*targets.clouds, *targets.gateways, *targets.devices), 0.5, 8.0),
     _Kind("cut", lambda targets: targets.links, 0.2, 4.0),
     _Kind("silence", lambda targets: targets.links, 0.5, 8.0),
     _Kind("weather", lambda targets: targets.links, 2.0, 10.0, _delayed),
