@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from headwater.schemas.errors import HeadwaterError
-from headwater.testbed.faults.chaos import Memory, Outcome, chaos
+from headwater.testbed.faults.chaos import Memory, Outcome, Scene, chaos
 from headwater.testbed.postgres import database, postgres
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
@@ -40,6 +40,7 @@ def history(kind: str, folder: Path) -> Iterator[str]:
 
 def as_json(outcome: Outcome, seed: int) -> dict[str, Any]:
     verdict = outcome.verdict
+    memory_mb = {role: [figure // _MB for figure in figures] for role, figures in _figures(outcome.memory).items()}
     return {
         "rounds": verdict.rounds,
         "acknowledged": verdict.acknowledged,
@@ -108,23 +109,23 @@ def main() -> int:
     parser.add_argument("--max-staleness", type=int, default=2, help="rounds by which an update may be late")
     parser.add_argument("--folder", type=Path, help="keeps every log, to be looked at afterwards")
     parser.add_argument("--json", action="store_true", help="one line at the end, and nothing before it on stdout")
+    parser.add_argument("--edge-rounds", type=int, default=1)
+    parser.add_argument("--buffer", type=int, default=0, help="so many updates make a version; 0: the cohort does")
     options = parser.parse_args()
+    scene = Scene(
+        rounds=options.rounds,
+        seed=options.seed,
+        gateways=options.gateways,
+        devices=options.devices,
+        max_staleness=options.max_staleness,
+        edge_rounds=options.edge_rounds,
+        buffer=options.buffer,
+    )
     try:
         with contextlib.ExitStack() as stack:
             folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-chaos-")))
             url = stack.enter_context(history(options.database, folder))
-            outcome = asyncio.run(
-                chaos(
-                    folder,
-                    url,
-                    rounds=options.rounds,
-                    seed=options.seed,
-                    gateways=options.gateways,
-                    devices=options.devices,
-                    max_staleness=options.max_staleness,
-                    tell=lambda line: print(line, file=sys.stderr, flush=True),
-                )
-            )
+            outcome = asyncio.run(chaos(folder, url, scene, lambda line: print(line, file=sys.stderr, flush=True)))
     except HeadwaterError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -84,38 +84,47 @@ class Outcome:
         return not (self.verdict.lost or self.verdict.twice) and self.replayed.worst_error <= TOLERANCE
 
 
-async def chaos(
-    folder: Path,
-    database: str,
-    *,
-    rounds: int,
-    seed: int,
-    gateways: int = 3,
-    devices: int = 6,
-    max_staleness: int = 2,
-    tell: Callable[[str], None] = lambda line: None,
-) -> Outcome:
-    """Run so many rounds through the faults of a seed.
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What runs, and the seed of what fails. An update may be `max_staleness` rounds late; with `buffer`, so many
+    updates make a version and nobody waits for the cohort."""
+
+    rounds: int
+    seed: int
+    gateways: int = 3
+    devices: int = 6
+    max_staleness: int = 2
+    edge_rounds: int = 1
+    buffer: int = 0
+
+    @property
+    def sums_name_devices(self) -> bool:
+        """Whether a gateway's weight is that of one round's updates, each once."""
+        return self.max_staleness == 0 and self.edge_rounds == 1
+
+
+async def chaos(folder: Path, database: str, scene: Scene, tell: Callable[[str], None] = lambda line: None) -> Outcome:
+    """Run a scene to its end; `folder` takes logs and state, `tell` hears how it goes.
 
     Raises:
         ConfigError: too many devices for so few gateways.
         RunFailed: the run failed, or no round was committed for `STUCK_AFTER_S`.
     """
-    site = _site(folder, gateways, devices)
-    faults = schedule(seed, rounds, site.targets(disks=can_mount()))
+    site = _site(folder, scene.gateways, scene.devices)
+    faults = schedule(scene.seed, scene.rounds, site.targets(disks=can_mount()))
     for fault in faults:
         tell(f"planned: {fault}")
-    async with battered(folder, site, database, seed) as fleet:
-        course = _Course(fleet, faults, Sql(database), rounds, tell)
+    async with battered(folder, site, database, scene.seed) as fleet:
+        course = _Course(fleet, faults, Sql(database), scene.rounds, tell)
         witness = Witness(FLEET)
         listening = [
             asyncio.create_task(witness.listener(broker.port, name).run()) for name, broker in fleet.brokers.items()
         ]
-        await asyncio.to_thread(_enqueue, database, rounds, max_staleness, seed)
+        await asyncio.to_thread(_enqueue, database, scene)
         await asyncio.to_thread(fleet.start_all)
         try:
             await course.run(witness)
-            weights = None if max_staleness else _weights(site)
+            weights = _weights(site) if scene.sums_name_devices else None
             verdict = await asyncio.to_thread(judged, witness, course.sql, RUN, CLOUD, weights)
             again = await asyncio.to_thread(replayed, course.sql, RUN)
         finally:
@@ -255,18 +264,20 @@ def _weights(site: Site) -> Weights:
     }
 
 
-def _enqueue(database: str, rounds: int, max_staleness: int, seed: int) -> None:
+def _enqueue(database: str, scene: Scene) -> None:
+    mode = {"mode": "buffered", "buffer": scene.buffer} if scene.buffer else {}
     description = RunDescription.model_validate(
         {
             "name": "chaos",
             "data": "digits",
-            "rounds": rounds,
+            "rounds": scene.rounds,
+            "edge_rounds": scene.edge_rounds,
             "evaluate_every": 10,
-            "seed": seed,
+            "seed": scene.seed,
             "model": {"kind": "mlp", "features": 64, "classes": 10, "hidden": (16,)},
             "local": {"batch_size": 16, "learning_rate": 0.05},
             "cohort": {"quorum": 0.5, "deadline_s": 5.0, "attempts": 1000, "min_children": 1},
-            "aggregation": {"max_staleness": max_staleness},
+            "aggregation": mode | {"max_staleness": scene.max_staleness},
             "keep_deltas": True,
         }
     )
