@@ -3,7 +3,9 @@
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +81,24 @@ def test_tallies_are_kept_and_told_as_figures_of_the_model_that_was_measured(his
     assert first.test.balanced_accuracy == 0.625
     assert [of_class.recall for of_class in first.test.classes] == [0.75, 0.5]
     assert (second.train, second.test) == (None, None)
+
+
+def test_coordinators_that_start_together_on_an_empty_database_make_it_once(url: str) -> None:
+    start = threading.Barrier(4)
+
+    def opened() -> str | None:
+        start.wait(10)
+        history = open_history(url)
+        try:
+            return history.show_run("r1").id
+        except RunFailed as error:
+            return str(error)
+        finally:
+            history.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [future.result(60) for future in [pool.submit(opened) for _ in range(4)]]
+    assert found == ["run 'r1': no such run; the newest are none"] * 4
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002"])

@@ -2,6 +2,7 @@
 
 tables.py        what is kept, every column explained
 records.py       what goes in and comes out: frozen values, never rows
+rows.py          how a row becomes a record
 transactions.py  a transaction, and the proof of who leads that a coordinator's writes begin with
 history.py       the named transactions of runs, models and rounds
 leases.py        those by which one of several coordinators leads

@@ -4,12 +4,10 @@ Methods block; the coordinator calls them in a thread, one at a time. Several pr
 the coordinator's alone is written under its lease, what anybody may ask for is not.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -18,14 +16,14 @@ from headwater.cloud.history import tables
 from headwater.cloud.history.journal import RoundJournal
 from headwater.cloud.history.leases import Leases
 from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord
+from headwater.cloud.history.rows import figures_by_version, round_record, run_record
 from headwater.cloud.history.transactions import Lease, Transactions
-from headwater.core.figures import figures
 from headwater.node.hosting import Contribution
 from headwater.schemas.base import Task
 from headwater.schemas.errors import HistoryError, RunFailed
 from headwater.schemas.messages import RoundKey
 from headwater.schemas.run import RunDescription
-from headwater.schemas.statuses import Figures, NodeStatus, RunState
+from headwater.schemas.statuses import NodeStatus, RunState
 from headwater.schemas.tensors import decode_tensor
 from headwater.schemas.wire import reference
 
@@ -79,7 +77,7 @@ class History(Transactions):
             )
             session.add(row)
             session.flush()
-            return _run(row, 0)
+            return run_record(row, 0)
 
     def claim_next_run(self, fleet: str, now: datetime) -> RunRecord | None:
         """The fleet's running run, or else its oldest queued one, which becomes running."""
@@ -96,7 +94,7 @@ class History(Transactions):
                     raise HistoryError(
                         f"fleet {fleet!r}: another coordinator has just begun a run; a fleet has one coordinator"
                     ) from None
-            return _run(row, _last_round(session, row.id))
+            return run_record(row, _last_round(session, row.id))
 
     def request_stop(self, run: str, now: datetime) -> RunRecord:
         """Ask a run to stop: a queued one ends at once, a running one after its round.
@@ -111,7 +109,7 @@ class History(Transactions):
             row.stop_requested = True
             if row.state == "queued":
                 row.state, row.ended_at = "stopped", now
-            return _run(row, _last_round(session, run))
+            return run_record(row, _last_round(session, run))
 
     def stop_requested(self, run: str) -> bool:
         with self._transaction("read stop request") as session:
@@ -128,12 +126,12 @@ class History(Transactions):
         with self._transaction("list runs") as session:
             query = select(tables.Run).order_by(tables.Run.queued_at.desc(), tables.Run.id.desc())
             rows = session.scalars(query.where(tables.Run.fleet == fleet) if fleet else query).all()
-            return tuple(_run(row, _last_round(session, row.id)) for row in rows)
+            return tuple(run_record(row, _last_round(session, row.id)) for row in rows)
 
     def show_run(self, run: str) -> RunRecord:
         """Raises RunFailed where there is none of this name."""
         with self._transaction("show run") as session:
-            return _run(_existing(session, run), _last_round(session, run))
+            return run_record(_existing(session, run), _last_round(session, run))
 
     def forward_of(self, run: str) -> bytes | None:
         """The forward ONNX model that a run's models belong to."""
@@ -248,8 +246,8 @@ class History(Transactions):
                 for m in session.scalars(select(tables.Metric).where(tables.Metric.run == run))
                 if m.weight > 0
             }
-            figures = _figures(session.scalars(select(tables.Tally).where(tables.Tally.run == run)))
-            return tuple(_round(row, means, figures) for row in rows)
+            figures = figures_by_version(session.scalars(select(tables.Tally).where(tables.Tally.run == run)))
+            return tuple(round_record(row, means, figures) for row in rows)
 
     # ── nodes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -344,52 +342,3 @@ def _payload(session: Session, sha256: bytes) -> bytes:
     if row is None or reference(row.payload).sha256 != sha256:
         raise HistoryError(f"object {sha256.hex()}: damaged or gone; restore the database from a backup")
     return row.payload
-
-
-def _run(row: tables.Run, last_round: int) -> RunRecord:
-    return RunRecord(
-        id=row.id,
-        fleet=row.fleet,
-        name=row.name,
-        state=row.state,  # type: ignore[arg-type]
-        description=RunDescription.model_validate_json(row.description),
-        round=last_round,
-        stop_requested=row.stop_requested,
-        failure=row.failure,
-        queued_at=row.queued_at,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-    )
-
-
-def _figures(rows: Iterable[tables.Tally]) -> dict[tuple[int, str], Figures]:
-    tallies: dict[tuple[int, str], dict[str, NDArray[np.float64]]] = {}
-    for row in rows:
-        tallies.setdefault((row.version, row.split), {})[row.name] = np.array(row.counts)
-    return {version_and_split: figures(named_counts) for version_and_split, named_counts in tallies.items()}
-
-
-def _round(
-    row: tables.Round, means: dict[tuple[int, str, str], float], figures: dict[tuple[int, str], Figures]
-) -> RoundRecord:
-    result = row.round if row.task == "train" else None
-    return RoundRecord(
-        round=row.round,
-        attempt=row.attempt,
-        task=row.task,
-        state=row.state,
-        cohort=row.cohort,
-        received=row.received,
-        devices=row.devices,
-        examples=row.examples,
-        refused=row.refused,
-        bytes_down=row.bytes_down,
-        bytes_up=row.bytes_up,
-        opened_at=row.opened_at,
-        elapsed_s=row.elapsed_s,
-        loss=means.get((row.round, "train", "loss")) if result is not None else None,
-        test_loss=means.get((row.round, "test", "loss")) if result is not None else None,
-        accuracy=means.get((row.round, "test", "correct")) if result is not None else None,
-        train=figures.get((row.round, "train")) if result is not None else None,
-        test=figures.get((row.round, "test")) if result is not None else None,
-    )

@@ -13,7 +13,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy import Engine, create_engine, event, func, inspect, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
@@ -22,6 +22,8 @@ from headwater.cloud.history.history import History
 from headwater.schemas.errors import HistoryError
 
 BUSY_TIMEOUT_S: Final = 15.0
+MIGRATING: Final = 0x6865616477617465
+"""The advisory lock by which one process at a time migrates a PostgreSQL database."""
 
 
 def open_history(url: str) -> History:
@@ -104,6 +106,8 @@ def _migrate(engine: Engine, shown: str) -> None:
     with engine.begin() as connection:
         config = _config()
         config.attributes["connection"] = connection
+        if connection.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(MIGRATING)))
         found = _revision(connection)
         if found == head():
             return

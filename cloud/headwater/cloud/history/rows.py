@@ -1,0 +1,61 @@
+"""Law: a row becomes a record in one place."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.cloud.history import tables
+from headwater.cloud.history.records import RoundRecord, RunRecord
+from headwater.core.figures import figures
+from headwater.schemas.run import RunDescription
+from headwater.schemas.statuses import Figures
+
+
+def run_record(row: tables.Run, last_round: int) -> RunRecord:
+    return RunRecord(
+        id=row.id,
+        fleet=row.fleet,
+        name=row.name,
+        state=row.state,  # type: ignore[arg-type]
+        description=RunDescription.model_validate_json(row.description),
+        round=last_round,
+        stop_requested=row.stop_requested,
+        failure=row.failure,
+        queued_at=row.queued_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+    )
+
+
+def figures_by_version(rows: Iterable[tables.Tally]) -> dict[tuple[int, str], Figures]:
+    tallies: dict[tuple[int, str], dict[str, NDArray[np.float64]]] = {}
+    for row in rows:
+        tallies.setdefault((row.version, row.split), {})[row.name] = np.array(row.counts)
+    return {version_and_split: figures(named_counts) for version_and_split, named_counts in tallies.items()}
+
+
+def round_record(
+    row: tables.Round, means: dict[tuple[int, str, str], float], figures: dict[tuple[int, str], Figures]
+) -> RoundRecord:
+    result = row.round if row.task == "train" else None
+    return RoundRecord(
+        round=row.round,
+        attempt=row.attempt,
+        task=row.task,
+        state=row.state,
+        cohort=row.cohort,
+        received=row.received,
+        devices=row.devices,
+        examples=row.examples,
+        refused=row.refused,
+        bytes_down=row.bytes_down,
+        bytes_up=row.bytes_up,
+        opened_at=row.opened_at,
+        elapsed_s=row.elapsed_s,
+        loss=means.get((row.round, "train", "loss")) if result is not None else None,
+        test_loss=means.get((row.round, "test", "loss")) if result is not None else None,
+        accuracy=means.get((row.round, "test", "correct")) if result is not None else None,
+        train=figures.get((row.round, "train")) if result is not None else None,
+        test=figures.get((row.round, "test")) if result is not None else None,
+    )
