@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from tables import aligned
 
 from headwater.core import models
 from headwater.core.graph import Compiled, compile_bundle
@@ -301,9 +302,7 @@ def _memory(names: list[str]) -> list[dict[str, Any]]:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     columns = list(rows[0])
-    lines = [[*columns], *([str(row[column]) for column in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return aligned([columns, *([str(row[column]) for column in columns] for row in rows)])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import floor
 import numpy as np
 import psutil
 from reference import Weights, accuracy, fedavg
+from tables import aligned
 
 from headwater.cloud.history import RoundRecord, open_history
 from headwater.cloud.preparation import forward_model
@@ -262,10 +263,7 @@ def table(results: list[Mapping[str, Any]]) -> str:
         )
         for r in results
     ]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
-    )
+    return aligned((head, *rows))
 
 
 def main() -> int:
