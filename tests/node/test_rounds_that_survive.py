@@ -4,6 +4,7 @@ Child i has weight 2**i, so that a sum names its contributors.
 """
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -12,8 +13,11 @@ from headwater.node import receipts as receipts_module
 from headwater.node.identity import Identity
 from headwater.node.store import NodeStore
 from headwater.schemas.messages import RoundKey
+from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.statuses import DataStatus
+from headwater.testbed.faults.proxy import Proxy
 from headwater.transport.objects import ObjectStore
+from headwater.transport.session import Caller, Session
 from support.fleets import Fleet, contributors, hosted, plan, present, received, until
 
 LATE_S = 0.5
@@ -96,6 +100,40 @@ async def test_a_gateway_that_died_goes_on_behind_its_last_edge_round(fleet: Fle
     assert result.sum.totals[0][0] == pytest.approx(9.0)
     first = RoundKey(run="r", round=1, step=0)
     assert fleet.trained.count(("d0", first)) == 1
+
+
+async def test_a_gateway_without_its_uplink_goes_on_keeps_its_delta_and_forwards_it_on_return(
+    fleet: Fleet, port: int
+) -> None:
+    """Cut behind the plan's arrival, killed behind its last edge round; the cloud counts what comes a round later."""
+    objects = ObjectStore(10**7)
+    cloud = fleet.parent("top", objects=objects)
+    async with Proxy(port) as wire:
+        broker = BrokerSettings(port=wire.port, max_retry_wait_s=0.5)
+
+        def uplink(caller: Caller) -> Session:
+            return Session(broker, replace(caller, client=f"{fleet.name}.{caller.client}"))
+
+        below = fleet.gateway("gw", "top", uplink=uplink)
+        fleet.device("d0", "gw", after_s=LATE_S)
+        fleet.device("d1", "gw", after_s=LATE_S)
+        await present(below, "d0", "d1")
+        await present(cloud, "gw")
+        about = plan(1, objects, edge_rounds=3, deadline_s=6.0, max_staleness=2)
+        hosting = asyncio.create_task(hosted(cloud, about))
+        await until(lambda: below._hosted is not None)
+        wire.cut()
+        store = fleet.store("gw")
+        await until(lambda: [key for key, _ in store.outgoing()] == [about.key])
+        await fleet.kill("gw")
+        assert not (await hosting).closed
+        fleet.gateway("gw", "top", uplink=uplink)
+        wire.heal()
+        result = await hosted(cloud, plan(2, objects, edge_rounds=3, deadline_s=20.0, max_staleness=2, buffer=1))
+    (given,) = result.contributions
+    assert (given.key, given.factor) == (about.key, pytest.approx(2**-0.5))
+    assert result.sum.totals[0][0] == pytest.approx(9.0 * 2**-0.5)
+    assert fleet.trained.count(("d0", about.key)) == 1
 
 
 async def test_a_late_update_counts_in_the_next_round_by_its_age_and_once(fleet: Fleet) -> None:

@@ -125,7 +125,8 @@ class Fleet:
 
         return works
 
-    def gateway(self, node: str, parent: str, second: Second | None = None) -> Parent:
+    def gateway(self, node: str, parent: str, second: Second | None = None, *, uplink: Connect | None = None) -> Parent:
+        """`uplink` is to the parent's broker, by default the fleet's."""
         objects, outbox = ObjectStore(10**7), Outbox(self.store(node), has_two_parents=second is not None)
         below = self.parent(node, parent, objects)
         identity = Identity(self.name, node, "gateway", parent)
@@ -134,7 +135,7 @@ class Fleet:
         def child(connect: Connect, identity: Identity) -> Child:
             return Child(connect, identity, objects, outbox, data=dict)
 
-        parents = Parents(self.connect, identity, child, heartbeat_s=OFTEN_S, second=second)
+        parents = Parents(uplink or self.connect, identity, child, heartbeat_s=OFTEN_S, second=second)
         self.tasks[node].append(asyncio.create_task(parents.run(relay.work, rest=below.close)))
         return below
 
