@@ -7,7 +7,7 @@ from headwater.node.child import Child
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.parent import Parent
-from headwater.node.parents import Parents, second_of
+from headwater.node.parents import Parents, Second, second_of
 from headwater.node.service import together
 from headwater.node.store import NodeStore
 from headwater.schemas.settings import GatewaySettings
@@ -21,26 +21,23 @@ from headwater.transport.session import Connect, Session
 async def serve(settings: GatewaySettings) -> None:
     """Run a gateway. Raises BrokerUnreachable or AccessRefused for any of its brokers, ConfigError for its fallback."""
     identity = Identity(settings.fleet, settings.node, "gateway", settings.parent)
-    await join(settings, identity, partial(Session, settings.uplink), partial(Session, settings.site))
+    second = second_of(settings.fallback, identity, settings.uplink)
+    await join(settings, identity, partial(Session, settings.uplink), partial(Session, settings.site), second)
 
 
-async def join(settings: GatewaySettings, identity: Identity, uplink: Connect, site: Connect) -> None:
+async def join(
+    settings: GatewaySettings, identity: Identity, uplink: Connect, site: Connect, second: Second | None = None
+) -> None:
     """Be the gateway between two links, whatever carries them. Raises what their connections raise."""
     topic = Topics(settings.fleet).cluster(settings.node)
     objects = ObjectStore(settings.store_size_bytes)
     store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
-    outbox = Outbox(store, has_two_parents=settings.fallback is not None)
+    outbox = Outbox(store, has_two_parents=second is not None)
 
     def child(connect: Connect, identity: Identity) -> Child:
         return Child(connect, identity, objects, outbox, data=dict)
 
-    parents = Parents(
-        uplink,
-        identity,
-        child,
-        heartbeat_s=settings.heartbeat_s,
-        second=second_of(settings.fallback, identity, settings.uplink),
-    )
+    parents = Parents(uplink, identity, child, heartbeat_s=settings.heartbeat_s, second=second)
 
     async def tell_people(status: RoundStatus) -> None:
         # Above, for the whole fleet's dashboards, and on the site, for whoever stands there.
