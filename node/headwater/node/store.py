@@ -109,8 +109,8 @@ class NodeStore:
             return
         with self._write() as connection:
             connection.execute(f"DELETE FROM outgoing WHERE {_IS}", _row(key))
-            connection.execute("DELETE FROM journal WHERE run = ? AND round <= ?", (key.run, key.round))
-            connection.execute("DELETE FROM course")
+            for table in ("journal", "course"):
+                connection.execute(f"DELETE FROM {table} WHERE run = ? AND round <= ?", (key.run, key.round))
             connection.execute(
                 "INSERT OR REPLACE INTO settled (id, run, round, step, attempt) VALUES (1, ?, ?, ?, ?)", _row(key)
             )
