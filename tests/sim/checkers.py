@@ -110,11 +110,12 @@ def _goes_up(scenario: Scenario, gateway: str, delta: Delta, results: list[Round
     """A gateway's delta against the rounds that it hosted for it; of a round hosted twice the last counts."""
     edge_rounds = scenario.description.edge_rounds if scenario.parents[gateway] == CLOUD else 1
     steps = range(delta.key.step * edge_rounds, (delta.key.step + 1) * edge_rounds)
-    hosted = {
-        result.plan.key.step: result
-        for result in results
-        if _same_attempt(result.plan.key, delta.key) and result.plan.key.step in steps and result.closed
-    }
+    hosted: dict[int, RoundResult] = {}
+    for result in results:
+        if _same_attempt(result.plan.key, delta.key) and result.plan.key.step in steps:
+            # Hosted again, what came behind it is done again too.
+            hosted = {step: one for step, one in hosted.items() if step < result.plan.key.step}
+            hosted |= {result.plan.key.step: result} if result.closed else {}
     where = f"{gateway} {label(delta.key)}"
     if not hosted:
         yield f"{where}: sends a delta of rounds that it did not host"
@@ -268,6 +269,8 @@ def what_was_sent_arrives(world: Observed) -> Iterator[str]:
             sent.pop((event.who, message.key), None)
         elif isinstance(message, Announcement) and message.plan is not None and _waits_for_all(message.plan, event.who):
             key = message.plan.key
+            # Whoever hears of another round has its answer for this one.
+            sent = {(who, other): at for (who, other), at in sent.items() if who != event.who or other == key}
             began = sent.get((event.who, key))
             quiet = began is not None and _quiet(world, event.who, began, event.at, event.at + ARRIVES_WITHIN_S)
             if quiet and _ended_without(world, event.who, key, event.at + ARRIVES_WITHIN_S):

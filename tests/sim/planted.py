@@ -173,6 +173,12 @@ BUGS: Final[dict[str, Planted]] = {
     "a version is not stored": Planted(
         "versions_are_in_order", (History,), "record_round", _stores_no_model, seeds=(0, 1)
     ),
+    "an update counts in two versions": Planted(
+        "no_update_in_two_rounds", (History,), "counted", lambda counted: lambda *_: frozenset(), seeds=()
+    ),
+    "a late update counts whole": Planted(
+        "late_counts_less", (rounds,), "discount", lambda discount: lambda *_: 1.0, seeds=()
+    ),
     "a gateway counts itself": Planted("weight_is_conserved", (Relay,), "_delta", _counts_itself, seeds=(0, 1)),
     "waiters are kept for ever": Planted("memory_is_bounded", (News,), "changed", _never_forgets, seeds=(0, 1)),
     "a want without pieces": Planted(
