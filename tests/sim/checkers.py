@@ -287,6 +287,9 @@ ARRIVES_WITHIN_S: Final = 4.0
 
 def _quiet(world: Observed, child: str, began: float, heard: float, until: float) -> bool:
     """Whether the child lived on since it began to send, and no fault was near the two after it heard."""
+    if child in world.scenario.second_parents:
+        # Its part may be the other parent's.
+        return False
     parent = world.scenario.parents[child]
     ends = (child, parent, site_client(parent))
     if any(event.who == child and began <= event.at <= until for event in world.trace.of("dies", "exits")):
@@ -333,7 +336,8 @@ def nothing_unexpected(world: Observed) -> Iterator[str]:
 
 def memory_is_bounded(world: Observed) -> Iterator[str]:
     """No queue, buffer or set of tasks of any node ever passed its bound."""
-    children = {node: list(world.scenario.parents.values()).count(node) for node, _ in world.most}
+    above = (*world.scenario.parents.values(), *world.scenario.second_parents.values())
+    children = {node: above.count(node) for node, _ in world.most}
     for (node, thing), most in sorted(world.most.items()):
         bound = children[node] * MOST_A_CHILD.get(thing, 0) + MOST.get(thing, 0)
         if most > bound:

@@ -19,13 +19,13 @@ from headwater.gateway import service as gateway_service
 from headwater.node.child import Assignment, Child
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
-from headwater.node.parents import Parents
+from headwater.node.parents import Parents, Second
 from headwater.node.store import NodeStore
 from headwater.schemas.base import Role
 from headwater.schemas.links import BrokerSettings
 from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Delta, Metric
-from headwater.schemas.settings import CloudSettings, GatewaySettings
+from headwater.schemas.settings import CloudSettings, FallbackSettings, GatewaySettings
 from headwater.schemas.statuses import DataStatus
 from headwater.schemas.tensors import Array, decode_tensors, encode_tensors, parameter_specs
 from headwater.transport.objects import ObjectStore
@@ -36,7 +36,7 @@ from sim.trace import FLEET
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 STORE_SIZE_BYTES: Final = 1_000_000
-HEARTBEAT_S: Final = 5.0
+HEARTBEAT_S: Final = 2.0
 LEASE_S: Final = 6.0
 MANIFEST: Final = Manifest(
     model="m",
@@ -114,12 +114,20 @@ async def _gateway(place: Place) -> None:
 async def _device(place: Place) -> None:
     identity = place.identity
     data = {"d": DataStatus(train_examples=1, test_examples=1)}
-    outbox = Outbox(place.store())
+    other = place.scenario.second_parents.get(identity.node)
+    outbox = Outbox(place.store(), has_two_parents=other is not None)
+    rule = FallbackSettings(parent=other, after_s=6.0, return_after_s=4.0) if other else None
 
     def child(connect: Connect, identity: Identity) -> Child:
         return Child(connect, identity, ObjectStore(STORE_SIZE_BYTES), outbox, data=lambda: data)
 
-    parents = Parents(place.connect(_parent_of(identity)), identity, child, heartbeat_s=HEARTBEAT_S)
+    parents = Parents(
+        place.connect(_parent_of(identity)),
+        identity,
+        child,
+        heartbeat_s=HEARTBEAT_S,
+        second=Second(rule, place.connect(rule.parent)) if rule else None,
+    )
     await parents.run(trains(identity.node, place.work_s))
 
 

@@ -72,7 +72,8 @@ class Scenario:
     """`parents` maps each node but the cloud to the node above; `devices` and `gateways` are its leaves and the rest.
 
     A broker goes by the name of the parent that it serves. `slowness` multiplies a device's work. `persistent` brokers
-    keep retained messages over a restart. With a `standby` the cloud has two processes, of which one leads.
+    keep retained messages over a restart. With a `standby` the cloud has two processes, of which one
+    leads. `second_parents` has the gateway that a device falls back to.
     """
 
     seed: int
@@ -83,6 +84,7 @@ class Scenario:
     links: Links = field(default_factory=Links)
     persistent: bool = False
     standby: bool = False
+    second_parents: dict[str, str] = field(default_factory=dict)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -97,10 +99,11 @@ class Scenario:
         return (CLOUD, *self.gateways)
 
     def below(self, node: str) -> frozenset[str]:
-        """The devices below a node, at any depth; a device is below itself."""
+        """The devices that may be below a node, at any depth; a device is below itself."""
         if is_device(node):
             return frozenset({node})
-        return frozenset().union(*(self.below(child) for child, parent in self.parents.items() if parent == node))
+        places = (*self.parents.items(), *self.second_parents.items())
+        return frozenset().union(*(self.below(child) for child, parent in places if parent == node))
 
     def named(self, weight: float) -> frozenset[str]:
         """The devices whose weights make up this one.
@@ -142,7 +145,18 @@ def scenario(seed: int) -> Scenario:
     )
     slowness = _slowness(rng, calm)
     faults = sorted((_fault(rng, calm) for _ in range(rng.randint(0, 12))), key=lambda fault: fault.at_s)
-    return replace(calm, slowness=slowness, faults=tuple(faults))
+    return _with_second_parents(replace(calm, slowness=slowness, faults=tuple(faults)))
+
+
+def _with_second_parents(drawn: Scenario) -> Scenario:
+    """In one world of five: the devices of a gateway know another, and theirs is gone for a while."""
+    rng = Random(f"{drawn.seed}/second")
+    if rng.random() >= 0.2:
+        return drawn
+    first, second = rng.sample([gateway for gateway in drawn.gateways if gateway != "region"], 2)
+    moving = {device: second for device in drawn.devices if drawn.parents[device] == first}
+    gone = Crash(rng.uniform(0.0, 12.0), first, rng.randrange(30), 20.0, rng.random() < 0.5)
+    return replace(drawn, second_parents=moving, faults=(*drawn.faults, gone))
 
 
 def _tree(rng: Random) -> dict[str, str]:

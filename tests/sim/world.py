@@ -22,6 +22,7 @@ from typing import Final
 import numpy as np
 
 from headwater.cloud.history import ClosedRound, LeaseLost, open_history
+from headwater.node import parents
 from headwater.node.hosting import RoundResult
 from headwater.schemas.errors import HeadwaterError
 from headwater.schemas.messages import Bundle, Model
@@ -61,6 +62,9 @@ LOOK_EVERY_S: Final = 3.0
 
 LAST_TURNS: Final = 20
 """In which the tasks of a world that is over end, each told again."""
+
+MEANT: Final = (HeadwaterError, LinkDown, LeaseLost, parents._Changed)
+"""Errors by which a node's parts tell each other something."""
 
 SAMPLE_EVERY_S: Final = 2.0
 SHM: Final = Path("/dev/shm")
@@ -290,7 +294,7 @@ class World:
         self._note(life.node, "committed", closed, said)
 
     def failed(self, life: Life, what: str, error: BaseException) -> None:
-        if isinstance(error, HeadwaterError | LinkDown | LeaseLost):
+        if isinstance(error, MEANT):
             # Meant, and handled by whoever waits: told, and not held against anyone.
             self._note(life.node, "error", said=f"{what}: {error}")
             return
