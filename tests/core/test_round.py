@@ -1,5 +1,7 @@
 """The round engine: its table of cases, and a property test against an independent model of what must hold."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,6 +101,19 @@ def test_what_comes_after_the_close_is_refused_as_closed() -> None:
     after, told = play(round_, (arrived("b"), 110.5))
     assert after == round_
     assert [effect.reason for effect in told if isinstance(effect, Refuse)] == ["closed"]
+
+
+@pytest.mark.parametrize(
+    ("open_to_all", "max_staleness", "reason"),
+    [(True, 0, "closed"), (True, 2, "closed"), (False, 0, "closed"), (False, 2, "not_in_cohort")],
+)
+def test_who_came_behind_the_close_of_a_round_for_all_was_late_and_not_left_out(
+    open_to_all: bool, max_staleness: int, reason: str
+) -> None:
+    begun = replace(opened("a", open_to_all=open_to_all), tolerance=Tolerance(max_staleness))
+    round_, _ = play(begun, (arrived("a"), 101.0), (Joined("b"), 102.0))
+    _, told = play(round_, (arrived("b"), 103.0))
+    assert [effect.reason for effect in told if isinstance(effect, Refuse)] == [reason]
 
 
 def test_a_late_delta_is_late_even_when_no_tick_came_first() -> None:

@@ -129,8 +129,9 @@ class Leadership:
                 renewed_at = now
             except (HistoryAway, TimeoutError) as error:
                 if loop.time() - renewed_at >= self._lease_s:
+                    why = str(error) or "it did not answer in time"
                     raise LeaseLost(
-                        f"no sign of life reached the database for {self._lease_s:g} s; stepping aside: {error}"
+                        f"no sign of life reached the database for {self._lease_s:g} s; stepping aside: {why}"
                     ) from None
 
     async def give_back(self, lease: Lease) -> None:

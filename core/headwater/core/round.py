@@ -281,10 +281,11 @@ def _objection(round_: Round, delta: Arrived) -> tuple[Reason, str] | None:
     if there != here and not worth_taking(there, here, most):
         allowed = f"; at most {most} rounds behind are taken" if most else ""
         return "stale", f"round {_label(there)} is over; round {_label(here)} is open{allowed}"
-    if there == here and delta.sender not in round_.cohort:
-        return "not_in_cohort", f"{delta.sender} was not chosen for round {_label(here)}"
-    if round_.state != "open" and not most:
+    stranger = there == here and delta.sender not in round_.cohort
+    if round_.state != "open" and (not most or (stranger and round_.open_to_all)):
         return "closed", f"round {_label(here)} has closed"
+    if stranger:
+        return "not_in_cohort", f"{delta.sender} was not chosen for round {_label(here)}"
     return None
 
 
