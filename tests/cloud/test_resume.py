@@ -24,6 +24,7 @@ from headwater.cloud.leading import Leadership
 from headwater.cloud.service import lead
 from headwater.node.child import Assignment, Child
 from headwater.node.identity import Identity
+from headwater.node.outbox import Outbox
 from headwater.node.store import NodeStore
 from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Bundle, Delta, Metric, Model, RoundKey
@@ -141,7 +142,8 @@ class World:
         data = {"d": DataStatus(train_examples=1, test_examples=0)}
         store = NodeStore(self.folder / f"{node}.db", 10**8)
         connect = partial(self.connect, None)
-        child = Child(connect, Identity("plant", node, "device", "cloud"), ObjectStore(10**8), store, data=lambda: data)
+        identity = Identity("plant", node, "device", "cloud")
+        child = Child(connect, identity, ObjectStore(10**8), Outbox(store), data=lambda: data)
         try:
             await asyncio.gather(child.session.run(), child.follow(partial(self.work, index)))
         finally:
