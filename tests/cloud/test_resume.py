@@ -20,8 +20,7 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from headwater.cloud.history import History, open_history
-from headwater.cloud.leading import Leadership
-from headwater.cloud.service import lead
+from headwater.cloud.service import Machine, coordinate
 from headwater.node.child import Assignment, Child
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
@@ -180,10 +179,9 @@ class World:
             life.close()
 
     async def _serve(self, life: Life) -> None:
-        settings = CloudSettings(fleet="plant", heartbeat_s=1.0)
-        leads = Leadership(life.history.leases, "plant", "cloud", lease_s=3.0, standby=True, now=lambda: NOW)
-        lease = await leads.gain()
-        await lead(settings, life.history.led(lease), partial(leads.keep, lease), partial(self.connect, life))
+        settings = CloudSettings(fleet="plant", heartbeat_s=1.0, lease_s=3.0)
+        machine = Machine("here", "boot", lambda: NOW, self.rng.random)
+        await coordinate(settings, life.history, partial(self.connect, life), machine)
 
     @property
     def url(self) -> str:

@@ -86,10 +86,9 @@ async def lead(
     history: History,
     keep_lease: Callable[[], Awaitable[None]],
     connect: Connect,
-    machine: Machine | None = None,
+    machine: Machine,
 ) -> None:
     """Coordinate the fleet. Raises LeaseLost, with nothing said to the fleet, when another leads it."""
-    machine = machine or Machine()
     identity = Identity(settings.fleet, settings.node, "cloud", None, machine.boot)
     topics = Topics(settings.fleet)
     store = ObjectStore(settings.store_size_bytes)
