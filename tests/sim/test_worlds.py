@@ -3,14 +3,16 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from headwater.schemas.run import Aggregation, Cohort
 from sim import run
 from sim.checkers import judged
-from sim.scenario import Crash, scenario
+from sim.scenario import Crash, scenario, weight_of
 from sim.world import run_world
 
 WORLDS: Final = 500
@@ -46,6 +48,8 @@ def test_worlds_are_of_every_kind() -> None:
     assert kinds == {"Crash", "BrokerRestart", "Cut", "Reset", "FullDisk"}
     assert {one.description.edge_rounds for one in drawn} == {1, 2, 3}
     assert {one.description.cohort.fraction < 1 for one in drawn} == {True, False}
+    assert {one.description.aggregation.mode for one in drawn} == {"synchronous", "buffered", "asynchronous"}
+    assert {one.standby for one in drawn} == {bool(one.second_parents) for one in drawn} == {True, False}
     assert any("region" in one.parents for one in drawn)
     assert any(parent == "cloud" and node.startswith("d") for one in drawn for node, parent in one.parents.items())
 
@@ -59,19 +63,10 @@ def test_one_command_shows_a_world(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_calm_world_ends_soon_and_its_model_is_the_mean_worked_by_hand() -> None:
     """Everyone answers: element 0 moves by 1 a round, element 1 by the devices' numbers weighted by 2**i."""
-    from dataclasses import replace
-
-    from sim.scenario import weight_of
-
-    calm = next(one for seed in range(100) if (one := scenario(seed)).description.edge_rounds == 1)
-    calm = replace(
-        calm,
-        faults=(),
-        slowness={},
-        description=calm.description.model_copy(
-            update={"cohort": calm.description.cohort.model_copy(update={"fraction": 1.0, "quorum": 1.0})}
-        ),
-    )
+    drawn = next(one for seed in range(100) if (one := scenario(seed)).description.edge_rounds == 1)
+    everyone = Cohort(quorum=1.0, min_children=list(drawn.parents.values()).count("cloud"), deadline_s=60.0)
+    described = drawn.description.model_copy(update={"cohort": everyone, "aggregation": Aggregation()})
+    calm = replace(drawn, faults=(), slowness={}, second_parents={}, description=described)
     world = run_world(calm)
     assert judged(world) == {}
     weights = {device: weight_of(device) for device in calm.devices}

@@ -263,7 +263,7 @@ class World:
 
     def heard(self, node: str, said: str) -> None:
         """A node logged something."""
-        self._note(node, "logs", said=said)
+        self._note(node, "logs", said=said.replace(str(self._folder), ""))
 
     # ── what the doors ask and tell ─────────────────────────────────────────────────────────────────────────────
 
