@@ -1,5 +1,7 @@
 """Each planted bug is caught by its checker; without it the same worlds are well."""
 
+from typing import Final
+
 import pytest
 
 from sim.checkers import CHECKERS, judged
@@ -7,17 +9,19 @@ from sim.planted import BUGS
 from sim.scenario import scenario
 from sim.world import run_world
 
+SEARCHED: Final = 100
+"""Where a change has moved a bug out of the worlds that it is known to show in, others are looked through."""
+
 
 @pytest.mark.parametrize("name", BUGS)
 def test_a_planted_bug_is_caught(name: str) -> None:
     planted = BUGS[name]
-    caught: dict[int, list[str]] = {}
-    for seed in planted.seeds:
+    for seed in dict.fromkeys((*planted.seeds, *range(SEARCHED))):
         with planted.grown():
-            caught[seed] = list(judged(run_world(scenario(seed))))
-        if planted.checker in caught[seed]:
+            said = judged(run_world(scenario(seed)))
+        if planted.checker in said:
             break
-    assert planted.checker in caught[seed], f"{name}: {planted.checker} saw nothing in {caught}"
+    assert planted.checker in said, f"{name}: {planted.checker} saw nothing in {SEARCHED} worlds"
     assert judged(run_world(scenario(seed))) == {}
 
 
