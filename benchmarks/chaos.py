@@ -12,15 +12,17 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from headwater.schemas.errors import HeadwaterError
 from headwater.testbed.faults.chaos import Memory, Outcome, Scene, chaos
-from headwater.testbed.postgres import database, postgres
+from headwater.testbed.postgres import Postgres, database
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _PLOT_WIDTH: Final = 60
@@ -28,14 +30,14 @@ _MB: Final = 2**20
 
 
 @contextlib.contextmanager
-def history(kind: str, folder: Path) -> Iterator[str]:
-    """The URL of an empty database."""
+def history(kind: str, folder: Path) -> Iterator[tuple[str, Postgres | None]]:
+    """The URL of an empty database, and its server where it has one."""
     if kind == "sqlite":
         folder.mkdir(parents=True, exist_ok=True)
-        yield f"sqlite:///{(folder / 'history.db').resolve()}"
+        yield f"sqlite:///{(folder / 'history.db').resolve()}", None
         return
-    with postgres() as server, database(server, "chaos") as url:
-        yield url
+    with Postgres() as server, database(server, "chaos") as url:
+        yield url, server
 
 
 def as_json(outcome: Outcome, seed: int) -> dict[str, Any]:
@@ -112,6 +114,9 @@ def main() -> int:
     parser.add_argument("--edge-rounds", type=int, default=1)
     parser.add_argument("--buffer", type=int, default=0, help="so many updates make a version; 0: the cohort does")
     options = parser.parse_args()
+    # The witnesses' connections break as all do; what is told is how the run goes.
+    logging.getLogger("headwater").setLevel(logging.ERROR)
+    tell = partial(print, file=sys.stderr, flush=True)
     scene = Scene(
         rounds=options.rounds,
         seed=options.seed,
@@ -124,8 +129,8 @@ def main() -> int:
     try:
         with contextlib.ExitStack() as stack:
             folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-chaos-")))
-            url = stack.enter_context(history(options.database, folder))
-            outcome = asyncio.run(chaos(folder, url, scene, lambda line: print(line, file=sys.stderr, flush=True)))
+            url, server = stack.enter_context(history(options.database, folder))
+            outcome = asyncio.run(chaos(folder, url, scene, tell, server))
     except HeadwaterError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -9,7 +9,7 @@ from functools import lru_cache
 import pytest
 
 from headwater.testbed.machine import ToolMissing, free_port
-from headwater.testbed.postgres import database, postgres
+from headwater.testbed.postgres import Postgres, database
 
 
 def missing(what: str, how: str) -> None:
@@ -28,11 +28,11 @@ def database_url() -> Iterator[str]:
 
 
 @lru_cache(maxsize=1)
-def _server() -> str:
+def _server() -> Postgres:
     stack = ExitStack()
     atexit.register(stack.close)
     try:
-        return stack.enter_context(postgres())
+        return stack.enter_context(Postgres())
     except ToolMissing:
         missing("PostgreSQL", "apt-get install postgresql")
         raise

@@ -29,6 +29,7 @@ TARGETS = Targets(
     gateways=("gw0", "gw1"),
     devices=("d0", "d1", "d2"),
     brokers=("broker-cloud", "broker-gw0"),
+    databases=("database",),
     links=("cloud-a-up", "gw0-up"),
     disks=("gw0",),
 )
@@ -49,7 +50,7 @@ def test_a_seed_is_a_schedule_and_another_seed_is_another() -> None:
 def test_everything_fails_at_least_once_in_order_and_not_at_the_very_end(rounds: int) -> None:
     faults = schedule(1, rounds, TARGETS)
     killed = {fault.target.rstrip("0123456789").split("-")[0] for fault in faults if fault.kind == "kill"}
-    assert killed == {"cloud", "gw", "d", "broker"}
+    assert killed == {"cloud", "gw", "d", "broker", "database"}
     assert {fault.kind for fault in faults} == {"kill", "freeze", "cut", "silence", "weather", "fill", "clock"}
     assert [fault.round for fault in faults] == sorted(fault.round for fault in faults)
     assert all(0 <= fault.round <= rounds - 2 for fault in faults)

@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import NodeStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import decode_status
-from headwater.testbed.postgres import database, postgres
+from headwater.testbed.postgres import Postgres, database
 from headwater.testbed.processes import Processes, Started
 from support.brokers import broker
 from support.postgres import database_url, missing
@@ -184,7 +183,9 @@ def test_a_database_that_is_restarted_ends_nothing(tmp_path: Path, away_s: float
         says(coordinator, "leading")
         of.devices()
         of.learn()
-        interrupt(url, away_s)
+        server.kill()
+        time.sleep(away_s)
+        server.start()
         says(coordinator, "the database")
         if away_s:
             says(coordinator, "stepping aside")
@@ -193,26 +194,11 @@ def test_a_database_that_is_restarted_ends_nothing(tmp_path: Path, away_s: float
 
 
 @contextlib.contextmanager
-def server_of_its_own() -> Iterator[str]:
+def server_of_its_own() -> Iterator[Postgres]:
     from headwater.testbed.machine import ToolMissing
 
     with contextlib.ExitStack() as stack:
         try:
-            yield stack.enter_context(postgres())
+            yield stack.enter_context(Postgres())
         except ToolMissing:
             missing("PostgreSQL", "apt-get install postgresql")
-
-
-def interrupt(url: str, for_s: float) -> None:
-    """Stop the server hard, as a power cut does, and start it again with the same options."""
-    import psycopg
-
-    with psycopg.connect(url, autocommit=True) as connection:
-        (data,) = connection.execute("SHOW data_directory").fetchone()  # type: ignore[misc]
-    command, *options = Path(data, "postmaster.opts").read_text().strip().split(" ", 1)
-    own = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    control = [*own, str(Path(command).with_name("pg_ctl")), "-D", data, "-w"]
-    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
-    subprocess.run([*control, "-m", "immediate", "stop"], **quiet)  # type: ignore[call-overload]
-    time.sleep(for_s)
-    subprocess.run([*control, "-o", options[0], "start"], **quiet)  # type: ignore[call-overload]

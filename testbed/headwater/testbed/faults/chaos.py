@@ -22,9 +22,10 @@ from headwater.schemas.errors import ConfigError, RunFailed
 from headwater.schemas.run import RunDescription
 from headwater.testbed.faults.disk import can_mount
 from headwater.testbed.faults.fleet import CLOUD, FLEET, Battered, Site, battered
-from headwater.testbed.faults.ledger import Sql, Verdict, Weights, Witness, judged
+from headwater.testbed.faults.ledger import DatabaseAway, Sql, Verdict, Weights, Witness, judged
 from headwater.testbed.faults.replay import Replayed, replayed
 from headwater.testbed.faults.schedule import Fault, schedule
+from headwater.testbed.postgres import Postgres
 
 log = logging.getLogger("headwater.testbed")
 
@@ -103,18 +104,25 @@ class Scene:
         return self.max_staleness == 0 and self.edge_rounds == 1
 
 
-async def chaos(folder: Path, database: str, scene: Scene, tell: Callable[[str], None] = lambda line: None) -> Outcome:
-    """Run a scene to its end; `folder` takes logs and state, `tell` hears how it goes.
+async def chaos(
+    folder: Path,
+    database: str,
+    scene: Scene,
+    tell: Callable[[str], None] = lambda line: None,
+    server: Postgres | None = None,
+) -> Outcome:
+    """Run a scene to its end; `folder` takes logs and state, `tell` hears how it goes. Where the database has
+    a `server`, that is killed as well.
 
     Raises:
         ConfigError: too many devices for so few gateways.
         RunFailed: the run failed, or no round was committed for `STUCK_AFTER_S`.
     """
     site = _site(folder, scene.gateways, scene.devices)
-    faults = schedule(scene.seed, scene.rounds, site.targets(disks=can_mount()))
+    faults = schedule(scene.seed, scene.rounds, site.targets(disks=can_mount(), server=server is not None))
     for fault in faults:
         tell(f"planned: {fault}")
-    async with battered(folder, site, database, scene.seed) as fleet:
+    async with battered(folder, site, database, scene.seed, server) as fleet:
         course = _Course(fleet, faults, Sql(database), scene.rounds, tell)
         witness = Witness(FLEET)
         listening = [
@@ -176,11 +184,14 @@ class _Course:
 
     def _look(self) -> str:
         """The run's state, with what has been committed since the last look."""
-        ((state, round_),) = self.sql.rows(
-            "SELECT state, (SELECT coalesce(max(round), 0) FROM rounds WHERE run = runs.id AND state = 'closed'"
-            " AND task = 'train') FROM runs WHERE id = ?",
-            RUN,
-        )
+        try:
+            ((state, round_),) = self.sql.rows(
+                "SELECT state, (SELECT coalesce(max(round), 0) FROM rounds WHERE run = runs.id AND state = 'closed'"
+                " AND task = 'train') FROM runs WHERE id = ?",
+                RUN,
+            )
+        except DatabaseAway:
+            state, round_ = "running", self._round
         now = time.monotonic()
         since = self._committed_at or self.began_at
         if round_ > self._round:

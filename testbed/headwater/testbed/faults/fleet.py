@@ -19,11 +19,13 @@ from headwater.testbed.faults.disk import can_mount, fill, free, small_disk
 from headwater.testbed.faults.proxy import FAIR, Proxy
 from headwater.testbed.faults.schedule import Fault, Targets
 from headwater.testbed.machine import free_port
+from headwater.testbed.postgres import Postgres
 from headwater.testbed.processes import Processes, Started
 from headwater.transport.mosquitto import config_file
 
 FLEET: Final = "chaos"
 CLOUD: Final = "cloud"
+DATABASE: Final = "database"
 CLOUDS: Final = ("cloud-a", "cloud-b")
 
 KEEPALIVE_S: Final = 3.0
@@ -49,7 +51,7 @@ class Site:
     def devices(self) -> tuple[str, ...]:
         return tuple(device for devices in self.clusters.values() for device in devices)
 
-    def targets(self, *, disks: bool) -> Targets:
+    def targets(self, *, disks: bool, server: bool) -> Targets:
         """Everything that can be hit."""
         links = (*(f"{cloud}-up" for cloud in CLOUDS), *(f"{gateway}-up" for gateway in self.gateways))
         return Targets(
@@ -57,6 +59,7 @@ class Site:
             gateways=self.gateways,
             devices=self.devices,
             brokers=tuple(f"broker-{node}" for node in (CLOUD, *self.gateways)),
+            databases=(DATABASE,) if server else (),
             links=(*links, *(f"{gateway}-site" for gateway in self.gateways)),
             disks=self.gateways if disks else (),
         )
@@ -73,10 +76,12 @@ class Battered:
         processes: Processes,
         brokers: Mapping[str, Broker],
         proxies: Mapping[str, Proxy],
+        server: Postgres | None,
     ) -> None:
         self.site = site
         self.processes = processes
         self.brokers = brokers
+        self._supports: Mapping[str, Broker | Postgres] = {**brokers} | ({DATABASE: server} if server else {})
         self._folder = folder
         self._database = database
         self._proxies = proxies
@@ -121,8 +126,9 @@ class Battered:
                 self._signal(fault.target, signal.SIGCONT)
 
     def _kill(self, name: str) -> None:
-        if name in self.brokers:
-            self.brokers[name].kill()
+        if name in self._supports:
+            if self._supports[name].pid is not None:
+                self._supports[name].kill()
         elif name in self._running:
             self.processes.kill(self._running.pop(name))
 
@@ -131,9 +137,9 @@ class Battered:
             self._running[name].process.send_signal(which)
 
     def _raise(self, name: str) -> None:
-        if name in self.brokers:
-            if self.brokers[name].pid is None:
-                self.brokers[name].start()
+        if name in self._supports:
+            if self._supports[name].pid is None:
+                self._supports[name].start()
         elif name not in self._running:
             self._start(name)
 
@@ -178,8 +184,10 @@ class Battered:
 
 
 @contextlib.asynccontextmanager
-async def battered(folder: Path, site: Site, database: str, seed: int) -> AsyncIterator[Battered]:
-    """Brokers and proxies up, processes not yet started; all is gone behind."""
+async def battered(
+    folder: Path, site: Site, database: str, seed: int, server: Postgres | None = None
+) -> AsyncIterator[Battered]:
+    """Brokers and proxies up, processes not yet started; all but the database's server is gone behind."""
     async with contextlib.AsyncExitStack() as stack:
         if can_mount():
             for gateway in site.gateways:
@@ -189,13 +197,13 @@ async def battered(folder: Path, site: Site, database: str, seed: int) -> AsyncI
             await asyncio.to_thread(broker.start)
             stack.callback(broker.stop)
         proxies: dict[str, Proxy] = {}
-        for number, link in enumerate(site.targets(disks=False).links):
+        for number, link in enumerate(site.targets(disks=False, server=False).links):
             # Clouds and gateways meet on the cloud's broker, a site on its gateway's.
             node = link.removesuffix("-site") if link.endswith("-site") else CLOUD
             proxy = Proxy(brokers[f"broker-{node}"].port, seed=seed + number)
             proxies[link] = await stack.enter_async_context(proxy)
         processes = stack.enter_context(Processes(folder))
-        yield Battered(folder, site, database, processes, brokers, proxies)
+        yield Battered(folder, site, database, processes, brokers, proxies, server)
 
 
 def _broker(folder: Path, node: str) -> Broker:

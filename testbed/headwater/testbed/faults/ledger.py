@@ -25,6 +25,10 @@ Weights = Mapping[str, Mapping[str, int]]
 """Of each device, by its gateway."""
 
 
+class DatabaseAway(Exception):
+    """The database does not answer now."""
+
+
 class Sql:
     """Reads of a history's database by the driver alone: `sqlite:///FILE` or `postgresql://…`. Methods block."""
 
@@ -32,14 +36,17 @@ class Sql:
         self._url = url
 
     def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
-        """All rows; `?` stands for each argument."""
+        """All rows; `?` stands for each argument. Raises DatabaseAway where a server is down."""
         if self._url.startswith("sqlite:///"):
             with contextlib.closing(sqlite3.connect(self._url.removeprefix("sqlite:///"), timeout=30)) as connection:
                 return connection.execute(query, arguments).fetchall()
         import psycopg
 
-        with psycopg.connect(self._url, autocommit=True) as connection:
-            return connection.execute(query.replace("?", "%s").encode(), arguments).fetchall()
+        try:
+            with psycopg.connect(self._url, autocommit=True) as connection:
+                return connection.execute(query.replace("?", "%s").encode(), arguments).fetchall()
+        except psycopg.OperationalError as error:
+            raise DatabaseAway(str(error)) from None
 
 
 @dataclass(slots=True)

@@ -20,12 +20,13 @@ Kind = Literal["kill", "freeze", "cut", "silence", "weather", "fill", "clock"]
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What can be hit, by name: processes, brokers, links, folders that can be full."""
+    """What can be hit, by name: processes, brokers, a database's server, links, folders that can be full."""
 
     clouds: tuple[str, ...]
     gateways: tuple[str, ...]
     devices: tuple[str, ...]
     brokers: tuple[str, ...]
+    databases: tuple[str, ...]
     links: tuple[str, ...]
     disks: tuple[str, ...]
 
@@ -92,6 +93,7 @@ _KINDS: Final = (
     _Kind("kill", lambda targets: targets.gateways, 0.1, 3.0),
     _Kind("kill", lambda targets: targets.devices, 0.1, 3.0),
     _Kind("kill", lambda targets: targets.brokers, 0.1, 3.0),
+    _Kind("kill", lambda targets: targets.databases, 0.1, 5.0),
     _Kind("freeze", lambda targets: (*targets.clouds, *targets.gateways, *targets.devices), 0.5, 8.0),
     _Kind("cut", lambda targets: targets.links, 0.2, 4.0),
     _Kind("silence", lambda targets: targets.links, 0.5, 8.0),
