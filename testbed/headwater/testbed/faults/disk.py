@@ -4,7 +4,9 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -12,16 +14,25 @@ SIZE_BYTES: Final = 8 * 1024 * 1024
 _BALLAST: Final = "ballast"
 
 
+@lru_cache(maxsize=1)
 def can_mount() -> bool:
-    """Whether this process may make file systems: only root may."""
-    return os.geteuid() == 0 and shutil.which("mount") is not None
+    """Whether this process may make file systems: root may, where its container lets it. Without, no disk is filled."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with small_disk(Path(folder) / "tried"):
+                return True
+        except subprocess.CalledProcessError:
+            return False
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size_bytes: int = SIZE_BYTES) -> Iterator[Path]:
     """`folder` as a file system of this size, gone behind the `with`."""
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True, capture_output=True)
     try:
         yield folder
     finally:

@@ -66,7 +66,10 @@ class Site:
 
 
 class Battered:
-    """A fleet that runs, and how to hit and mend it. Hitting what lies already does nothing."""
+    """A fleet that runs, and how to hit and mend it. Hitting what lies already does nothing.
+
+    `ended` are the processes that ended by themselves, with their exit codes.
+    """
 
     def __init__(
         self,
