@@ -149,7 +149,7 @@ BUGS: Final[dict[str, Planted]] = {
         "acknowledged_is_kept", (NodeStore,), "load", lambda load: lambda self, key: (), seeds=(38,)
     ),
     "journalled children are not in the cohort": Planted(
-        "acknowledged_is_kept", (parents,), "open_hosted", _forgets_contributors, seeds=()
+        "acknowledged_is_kept", (parents,), "open_hosted", _forgets_contributors, seeds=(75, 126)
     ),
     "a stale delta counts": Planted(
         "only_the_plan_is_answered", (rounds,), "worth_taking", _takes_any_age, seeds=(2, 6)
