@@ -1,14 +1,28 @@
-"""What a parent takes into its sum: tallies are held against the manifest, each fault with its reason."""
+"""What a parent takes into its sum: numbers are held against what it can hold and tell, each fault with its reason."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from headwater.node.hosting import check_tallies
-from headwater.schemas.limits import MAX_TALLIED
+from headwater.core.round import Arrived, Round, open_round, step
+from headwater.core.select import Chosen
+from headwater.node.hosting import (
+    Arrival,
+    Opening,
+    check_sums,
+    check_tallies,
+    checked_tensors,
+    fold,
+    open_hosted,
+    status_of,
+)
+from headwater.schemas.limits import MAX_COUNT, MAX_TALLIED, MAX_WEIGHED
 from headwater.schemas.manifest import Example, Manifest, Parameter, Tally
-from headwater.schemas.messages import Counts, Delta, RoundKey
+from headwater.schemas.messages import Counts, Delta, Metric, Plan, RoundKey
 from headwater.schemas.tensors import TensorError, encode_tensor
-from headwater.schemas.wire import WireError
+from headwater.schemas.wire import WireError, encode, reference
+from headwater.transport.session import Traffic
 
 MANIFEST = Manifest(
     model="m",
@@ -54,3 +68,62 @@ def test_tallies_that_do_not_fit_are_refused(tallies: list[Counts], reason: str,
     with pytest.raises((WireError, TensorError), match=says) as caught:
         check_tallies(delta(*tallies), MANIFEST)
     assert caught.value.reason == reason
+
+
+KEY = RoundKey(run="r", round=1)
+PLAN = Plan(key=KEY, task="evaluate", data="d", model=reference(b"m"), bundle=reference(b"b"))
+
+
+def loss(total: float, weight: float) -> Metric:
+    return Metric(split="test", name="loss", total=total, weight=weight)
+
+
+def said(sender: str = "d1", *metrics: Metric, **numbers: float) -> Delta:
+    common = {"key": KEY, "sender": sender, "task": "evaluate", "weight": 2.0, "examples": 2, "devices": 1}
+    return Delta.model_validate(common | {"metrics": metrics} | numbers)
+
+
+def received(examples: int = 0, devices: int = 0) -> Round:
+    return replace(open_round(KEY, "ab", quorum=1.0, deadline_s=1.0, now=0.0), examples=examples, devices=devices)
+
+
+@pytest.mark.parametrize(
+    ("delta", "so_far", "says"),
+    [
+        pytest.param(said(examples=MAX_COUNT), received(examples=1), "examples: ", id="more examples than are counted"),
+        pytest.param(said(devices=MAX_COUNT), received(devices=1), "devices: ", id="more devices than are counted"),
+        pytest.param(said(weight=1e300), received(), r"weight: 1e\+300", id="a weight whose sum is no number"),
+        pytest.param(said("d1", loss(1e308, 2.0)), received(), "loss is 1e", id="a metric whose sum is no number"),
+        pytest.param(said("d1", loss(-1e308, 2.0)), received(), "loss is -1e", id="the same below nothing"),
+        pytest.param(said("d1", loss(1.0, 1e300)), received(), "loss is 1.0 over 1e", id="a metric's weight"),
+        pytest.param(said("d1", loss(1.0, 1e-300)), received(), "over 1e-300", id="a mean that is no number"),
+        pytest.param(said("d1", loss(1.0, 0.0)), received(), "over 0.0", id="a total over nothing"),
+    ],
+)
+def test_numbers_that_no_sum_can_hold_are_refused(delta: Delta, so_far: Round, says: str) -> None:
+    with pytest.raises(WireError, match=says) as caught:
+        check_sums(delta, so_far)
+    assert caught.value.reason == "malformed"
+
+
+def test_a_round_of_the_largest_numbers_that_are_taken_can_be_told_and_sent_on() -> None:
+    """What ends the parent that tells of it would end it again when it takes up its journal."""
+    most = said("d1", loss(MAX_WEIGHED * MAX_WEIGHED, MAX_WEIGHED), weight=MAX_WEIGHED, examples=MAX_COUNT // 2)
+    hosted = open_hosted(PLAN, MANIFEST, Opening(frozenset("ab"), Chosen(None, 2)), Traffic(), 0.0)
+    for sender in "ab":
+        delta = most.model_copy(update={"sender": sender})
+        tensors = checked_tensors(delta, sender, hosted)
+        hosted.round, _ = step(hosted.round, Arrived.of(delta), 0.1)
+        fold(hosted, Arrival(delta, tensors, encode(delta), False), 1.0, 0.1)
+    status = status_of(hosted, "gw", {}, Traffic(), 1.0)
+    assert (status.examples, status.metrics) == (MAX_COUNT // 2 * 2, {"test/loss": MAX_WEIGHED})
+    said("gw", *hosted.sum.metrics, weight=hosted.sum.weight, examples=hosted.round.examples)
+
+
+def test_nobody_speaks_for_another_not_even_of_a_round_that_is_over() -> None:
+    """Else its parent would answer the other, which forgets what it has for that round."""
+    hosted = open_hosted(PLAN, MANIFEST, Opening(frozenset("ab"), Chosen(None, 2)), Traffic(), 0.0)
+    over = said("b", key=RoundKey(run="r", round=0))
+    with pytest.raises(WireError, match="sender: b on the topic of a"):
+        checked_tensors(over, "a", hosted)
+    assert checked_tensors(over, "b", hosted) == ()

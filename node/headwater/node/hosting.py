@@ -9,7 +9,7 @@ from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum, means
 from headwater.core.figures import figures_by_split
 from headwater.core.select import Chosen
-from headwater.schemas.limits import MAX_TALLIED
+from headwater.schemas.limits import MAX_COUNT, MAX_TALLIED, MAX_WEIGHED
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import Delta, ObjectRef, Plan, Reason, RoundKey
 from headwater.schemas.statuses import MemberStatus, NodeStatus, RoundStatus
@@ -179,14 +179,17 @@ def result_of(hosted: Hosted, traffic: Traffic, now: float) -> RoundResult:
 
 
 def checked_tensors(delta: Delta, node: str, hosted: Hosted) -> tuple[Array, ...]:
-    """The delta's tensors.
+    """The delta's tensors, none where its key alone has the engine refuse it.
 
     Raises:
-        WireError: it is not from the node whose topic it came on, or not for this task, or has unknown metrics.
+        WireError: it is not from the node whose topic it came on, or not for this task, or has unknown metrics, or
+            numbers that no sum can hold.
         TensorError: its tensors or tallies are not the manifest's.
     """
     if delta.sender != node:
         raise WireError("unauthorised", f"sender: {delta.sender} on the topic of {node}")
+    if not hosted.would_take(delta.key):
+        return ()
     if delta.task != hosted.plan.task:
         raise WireError("malformed", f"task: {delta.task} where {hosted.plan.task} was planned")
     unknown = {metric.name for metric in delta.metrics} - set(hosted.manifest.metrics)
@@ -194,8 +197,31 @@ def checked_tensors(delta: Delta, node: str, hosted: Hosted) -> tuple[Array, ...
         raise WireError("malformed", f"metrics: {', '.join(sorted(unknown))} are not in the manifest")
     if not delta.weight > 0:
         raise WireError("malformed", "weight: 0; a node with nothing to give declines the plan")
+    check_sums(delta, hosted.round)
     check_tallies(delta, hosted.manifest)
     return decode_tensors(delta.tensors, delta_specs(delta.task, hosted.manifest))
+
+
+def check_sums(delta: Delta, round_: rounds.Round) -> None:
+    """Hold a delta's numbers against what a round can count and tell, its own sum and those of the tiers above.
+
+    Raises:
+        WireError: more examples or devices than can be counted with those of the round, or a weight, or a metric's
+            mean, beyond `MAX_WEIGHED`.
+    """
+    for what, more, so_far in (
+        ("examples", delta.examples, round_.examples),
+        ("devices", delta.devices, round_.devices),
+    ):
+        if so_far + more > MAX_COUNT:
+            raise WireError("malformed", f"{what}: {more} more pass the {MAX_COUNT} that a round can count")
+    if delta.weight > MAX_WEIGHED:
+        raise WireError("malformed", f"weight: {delta.weight}; at most {MAX_WEIGHED}")
+    for metric in delta.metrics:
+        # A weight that is next to nothing would make a mean that is no number.
+        if metric.weight > MAX_WEIGHED or abs(metric.total) > MAX_WEIGHED * metric.weight:
+            said = f"{metric.total} over {metric.weight}"
+            raise WireError("malformed", f"metrics: {metric.name} is {said}; weight and mean are {MAX_WEIGHED} at most")
 
 
 def check_tallies(delta: Delta, manifest: Manifest) -> None:

@@ -384,12 +384,13 @@ class Parent:
 
     def _on_delta(self, hosted: Hosted, node: str, payload: bytes, *, is_kept: bool = False) -> None:
         """`is_kept`: it comes from the journal."""
+        key = hosted.plan.key
         try:
             delta = decode_object(payload, Delta)
-            # The engine refuses a delta of another round by its key; only one that it may take is checked further.
-            tensors = checked_tensors(delta, node, hosted) if hosted.would_take(delta.key) else ()
+            key = delta.key
+            tensors = checked_tensors(delta, node, hosted)
         except (WireError, TensorError) as error:
-            self._refuse(node, hosted.plan.key, error.reason, str(error))
+            self._refuse(node, key, error.reason, str(error))
             return
         if is_kept:
             self._receipts.has_kept(node, delta.key)

@@ -21,6 +21,12 @@ MAX_TALLY_LENGTH: Final = 4096
 MAX_TALLIED: Final = 2**40
 """A device's count in one place of a tally; thousands of devices' then add up exactly in float64."""
 
+MAX_COUNT: Final = 2**53
+"""Of examples and devices: the largest up to which every whole number is exact in float64."""
+
+MAX_WEIGHED: Final = 1e100
+"""Of a weight, and of a metric's mean over it: the sums and means of whatever a parent's children send stay finite."""
+
 MAX_NAME_LENGTH: Final = 128
 MAX_TEXT_LENGTH: Final = 1024
 MAX_MAP_ENTRIES: Final = 256
