@@ -21,6 +21,7 @@ from headwater.core.round import (
     Tolerance,
     open_round,
     step,
+    taken_up,
     worth_taking,
 )
 from headwater.schemas.messages import RoundKey
@@ -76,6 +77,9 @@ def test_the_deadline_closes_with_a_quorum_and_fails_without(
     [
         pytest.param(arrived("a", RoundKey(run="r", round=2, attempt=1)), "stale", id="an earlier round"),
         pytest.param(arrived("a", RoundKey(run="r", round=3, attempt=0)), "stale", id="an earlier attempt"),
+        pytest.param(
+            arrived("a", RoundKey(run="r", round=3, step=2)), "stale", id="a later step of an earlier attempt"
+        ),
         pytest.param(arrived("a", RoundKey(run="r", round=4)), "unknown_round", id="a later round"),
         pytest.param(arrived("a", RoundKey(run="x", round=3, attempt=1)), "unknown_round", id="another run"),
         pytest.param(arrived("z"), "not_in_cohort", id="not chosen"),
@@ -218,6 +222,7 @@ def test_a_buffered_round_does_not_wait_for_more_updates_than_there_are_children
         pytest.param(behind(3), None, id="three versions"),
         pytest.param(RoundKey(run="r", round=4), None, id="a version that is not there yet"),
         pytest.param(RoundKey(run="x", round=3), None, id="another run"),
+        pytest.param(RoundKey(run="r", round=2, step=1), None, id="an edge round of another parent"),
     ],
 )
 def test_an_old_update_counts_by_its_age_up_to_the_cap(key: RoundKey, factor: float | None) -> None:
@@ -243,10 +248,32 @@ def test_what_comes_between_rounds_is_held_for_the_next() -> None:
     assert round_.updates == 1
 
 
+def test_what_was_acknowledged_before_a_kill_is_in_though_fewer_are_enough_and_the_deadline_is_near() -> None:
+    """Over-selection asks for a share of those who are there, and behind a restart there are fewer."""
+    round_ = open_round(KEY, "abcd", quorum=0.5, deadline_s=0.01, now=100.0, open_to_all=False, enough=1)
+    told: list[object] = []
+    for sender in "abab":
+        round_, effects = taken_up(round_, arrived(sender))
+        told += effects
+    assert told == [Fold("a"), Acknowledge("a"), Fold("b"), Acknowledge("b"), Acknowledge("a"), Acknowledge("b")]
+    assert round_.state == "open"
+    round_, told = play(round_, (Tick(), 100.0))
+    assert (round_.state, sorted(round_.received), told) == ("closed", ["a", "b"], [Close()])
+
+
 # ── property ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 NODES = "abcd"
-keys = st.sampled_from([KEY, behind(1), behind(3), RoundKey(run="r", round=4), RoundKey(run="x", round=3)])
+keys = st.sampled_from(
+    [
+        KEY,
+        behind(1),
+        behind(1).model_copy(update={"step": 1}),
+        behind(3),
+        RoundKey(run="r", round=4),
+        RoundKey(run="x", round=3),
+    ]
+)
 events = st.one_of(
     st.builds(arrived, st.sampled_from(NODES + "z"), keys, st.sampled_from([1.0, 2.0, 4.0])),
     st.builds(Joined, st.sampled_from(NODES + "z")),
@@ -297,6 +324,7 @@ def test_whatever_happens_each_is_counted_once_and_the_round_ends(
             assert isinstance(event, Arrived)
             assert event.key.run == "r"
             assert 0 <= KEY.round - event.key.round <= max_staleness
+            assert event.key.step == KEY.step
             assert new[0].factor == (1 + KEY.round - event.key.round) ** -0.5
             assert (event.sender, event.key) not in {*folded, ("b", behind(1))}
             folded.append((event.sender, event.key))

@@ -211,6 +211,14 @@ def step(round_: Round, event: Event, now: float) -> tuple[Round, tuple[Effect, 
     return after, effects
 
 
+def taken_up(round_: Round, update: Arrived) -> tuple[Round, tuple[Effect, ...]]:
+    """As `step` for an update that was acknowledged before the round was opened anew.
+
+    It was in, so neither the hour nor others who are enough by now keep it out. The round closes with its next event.
+    """
+    return _apply(round_, update)
+
+
 def _has_enough(round_: Round) -> bool:
     return bool(round_.enough) and round_.updates >= round_.enough
 
@@ -292,16 +300,18 @@ def _objection(round_: Round, delta: Arrived) -> tuple[Reason, str] | None:
 def worth_taking(key: RoundKey, newest: RoundKey, max_staleness: int) -> bool:
     """Whether an update of `key` still counts where `newest` is the open round: the one rule of children and parents.
 
-    Staleness is the number of model versions between them; without any, an earlier attempt or step is over too.
+    Staleness is the number of model versions between them; without any, an earlier attempt is over too. What answers
+    an edge round of another parent began from no version, and is never taken.
     """
     if key == newest:
         return True
-    return bool(max_staleness) and key.run == newest.run and 0 <= newest.round - key.round <= max_staleness
+    is_of_a_version = key.run == newest.run and key.step == newest.step
+    return bool(max_staleness) and is_of_a_version and 0 <= newest.round - key.round <= max_staleness
 
 
 def order(key: RoundKey) -> tuple[int, int, int]:
-    """By which the rounds of one run follow each other."""
-    return key.round, key.step, key.attempt
+    """By which the rounds of one run follow each other: another attempt begins with the first step."""
+    return key.round, key.attempt, key.step
 
 
 def _label(key: RoundKey) -> str:

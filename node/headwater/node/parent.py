@@ -227,6 +227,8 @@ class Parent:
         if entries:
             log.info("round %d goes on with %d updates that were acknowledged", hosted.plan.key.round, len(entries))
         held, self._held = self._held, {}
+        # They may be all that the round needs.
+        self._perform(hosted, rounds.Tick(), None)
         for (sender, _), payload in held.items():
             self._on_delta(hosted, sender, payload)
 
@@ -428,7 +430,10 @@ class Parent:
     def _perform(self, hosted: Hosted, event: rounds.Event, arrival: Arrival | None) -> None:
         """One event through the engine, and its effects."""
         now = asyncio.get_running_loop().time()
-        hosted.round, effects = rounds.step(hosted.round, event, now)
+        if isinstance(event, rounds.Arrived) and arrival is not None and arrival.is_kept:
+            hosted.round, effects = rounds.taken_up(hosted.round, event)
+        else:
+            hosted.round, effects = rounds.step(hosted.round, event, now)
         for effect in effects:
             match effect:
                 case rounds.Fold(_, factor) if arrival is not None:
