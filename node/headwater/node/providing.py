@@ -27,6 +27,7 @@ class Provider:
         self._tasks = tasks
         self._broadcast: set[bytes] = set()
         self._wants: dict[tuple[str, bytes], Want] = {}
+        self._serving = 0
 
     async def broadcast(self, refs: tuple[ObjectRef, ...]) -> None:
         """Each of them that did not go out already, to everyone."""
@@ -47,10 +48,16 @@ class Provider:
         if (node, want.object.sha256) not in self._wants and len(self._wants) >= MAX_WAITING_WANTS:
             return
         self._wants[node, want.object.sha256] = want
-        if len(self._wants) <= MAX_SERVED_AT_ONCE:
-            self._tasks.start(self._serve())
+        if self._serving < MAX_SERVED_AT_ONCE and self._tasks.start(self._serve()):
+            self._serving += 1
 
     async def _serve(self) -> None:
+        try:
+            await self._serve_all()
+        finally:
+            self._serving -= 1
+
+    async def _serve_all(self) -> None:
         while self._wants:
             (node, sha256), want = next(iter(self._wants.items()))
             del self._wants[node, sha256]
