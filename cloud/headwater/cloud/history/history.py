@@ -164,7 +164,7 @@ class History(Transactions):
             query = select(tables.ModelVersion).where(tables.ModelVersion.run == run)
             if version is not None:
                 query = query.where(tables.ModelVersion.version == version)
-            row = session.scalars(query.order_by(tables.ModelVersion.version.desc())).first()
+            row = session.scalars(query.order_by(tables.ModelVersion.version.desc()).limit(1)).first()
             if row is None:
                 newest = session.scalar(
                     select(func.max(tables.ModelVersion.version)).where(tables.ModelVersion.run == run)
