@@ -259,22 +259,34 @@ def _kept_on_the_way_up(world: Observed, where: str, event: Event, child: str, k
 def what_was_sent_arrives(world: Observed) -> Iterator[str]:
     """A child that has a delta out and hears of its round again sends it again: undisturbed it is in before long."""
     sent: dict[tuple[str, RoundKey], float] = {}
-    for event in world.trace.events:
-        if event.what not in ("says", "delivered"):
-            continue
+    opened: dict[tuple[str, RoundKey], float] = {}
+    for event in world.trace.of("says", "delivered"):
         message = message_of(event.value.topic, event.value.payload)
-        if isinstance(message, Delta) and event.what == "says":
-            sent.setdefault((event.who, message.key), event.at)
-        elif isinstance(message, Refusal):
-            sent.pop((event.who, message.key), None)
-        elif isinstance(message, Announcement) and message.plan is not None and _waits_for_all(message.plan, event.who):
-            key = message.plan.key
-            # Whoever hears of another round has its answer for this one.
-            sent = {(who, other): at for (who, other), at in sent.items() if who != event.who or other == key}
-            began = sent.get((event.who, key))
-            quiet = began is not None and _quiet(world, event.who, began, event.at, event.at + ARRIVES_WITHIN_S)
-            if quiet and _ended_without(world, event.who, key, event.at + ARRIVES_WITHIN_S):
-                yield f"at {event.at:.3f}: {event.who} hears again of {label(key)}, and its round ends without it"
+        match event.what, message:
+            case "says", Delta(key=key):
+                sent.setdefault((event.who, key), event.at)
+            case "says", Announcement(plan=Plan(key=key)):
+                opened[event.who, key] = event.at
+            case "delivered", Refusal(key=key):
+                sent.pop((event.who, key), None)
+            case "delivered", Announcement(plan=Plan(key=key) as plan) if _waits_for_all(plan, event.who):
+                # Whoever hears of another round has its answer for this one.
+                sent = {(who, other): at for (who, other), at in sent.items() if who != event.who or other == key}
+                since = sent.get((event.who, key)), opened.get((world.scenario.parents[event.who], key))
+                if _is_owed(world, event, key, since):
+                    yield f"at {event.at:.3f}: {event.who} hears again of {label(key)}, and its round ends without it"
+
+
+def _is_owed(world: Observed, heard: Event, key: RoundKey, since: tuple[float | None, float | None]) -> bool:
+    """`since` is when the child began to send and when its parent announced the round."""
+    began, opened = since
+    if began is None or opened is None or heard.who in world.scenario.second_parents:
+        # Nothing is out, or it may be the other parent's part.
+        return False
+    until = heard.at + ARRIVES_WITHIN_S
+    parent = world.scenario.parents[heard.who]
+    lived = _lived(world, heard.who, began, until) and _lived(world, parent, opened, until)
+    return lived and _quiet(world, heard.who, heard.at, until) and _ended_without(world, heard.who, key, until)
 
 
 def _waits_for_all(plan: Plan, who: str) -> bool:
@@ -285,19 +297,18 @@ ARRIVES_WITHIN_S: Final = 4.0
 """A delta that nothing disturbs, with every latency and a receipt's delay."""
 
 
-def _quiet(world: Observed, child: str, began: float, heard: float, until: float) -> bool:
-    """Whether the child lived on since it began to send, and no fault was near the two after it heard."""
-    if child in world.scenario.second_parents:
-        # Its part may be the other parent's.
-        return False
+def _lived(world: Observed, node: str, since: float, until: float) -> bool:
+    return not any(event.who == node and since <= event.at <= until for event in world.trace.of("dies", "exits"))
+
+
+def _quiet(world: Observed, child: str, since: float, until: float) -> bool:
+    """Whether no fault was on the links between the child and its parent."""
     parent = world.scenario.parents[child]
     ends = (child, parent, site_client(parent))
-    if any(event.who == child and began <= event.at <= until for event in world.trace.of("dies", "exits")):
-        return False
-    if any(event.who in ends and heard <= event.at <= until for event in world.trace.of("dies", "exits", "lost")):
+    if any(event.who in ends and since <= event.at <= until for event in world.trace.of("lost")):
         return False
     return not any(
-        isinstance(fault, Cut) and fault.client in ends and fault.at_s <= until and heard <= fault.at_s + fault.for_s
+        isinstance(fault, Cut) and fault.client in ends and fault.at_s <= until and since <= fault.at_s + fault.for_s
         for fault in world.scenario.faults
     )
 
