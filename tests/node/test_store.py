@@ -11,8 +11,8 @@ from headwater.node.store import MAX_OUTGOING, NodeStore
 from headwater.schemas.messages import RoundKey
 
 
-def key(round_: int, step: int = 0, run: str = "r") -> RoundKey:
-    return RoundKey(run=run, round=round_, step=step)
+def key(round_: int, step: int = 0, run: str = "r", attempt: int = 0) -> RoundKey:
+    return RoundKey(run=run, round=round_, step=step, attempt=attempt)
 
 
 @pytest.fixture
@@ -56,7 +56,6 @@ def test_what_was_kept_is_there_again(file: Path) -> None:
 def test_what_is_settled_is_forgotten_with_everything_that_led_to_it(file: Path) -> None:
     store = reopened(file)
     store.keep(key(1, 0), [Entry("d1", b"x")])
-    store.keep(key(1, 1), [Entry("d1", b"x")])
     store.keep(key(2, 0), [Entry("d1", b"next")])
     store.keep_outgoing(key(1), b"delta")
     store.keep_course(key(2), b"under way")
@@ -65,8 +64,32 @@ def test_what_is_settled_is_forgotten_with_everything_that_led_to_it(file: Path)
     assert again.course(key(2)) == b"under way"
     assert again.outgoing() == ()
     assert again.settled() == key(1)
-    assert again.load(key(1, 0)) == again.load(key(1, 1)) == ()
+    assert again.load(key(1, 0)) == ()
     assert again.load(key(2, 0)) == (Entry("d1", b"next"),)
+
+
+@pytest.mark.parametrize(
+    ("settled", "kept"),
+    [
+        pytest.param(key(2), key(2, attempt=1), id="a later attempt"),
+        pytest.param(key(2, 3), key(2, attempt=1), id="a later attempt that begins with the first step"),
+        pytest.param(key(2), key(2, 1), id="a later step"),
+        pytest.param(key(2), key(1, run="s"), id="another run"),
+    ],
+)
+def test_what_is_under_way_keeps_its_journal_when_the_plan_before_it_is_settled(
+    file: Path, settled: RoundKey, kept: RoundKey
+) -> None:
+    """A parent announces the next before the last is crossed off here."""
+    store = reopened(file)
+    store.keep(kept, [Entry("d1", b"acknowledged")])
+    store.keep_course(kept, b"under way")
+    for old in (key(1), key(1, 2, attempt=1), settled):
+        store.keep(old, [Entry("d1", b"over")])
+    store.settle(settled)
+    again = reopened(file)
+    assert (again.load(kept), again.course(kept)) == ((Entry("d1", b"acknowledged"),), b"under way")
+    assert again.load(key(1)) == again.load(key(1, 2, attempt=1)) == again.load(settled) == ()
 
 
 def test_finished_deltas_come_back_in_order_and_the_oldest_makes_room(file: Path) -> None:
@@ -108,6 +131,17 @@ def test_a_damaged_file_is_set_aside_and_the_node_goes_on(file: Path, damage: by
     store.keep_outgoing(key(1), b"delta")
     assert reopened(file).outgoing() == ((key(1), b"delta"),)
     assert file.with_suffix(".damaged").read_bytes() == damage
+
+
+def test_a_file_that_cannot_be_set_aside_ends_no_node(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.parent.mkdir()
+    file.write_bytes(b"no database at all" * 100)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    assert reopened(file).outgoing() == ()
 
 
 def test_a_folder_that_cannot_be_written_promises_nothing(tmp_path: Path) -> None:

@@ -104,13 +104,19 @@ class NodeStore:
             )
 
     def settle(self, key: RoundKey) -> None:
-        """The parent has answered: nothing of this plan is needed any more, of its edge rounds neither."""
+        """The parent has answered: nothing of this plan is needed any more, nor of any before it.
+
+        A later attempt, or a later step of the parent's, may be under way already, and keeps what it acknowledged.
+        """
         if not self._file.exists():
             return
         with self._write() as connection:
             connection.execute(f"DELETE FROM outgoing WHERE {_IS}", _row(key))
             for table in ("journal", "course"):
-                connection.execute(f"DELETE FROM {table} WHERE run = ? AND round <= ?", (key.run, key.round))
+                connection.execute(
+                    f"DELETE FROM {table} WHERE run = ? AND (round, attempt, step) <= (?, ?, ?)",
+                    (key.run, key.round, key.attempt, key.step),
+                )
             connection.execute(
                 "INSERT OR REPLACE INTO settled (id, run, round, step, attempt) VALUES (1, ?, ?, ?, ?)", _row(key)
             )
@@ -171,7 +177,8 @@ class NodeStore:
                 return []
             try:
                 return self._mended(lambda connection: connection.execute(query, parameters).fetchall(), [])
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
+                self._disconnect()
                 log.error("%s cannot be read: %s", self._file, error)
                 return []
 
