@@ -7,6 +7,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headwater.node.journal import JournalFull
 from headwater.node.outbox import Outbox
 from headwater.node.store import MAX_GIVEN, MAX_OUTGOING, NodeStore
 from headwater.schemas.messages import RoundKey
@@ -85,6 +86,31 @@ async def test_what_one_parent_may_have_waits_for_it_and_keeps_nothing_from_the_
     back = outbox.next_for(ONE)
     assert back is not None
     assert back.key == key(1)
+
+
+async def test_a_parent_that_a_part_was_only_offered_to_is_not_given_what_the_other_has(tmp_path: Path) -> None:
+    outbox = await opened(tmp_path)
+    await finished(outbox, key(1))
+    offered = outbox.next_for(ONE)
+    assert offered is not None
+    assert await outbox.give(offered, TWO)
+    assert not await outbox.give(offered, ONE)
+    assert await outbox.give(offered, TWO)
+
+
+async def test_a_disk_that_fills_up_while_a_delta_is_answered_ends_no_node(tmp_path: Path) -> None:
+    class Full(NodeStore):
+        def settle(self, key: RoundKey) -> None:
+            raise JournalFull("no space left on device")
+
+        def keep_outgoing(self, key: RoundKey, payload: bytes) -> None:
+            super().keep_outgoing(key, payload)
+            outbox.settle(key)
+
+    outbox = Outbox(Full(tmp_path / "node.db", 10**6))
+    await finished(outbox, key(1))
+    await outbox.save_all()
+    assert outbox.has_answered(key(1))
 
 
 async def test_an_answered_part_keeps_the_other_parent_from_any_edge_round_of_that_round(tmp_path: Path) -> None:

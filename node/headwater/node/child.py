@@ -141,6 +141,8 @@ class Child:
     async def _work_on_plans(self, work: Work, rest: Rest | None) -> None:
         async for assignment in self._assignments(rest):
             key = assignment.plan.key
+            # The next plan's first word below a gateway tells its cluster that the last round is over.
+            await self._outbox.save_all()
             match await self._unless_superseded(key, work(assignment)):
                 case Delta() as delta if self._is_worth(key):
                     self._outbox.put(key, encode(delta))
@@ -267,6 +269,7 @@ class Child:
             plan = self._plan()
             if plan is None and self._announcement is not None and rest is not None and not resting:
                 resting = True
+                await self._outbox.save_all()
                 await rest()
                 continue
             resting = resting and plan is None
@@ -372,9 +375,13 @@ class Child:
             log.info("a delta waits for the link: %s", error)
 
     async def _send(self, entry: Outgoing, indices: tuple[int, ...] | None = None) -> None:
+        """Where the outbox gives it to this parent: one that it was only offered to may still want it."""
         topic = self._topics.up(self._identity.node, self._parent, "delta")
-        if self.session.connected:
-            await self._outbox.give(entry, self._parent)
+        if not self.session.connected:
+            log.info("a delta waits for the link")
+            return
+        if not await self._outbox.give(entry, self._parent):
+            return
         try:
             await send_chunks(self.session, topic, chunks(entry.payload, indices))
         except LinkDown as error:

@@ -87,16 +87,18 @@ class Outbox:
     def of(self, ref: ObjectRef) -> Outgoing | None:
         return next((entry for entry in self._entries.values() if entry.ref == ref), None)
 
-    async def give(self, entry: Outgoing, parent: str) -> None:
-        """To be told before a delta is sent: from now on this parent may have it."""
-        if self._owner(entry.key) is not None:
-            return
+    async def give(self, entry: Outgoing, parent: str) -> bool:
+        """To be told before a delta is sent: from now on this parent may have it. False where another may already."""
+        owner = self._owner(entry.key)
+        if owner is not None:
+            return owner == parent
         self._given.append((entry.key, parent))
         if self._has_two_parents:
             try:
                 await asyncio.to_thread(self._store.keep_given, entry.key, parent)
             except JournalFull as error:
                 log.warning("that %s has a part in round %d is in memory alone: %s", parent, entry.key.round, error)
+        return True
 
     def _owner(self, key: RoundKey) -> str | None:
         """The parent that may have this node's part in the round of `key`."""
@@ -114,7 +116,7 @@ class Outbox:
         entry.saved = True
         if entry.key not in self._entries:
             # Answered while it was being written.
-            await asyncio.to_thread(self._store.settle, entry.key)
+            await self.forget(entry)
 
     async def save_all(self) -> None:
         for entry in tuple(self._entries.values()):

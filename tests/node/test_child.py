@@ -1,0 +1,66 @@
+"""A child that no broker hears: what it has kept by the time that it does the next thing."""
+
+import asyncio
+import contextlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headwater.node.child import Assignment, Child
+from headwater.node.identity import Identity
+from headwater.node.outbox import Outbox
+from headwater.node.store import NodeStore
+from headwater.schemas.messages import Announcement, Delta, RoundKey
+from headwater.schemas.settings import BrokerSettings
+from headwater.schemas.tensors import encode_tensors
+from headwater.schemas.topics import Topics
+from headwater.schemas.wire import encode
+from headwater.transport.objects import ObjectStore
+from headwater.transport.session import Session
+from support.fleets import plan, until
+
+FIRST, SECOND = RoundKey(run="r", round=1), RoundKey(run="r", round=2)
+
+
+@pytest.mark.parametrize("cohort", [None, ("another",)])
+async def test_a_delta_that_still_counts_is_on_disk_before_the_next_word_below(
+    tmp_path: Path, cohort: tuple[str, ...] | None
+) -> None:
+    """A gateway whose next round, or whose rest, tells its cluster that the last is over must not lose that one's sum.
+
+    The next plan is for this node, or for others.
+    """
+    store, objects = NodeStore(tmp_path / "gw.db", 10**6), ObjectStore(10**6)
+    outbox = Outbox(store)
+    identity = Identity("plant", "gw", "gateway", "cloud")
+    child = Child(partial(Session, BrokerSettings()), identity, objects, outbox, data=dict)
+    on_disk: list[list[RoundKey]] = []
+
+    def look() -> None:
+        on_disk.append([key for key, _ in store.outgoing()])
+
+    async def work(assignment: Assignment) -> Delta:
+        look()
+        ones = encode_tensors([np.ones(4, np.float32)])
+        return Delta(
+            key=assignment.plan.key, sender="gw", task="train", weight=1.0, examples=1, devices=1, tensors=ones
+        )
+
+    async def rest() -> None:
+        look()
+
+    def hear(round_: int, whom: tuple[str, ...] | None) -> None:
+        announced = Announcement(parent="cloud", plan=plan(round_, objects, max_staleness=2), cohort=whom)
+        child._on_message(Topics("plant").down("cloud", "announcement"), encode(announced), False)
+
+    following = asyncio.create_task(child.follow(work, rest))
+    hear(FIRST.round, None)
+    await until(lambda: outbox.holds(FIRST))
+    hear(SECOND.round, cohort)
+    await until(lambda: len(on_disk) == 2)
+    following.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
+    assert on_disk == [[], [FIRST]]
