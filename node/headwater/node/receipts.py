@@ -48,10 +48,12 @@ class Receipts:
     async def open(self, key: RoundKey) -> tuple[Entry, ...]:
         """Begin with a round: what the journal has of it. What was owed for the last one is not owed any more."""
         await self.end()
-        self._round = key
+        entries = await asyncio.to_thread(self._journal.load, key)
+        # Who was reminded of the last round meanwhile is not written down for this one.
         self._owed.clear()
         self._kept.clear()
-        return await asyncio.to_thread(self._journal.load, key)
+        self._round = key
+        return entries
 
     def is_owed(self, sender: str, key: RoundKey) -> bool:
         """Whether a receipt is on its way, or will be."""
