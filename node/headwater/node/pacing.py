@@ -12,6 +12,7 @@ class Pacing:
 
     def __init__(self) -> None:
         self._times: dict[Task, deadline.Times] = {}
+        self._is_first = True
 
     def deadline_s(self, plan: Plan, cohort: frozenset[str]) -> float:
         """How long this round waits: as the past suggests where the plan allows that, or as long as it says."""
@@ -20,8 +21,12 @@ class Pacing:
         return deadline.suggest(self._times.get(plan.task, {}), cohort, plan.quorum, plan.deadline_s)
 
     def learn(self, plan: Plan, round_: Round, contributions: tuple[Contribution, ...], ended_at: float) -> None:
-        """What a round that ended tells of everyone's pace."""
-        if not plan.adaptive_deadline:
+        """What a round that ended tells of everyone's pace.
+
+        The first one tells nothing: an earlier process may have begun it, and then its children were done sooner here.
+        """
+        is_first, self._is_first = self._is_first, False
+        if is_first or not plan.adaptive_deadline:
             return
         after_s = {given.node: given.after_s for given in contributions if given.key == plan.key}
         times = deadline.arrived(self._times.get(plan.task, {}), after_s, plan.deadline_s)
