@@ -24,6 +24,7 @@ from headwater.cloud.history.tables import Base
 from headwater.core.sketch import sketch
 from headwater.schemas.base import Split
 from headwater.schemas.errors import HistoryError, RunFailed
+from headwater.schemas.limits import MAX_COUNT
 from headwater.schemas.messages import Counts, Metric, RoundKey
 from headwater.schemas.statuses import NodeStatus
 from headwater.schemas.tensors import encode_tensor
@@ -101,7 +102,7 @@ def test_coordinators_that_start_together_on_an_empty_database_make_it_once(url:
     assert found == ["run 'r1': no such run; the newest are none"] * 4
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
 def test_a_database_of_an_older_schema_is_migrated_with_what_it_holds(url: str, revision: str) -> None:
     history = open_history(url)
     started(history)
@@ -113,10 +114,25 @@ def test_a_database_of_an_older_schema_is_migrated_with_what_it_holds(url: str, 
     (told,) = migrated.rounds_of("r1")
     assert (told.round, told.devices) == (1, 9)
     # What the older schema could not say of a contribution is what was true of every one of its own.
-    assert migrated.counted("r1", 0) == {(node, RoundKey(run="r1", round=1)) for node in ("gw1", "gw2")}
+    could_say = {("gw1", late.key)} if revision == "0003" else set()
+    own = {(node, RoundKey(run="r1", round=1)) for node in ("gw1", "gw2")}
+    assert migrated.counted("r1", 0) == own | could_say
     migrated.record_round(replace(ROUND, round=2, measured=1, model=b"model 2"), NOW)
     assert migrated.model_of("r1") == (2, b"model 2")
     migrated.close()
+
+
+def test_a_round_of_the_largest_counts_is_written(history: History) -> None:
+    """A thousand children of a few megabytes pass what four bytes hold; a coordinator would end at every such round."""
+    started(history)
+    key = RoundKey(run="r1", round=1, attempt=MAX_COUNT)
+    given = replace(ROUND.contributions[0], examples=MAX_COUNT, devices=MAX_COUNT, key=key)
+    history.journal.keep(KEY, [entry("gw1", answers=key)])
+    counts = {"devices": MAX_COUNT, "examples": MAX_COUNT, "bytes_down": 2**40, "bytes_up": 2**40}
+    history.record_round(replace(ROUND, contributions=(given,), **counts), NOW)
+    (told,) = history.rounds_of("r1")
+    assert (told.devices, told.examples, told.bytes_up) == (MAX_COUNT, MAX_COUNT, 2**40)
+    assert history.counted("r1", 0) == {("gw1", key)}
 
 
 def test_a_round_recorded_twice_is_there_once(history: History) -> None:

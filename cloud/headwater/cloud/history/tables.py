@@ -46,6 +46,9 @@ class Base(DeclarativeBase):
     )
 
 
+_COUNTED = BigInteger().with_variant(Integer(), "sqlite")
+"""What children count, or a link: more than PostgreSQL's `integer` holds. SQLite has one integer, of eight bytes."""
+
 _ONE_ACTIVE = text("state = 'running'")
 
 
@@ -109,12 +112,12 @@ class Round(Base):
     state: Mapped[str] = mapped_column(String(16), comment="closed (it counts) or failed (no quorum by the deadline).")
     cohort: Mapped[int] = mapped_column(Integer, comment="How many of the cloud's children were expected.")
     received: Mapped[int] = mapped_column(Integer, comment="How many contributed.")
-    devices: Mapped[int] = mapped_column(Integer, comment="Devices below them that contributed.")
-    examples: Mapped[int] = mapped_column(Integer, comment="Examples behind the sum.")
+    devices: Mapped[int] = mapped_column(_COUNTED, comment="Devices below them that contributed.")
+    examples: Mapped[int] = mapped_column(_COUNTED, comment="Examples behind the sum.")
     weight: Mapped[float] = mapped_column(Float, comment="What the sum was divided by.")
     refused: Mapped[int] = mapped_column(Integer, comment="How many deltas or plans were refused.")
-    bytes_down: Mapped[int] = mapped_column(Integer, comment="Payload bytes that the cloud sent during the round.")
-    bytes_up: Mapped[int] = mapped_column(Integer, comment="Payload bytes that it received.")
+    bytes_down: Mapped[int] = mapped_column(_COUNTED, comment="Payload bytes that the cloud sent during the round.")
+    bytes_up: Mapped[int] = mapped_column(_COUNTED, comment="Payload bytes that it received.")
     opened_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it opened.")
     elapsed_s: Mapped[float] = mapped_column(Float, comment="How long it was open, in seconds.")
 
@@ -139,12 +142,12 @@ class Contribution(Base):
     task: Mapped[str] = mapped_column(String(16), primary_key=True, comment="The task.")
     node: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The child.")
     weight: Mapped[float] = mapped_column(Float, comment="Its weight in the mean.")
-    examples: Mapped[int] = mapped_column(Integer, comment="Examples behind it.")
-    devices: Mapped[int] = mapped_column(Integer, comment="Devices behind it.")
+    examples: Mapped[int] = mapped_column(_COUNTED, comment="Examples behind it.")
+    devices: Mapped[int] = mapped_column(_COUNTED, comment="Devices behind it.")
     based_on: Mapped[int] = mapped_column(
         Integer, primary_key=True, comment="The round whose plan it answers: an earlier one where it came late."
     )
-    based_attempt: Mapped[int] = mapped_column(Integer, primary_key=True, comment="The attempt at that round.")
+    based_attempt: Mapped[int] = mapped_column(_COUNTED, primary_key=True, comment="The attempt at that round.")
     staleness: Mapped[int] = mapped_column(Integer, comment="How many model versions it is behind.")
     factor: Mapped[float] = mapped_column(Float, comment="What its delta was multiplied by for that.")
     sha256: Mapped[bytes | None] = mapped_column(
@@ -171,7 +174,7 @@ class Pending(Base):
     node: Mapped[str] = mapped_column(String(64), comment="The child.")
     of_round: Mapped[int] = mapped_column(Integer, comment="The round whose plan the delta answers.")
     of_step: Mapped[int] = mapped_column(Integer, comment="Its step.")
-    of_attempt: Mapped[int] = mapped_column(Integer, comment="Its attempt.")
+    of_attempt: Mapped[int] = mapped_column(_COUNTED, comment="Its attempt.")
     size_bytes: Mapped[int] = mapped_column(Integer, comment="Length of the payload.")
     # Last, so that sizes are summed up without reading any payload.
     payload: Mapped[bytes] = mapped_column(LargeBinary, comment="The encoded delta.")
