@@ -373,8 +373,7 @@ class Parent:
         assembly = self._assemblies.get(node)
         if assembly is None or assembly.ref != chunk.object:
             self._assemblies.pop(node, None)
-            assembling = sum(other.ref.size_bytes for other in self._assemblies.values())
-            if assembling + chunk.object.size_bytes > MAX_ASSEMBLING_BYTES:
+            if not self._has_room_for(chunk.object):
                 return
             assembly = self._assemblies[node] = Assembly(chunk.object)
         self._progress_at[node] = asyncio.get_running_loop().time()
@@ -383,6 +382,14 @@ class Parent:
         if payload is not None:
             del self._assemblies[node], self._progress_at[node]
             self._on_delta(hosted, node, payload)
+
+    def _has_room_for(self, ref: ObjectRef) -> bool:
+        """Whether one more may be put together; what those who have gone left half-way makes room."""
+        assembling_bytes = ref.size_bytes + sum(other.ref.size_bytes for other in self._assemblies.values())
+        if assembling_bytes > MAX_ASSEMBLING_BYTES:
+            for node in self._assemblies.keys() - self._members.present.keys():
+                assembling_bytes -= self._assemblies.pop(node).ref.size_bytes
+        return assembling_bytes <= MAX_ASSEMBLING_BYTES
 
     def _on_delta(self, hosted: Hosted, node: str, payload: bytes, *, is_kept: bool = False) -> None:
         """`is_kept`: it comes from the journal."""
