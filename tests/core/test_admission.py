@@ -75,7 +75,7 @@ def test_holding_a_grant_takes_chunks_not_offers() -> None:
     assert list(queue.waiting) == ["a"]
     queue, told = play((Progressed("a"), 9), (Tick(), 10), queue=start)
     assert not told
-    assert queue.due_at == 19
+    assert queue.granted["a"].since == 9
 
 
 def test_a_chunk_that_came_before_anyone_looked_at_the_clock_still_counts() -> None:
@@ -126,12 +126,6 @@ def test_of_more_senders_than_children_the_last_are_not_heard(monkeypatch: pytes
 def test_a_word_about_a_stranger_changes_nothing(event: Event) -> None:
     queue, _ = play((offered("a", 60), 0), (offered("b", 60), 0))
     assert step(queue, event, 1.0) == (queue, ())
-
-
-def test_nothing_is_due_where_nothing_is_granted() -> None:
-    queue, _ = play((offered("a"), 3))
-    assert queue.due_at == 13
-    assert play((Finished("a"), 4), queue=queue)[0].due_at is None
 
 
 @pytest.mark.parametrize(

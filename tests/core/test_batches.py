@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from headwater.core.batches import minibatches, shuffling
 from headwater.core.normalise import normaliser
-from headwater.core.select import uniform_cohort
+from headwater.core.select import chosen
 from headwater.schemas.messages import RoundKey
 
 KEY = RoundKey(run="r", round=3)
@@ -39,14 +39,14 @@ def test_a_retried_attempt_sees_the_same_order_and_nobody_else_does() -> None:
 
 @given(st.sets(st.sampled_from("abcdefgh")), st.floats(0.01, 1.0), st.integers(0, 9))
 def test_a_cohort_is_a_fraction_of_the_members(members: set[str], fraction: float, seed: int) -> None:
-    cohort = uniform_cohort(members, fraction, seed, KEY)
+    cohort = chosen(members, fraction, 0.0, seed, KEY).cohort
     if fraction >= 1:
         assert cohort is None
         return
     assert cohort is not None
     assert cohort <= members
     assert len(cohort) == (max(1, int(np.ceil(fraction * len(members) - 1e-9))) if members else 0)
-    assert cohort == uniform_cohort(sorted(members), fraction, seed, KEY)
+    assert cohort == chosen(sorted(members), fraction, 0.0, seed, KEY).cohort
 
 
 def test_the_normaliser_from_sums_is_that_of_the_pooled_data() -> None:

@@ -38,3 +38,12 @@ def test_a_plan_that_does_not_allow_it_waits_as_long_as_it_says() -> None:
         ended(pacing, about(round_), 1.0)
     assert pacing.deadline_s(about(3), frozenset("ab")) < DEADLINE_S
     assert pacing.deadline_s(about(3, adaptive=False), frozenset("ab")) == DEADLINE_S
+
+
+def test_who_is_no_member_any_more_is_forgotten() -> None:
+    pacing = Pacing()
+    for round_ in (1, 2):
+        ended(pacing, about(round_), 1.0)
+    pacing.forget_others_than("ac")
+    assert pacing.deadline_s(about(3), frozenset("a")) < DEADLINE_S
+    assert pacing.deadline_s(about(3), frozenset("b")) == DEADLINE_S

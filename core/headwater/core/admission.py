@@ -88,11 +88,6 @@ class Queue:
         """What was asked for and is not in: within the budget, or one object alone."""
         return sum(grant.object.size_bytes for grant in self.granted.values())
 
-    @property
-    def due_at(self) -> float | None:
-        """When the next grant times out, for the caller's `Tick`; None while nothing is granted."""
-        return min((grant.since + self.grant_timeout_s for grant in self.granted.values()), default=None)
-
 
 def open_queue(budget_bytes: int, grant_timeout_s: float) -> Queue:
     """An empty queue.

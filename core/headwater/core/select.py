@@ -47,8 +47,3 @@ def chosen(members: Iterable[str], fraction: float, over_selection: float, seed:
     rng = np.random.default_rng([seed, key.round, key.step, key.attempt])
     cohort = frozenset(names[i] for i in rng.choice(len(names), size=asked, replace=False))
     return Chosen(cohort, share_of(len(names), fraction))
-
-
-def uniform_cohort(members: Iterable[str], fraction: float, seed: int, key: RoundKey) -> frozenset[str] | None:
-    """The cohort of `chosen` without over-selection."""
-    return chosen(members, fraction, 0.0, seed, key).cohort

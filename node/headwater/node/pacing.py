@@ -1,5 +1,7 @@
 """Law: a parent learns how long its children take from the rounds that it hosted, for each task by itself."""
 
+from collections.abc import Iterable
+
 from headwater.core import deadline
 from headwater.core.round import Round
 from headwater.node.hosting import Contribution
@@ -34,3 +36,8 @@ class Pacing:
             waited_s = round_.deadline_at - round_.opened_at
             times = deadline.missed(times, sorted(round_.waiting), waited_s, plan.deadline_s)
         self._times[plan.task] = times
+
+    def forget_others_than(self, members: Iterable[str]) -> None:
+        """Those who are no members any more make room for new ones."""
+        known = tuple(members)
+        self._times = {task: deadline.kept(times, known) for task, times in self._times.items()}

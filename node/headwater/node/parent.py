@@ -145,9 +145,11 @@ class Parent:
 
     def eligible(self, data: str) -> frozenset[str]:
         """The children that are online and have something under this data key, or lead others who may."""
-        return frozenset(
-            name for name, status in self._members.present.items() if status.role == "gateway" or data in status.data
-        )
+        return frozenset(name for name, status in self._members.present.items() if self._is_eligible(status, data))
+
+    @staticmethod
+    def _is_eligible(status: NodeStatus, data: str) -> bool:
+        return status.role == "gateway" or data in status.data
 
     async def run(self) -> None:
         """Stay connected, give signs of life, and notice who gives none. Raises what the session raises."""
@@ -248,6 +250,7 @@ class Parent:
         self._tasks.start(self._say(self._status(hosted)))
         result = result_of(hosted, self.session.traffic, now)
         self._pacing.learn(hosted.plan, hosted.round, result.contributions, now)
+        self._pacing.forget_others_than(self._members.children)
         return result
 
     async def _tell_those_in_the_last(self) -> None:
@@ -320,8 +323,8 @@ class Parent:
                 )
 
     def _joined(self, node: str) -> None:
-        hosted = self._hosted
-        if hosted is not None and node in self.eligible(hosted.plan.data):
+        hosted, status = self._hosted, self._members.children[node].status
+        if hosted is not None and self._is_eligible(status, hosted.plan.data):
             self._perform(hosted, rounds.Joined(node), None)
 
     # ── what the children say ───────────────────────────────────────────────────────────────────────────────────
