@@ -8,6 +8,7 @@ import pytest
 from headwater.core.round import Arrived, Round, open_round, step
 from headwater.core.select import Chosen
 from headwater.node.hosting import (
+    MAX_MEMBERS_TOLD,
     Arrival,
     Opening,
     check_sums,
@@ -17,11 +18,11 @@ from headwater.node.hosting import (
     open_hosted,
     status_of,
 )
-from headwater.schemas.limits import MAX_COUNT, MAX_TALLIED, MAX_WEIGHED
+from headwater.schemas.limits import MAX_CHILDREN, MAX_COUNT, MAX_STATUS_SIZE_BYTES, MAX_TALLIED, MAX_WEIGHED
 from headwater.schemas.manifest import Example, Manifest, Parameter, Tally
 from headwater.schemas.messages import Counts, Delta, Metric, Plan, RoundKey
 from headwater.schemas.tensors import TensorError, encode_tensor
-from headwater.schemas.wire import WireError, encode, reference
+from headwater.schemas.wire import WireError, encode, encode_status, reference
 from headwater.transport.session import Traffic
 
 MANIFEST = Manifest(
@@ -118,6 +119,16 @@ def test_a_round_of_the_largest_numbers_that_are_taken_can_be_told_and_sent_on()
     status = status_of(hosted, "gw", {}, Traffic(), 1.0)
     assert (status.examples, status.metrics) == (MAX_COUNT // 2 * 2, {"test/loss": MAX_WEIGHED})
     said("gw", *hosted.sum.metrics, weight=hosted.sum.weight, examples=hosted.round.examples)
+
+
+@pytest.mark.parametrize("count", [10, MAX_CHILDREN])
+def test_a_status_of_the_largest_cluster_passes_a_broker(count: int) -> None:
+    cohort = frozenset(f"{'d' * 58}{i:06}" for i in range(count))
+    hosted = open_hosted(PLAN, MANIFEST, Opening(cohort, Chosen(None, count)), Traffic(), 0.0)
+    status = status_of(hosted, "gw", {}, Traffic(), 1.0)
+    assert status.cohort == count
+    assert [member.node for member in status.members] == sorted(cohort)[:MAX_MEMBERS_TOLD]
+    assert len(encode_status(status)) <= MAX_STATUS_SIZE_BYTES
 
 
 def test_nobody_speaks_for_another_not_even_of_a_round_that_is_over() -> None:

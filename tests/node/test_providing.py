@@ -3,17 +3,34 @@
 import asyncio
 import random
 
+import pytest
+
 from headwater.node.providing import MAX_SERVED_AT_ONCE, Provider
 from headwater.node.tasks import Background
+from headwater.schemas.limits import CHUNK_SIZE_BYTES
 from headwater.schemas.messages import Want
 from headwater.schemas.topics import Topics
 from headwater.testbed.virtual.broker import Broker
 from headwater.testbed.virtual.connection import VirtualConnection
 from headwater.testbed.virtual.loop import run_virtually
-from headwater.transport.objects import ObjectStore
+from headwater.transport.objects import ObjectStore, chunks
 from headwater.transport.session import Caller
 
 NODES = [f"d{i}" for i in range(MAX_SERVED_AT_ONCE + 3)]
+
+
+@pytest.mark.parametrize(
+    ("indices", "offsets"),
+    [
+        pytest.param(None, [0, CHUNK_SIZE_BYTES], id="all"),
+        pytest.param((1,), [CHUNK_SIZE_BYTES], id="one"),
+        pytest.param((1, 0), [CHUNK_SIZE_BYTES, 0], id="in the order asked for"),
+        pytest.param((0,) * 256, [0], id="a small message does not ask for one piece many times"),
+        pytest.param((2, 99), [], id="what it does not have"),
+    ],
+)
+def test_each_piece_that_is_asked_for_is_given_once(indices: tuple[int, ...] | None, offsets: list[int]) -> None:
+    assert [chunk.offset for chunk in chunks(bytes(CHUNK_SIZE_BYTES + 1), indices)] == offsets
 
 
 async def nothing() -> None:

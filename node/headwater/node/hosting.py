@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import Final
 
 from headwater.core import round as rounds
@@ -19,6 +20,9 @@ from headwater.transport.session import Traffic
 
 MAX_REFUSALS_KEPT: Final = 256
 """Of one round, with their sentences; further ones are only counted."""
+
+MAX_MEMBERS_TOLD: Final = 1_000
+"""Of a larger cluster people read the numbers; with everyone's name a status would not pass a broker."""
 
 DELTA_OVERHEAD_BYTES: Final = 64 * 1024
 """What a delta may have beside its tensors."""
@@ -293,4 +297,5 @@ def _members(hosted: Hosted, members: Mapping[str, NodeStatus]) -> tuple[MemberS
             return MemberStatus(node=node, state="refused" if node in refused else "left")
         return MemberStatus(node=node, state="waiting" if node in hosted.round.cohort else "idle")
 
-    return tuple(member(node) for node in sorted(hosted.round.cohort | members.keys()))
+    told = nsmallest(MAX_MEMBERS_TOLD, hosted.round.cohort | members.keys())
+    return tuple(member(node) for node in told)

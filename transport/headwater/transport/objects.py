@@ -18,10 +18,10 @@ def chunk_count(ref: ObjectRef) -> int:
 
 
 def chunks(payload: bytes, indices: Iterable[int] | None = None) -> Iterator[Chunk]:
-    """The pieces of an object, or only those of `indices`; indices that it does not have are passed over."""
+    """The pieces of an object, or only those of `indices`, each once; indices that it does not have are passed over."""
     ref = reference(payload)
     count = chunk_count(ref)
-    for index in range(count) if indices is None else indices:
+    for index in range(count) if indices is None else dict.fromkeys(indices):
         if 0 <= index < count:
             offset = index * CHUNK_SIZE_BYTES
             yield Chunk.model_construct(object=ref, offset=offset, data=payload[offset : offset + CHUNK_SIZE_BYTES])
