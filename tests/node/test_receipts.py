@@ -16,10 +16,10 @@ LAST, NEXT = RoundKey(run="r", round=1), RoundKey(run="r", round=2)
 
 
 class SlowJournal:
-    """Loads a round when it is told to."""
+    """Loads a round, and writes, when it is told to."""
 
     def __init__(self) -> None:
-        self.may_load = threading.Event()
+        self.may_load, self.may_write = threading.Event(), threading.Event()
         self.kept: list[tuple[RoundKey, str]] = []
 
     def load(self, key: RoundKey) -> tuple[Entry, ...]:
@@ -27,6 +27,7 @@ class SlowJournal:
         return ()
 
     def keep(self, key: RoundKey, entries: Sequence[Entry]) -> None:
+        assert self.may_write.wait(10)
         self.kept += [(key, entry.sender) for entry in entries]
 
 
@@ -40,6 +41,7 @@ async def test_who_reminds_of_the_last_round_while_the_next_opens_is_not_written
         sent.append((node, key))
 
     receipts = Receipts(journal, send)
+    journal.may_write.set()
     opening = asyncio.create_task(receipts.open(NEXT))
     await asyncio.sleep(0)
     receipts.owe("d1", LAST, b"of the last round")
@@ -49,3 +51,23 @@ async def test_who_reminds_of_the_last_round_while_the_next_opens_is_not_written
     receipts.owe("d2", NEXT, b"of the next")
     await until(lambda: bool(sent))
     assert (journal.kept, sent) == ([(NEXT, "d2")], [("d2", NEXT)])
+
+
+async def test_what_is_being_written_is_owed_and_counts_against_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that reminds of it meanwhile is not asked for all of it again."""
+    monkeypatch.setattr(receipts_module, "RECEIPT_DELAY_S", 0.0)
+    journal, sent = SlowJournal(), list[str]()
+
+    async def send(node: str, key: RoundKey) -> None:
+        sent.append(node)
+
+    journal.may_load.set()
+    receipts = Receipts(journal, send)
+    await receipts.open(NEXT)
+    receipts.owe("d1", NEXT, b"delta")
+    await until(lambda: not receipts._owed)
+    assert receipts.is_owed("d1", NEXT)
+    assert receipts.owed_bytes == len(b"delta")
+    journal.may_write.set()
+    await until(lambda: sent == ["d1"])
+    assert (receipts.is_owed("d1", NEXT), receipts.is_kept("d1", NEXT), receipts.owed_bytes) == (False, True, 0)

@@ -37,13 +37,15 @@ class Receipts:
         self._send = send
         self._round: RoundKey | None = None
         self._owed: dict[Contributor, bytes | None] = {}
+        self._in_hand: dict[Contributor, bytes | None] = {}
         self._kept: set[Contributor] = set()
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def owed_bytes(self) -> int:
-        return sum(len(payload) for payload in self._owed.values() if payload)
+        """Of what waits to be written, or is being written."""
+        return sum(len(payload) for owed in (self._owed, self._in_hand) for payload in owed.values() if payload)
 
     async def open(self, key: RoundKey) -> tuple[Entry, ...]:
         """Begin with a round: what the journal has of it. What was owed for the last one is not owed any more."""
@@ -57,7 +59,7 @@ class Receipts:
 
     def is_owed(self, sender: str, key: RoundKey) -> bool:
         """Whether a receipt is on its way, or will be."""
-        return (sender, key) in self._owed
+        return (sender, key) in self._owed or (sender, key) in self._in_hand
 
     def is_kept(self, sender: str, key: RoundKey) -> bool:
         return (sender, key) in self._kept
@@ -104,8 +106,11 @@ class Receipts:
             async with self._writing:
                 if self._round is None:
                     return
-                owed, self._owed = self._owed, {}
-                kept = await self._keep(self._round, owed)
+                self._in_hand, self._owed = self._owed, {}
+                try:
+                    kept = await self._keep(self._round, self._in_hand)
+                finally:
+                    self._in_hand = {}
             await self._send_window(kept)
             if self._owed:
                 await asyncio.sleep(RECEIPT_DELAY_S)
