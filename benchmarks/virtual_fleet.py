@@ -5,35 +5,37 @@ as long as the benchmark says that its machine would take, and then trains with 
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 from reference import accuracy, epoch
 
-from headwater.cloud.coordinator import Coordinator
-from headwater.cloud.history import History, open_history
+from headwater.cloud import service as cloud_service
+from headwater.cloud.history import open_history
 from headwater.core.aggregate import difference, weighted
 from headwater.core.batches import minibatches, shuffling
 from headwater.device.sources.dataset import Dataset
-from headwater.gateway.relay import Relay
+from headwater.gateway import service as gateway_service
 from headwater.node.child import Assignment, Child
-from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
-from headwater.node.parent import Parent
+from headwater.node.outbox import Outbox
 from headwater.node.service import together
 from headwater.node.store import NodeStore
 from headwater.schemas.messages import Delta, Model, Plan
 from headwater.schemas.run import RunDescription
+from headwater.schemas.settings import CloudSettings, GatewaySettings
 from headwater.schemas.statuses import DataStatus, RoundStatus, RunStatus
 from headwater.schemas.tensors import decode_tensor, decode_tensors, encode_tensors, parameter_specs
-from headwater.schemas.wire import decode_object
+from headwater.schemas.topics import Topics
+from headwater.schemas.wire import decode_object, decode_status
 from headwater.testbed.virtual.broker import Broker
 from headwater.testbed.virtual.connection import VirtualConnection
 from headwater.testbed.virtual.links import Links
@@ -46,7 +48,7 @@ FLEET: Final = "bench"
 RUN: Final = "run"
 DATA: Final = "digits"
 ROUNDS: Final = 1_000_000
-"""More than any run takes: it is stopped when it is there, or out of time."""
+"""More than any run takes: it ends when its model is good enough, or out of time."""
 
 STORE_SIZE_BYTES: Final = 10_000_000
 HERE: Final = Links(latency_s=0.0, jitter_s=0.0)
@@ -56,7 +58,13 @@ LOCAL: Final = Links()
 
 GATEWAYS_COME_AFTER_S: Final = 1.0
 CLOUD_COMES_AFTER_S: Final = 2.0
+LEASE_S: Final = 600.0
+"""Nobody contends for it."""
+
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+ENDS_AFTER_S: Final = 60.0
+"""Beyond twice its limit: a world without a version for so long is an error."""
+
 SHM: Final = Path("/dev/shm")
 
 
@@ -68,8 +76,8 @@ class Scene:
         clusters: each gateway's devices; the gateway named "" stands for the cloud itself.
         shards: each device's data, with the test part that all share.
         work_s: how long a device's machine takes for a plan, in virtual seconds.
-        target: test accuracy at which the run is stopped.
-        limit_s: virtual seconds from the first round's opening after which it is stopped all the same.
+        target: test accuracy with which the run ends.
+        limit_s: virtual seconds from the first round's opening after which it ends with the next version.
         device_links, gateway_links: to the broker of the parent.
     """
 
@@ -116,46 +124,42 @@ class Course:
 def run(scene: Scene) -> Course:
     """The whole run, from an empty history to its last version."""
     with TemporaryDirectory(dir=SHM if SHM.is_dir() else None, prefix="headwater-bench-") as folder:
-        return run_virtually(World(scene, Path(folder)).run, VirtualLoop(until_s=2 * scene.limit_s + 60))
+        loop = VirtualLoop(until_s=2 * scene.limit_s + ENDS_AFTER_S)
 
+        async def live() -> Course:
+            return await World(scene, Path(folder)).run()
 
-class WatchedParent(Parent):
-    """A parent that tells how each of its rounds ended."""
-
-    tell: Callable[[RoundResult], None]
-
-    async def host(self, *arguments: Any, **options: Any) -> RoundResult:
-        result = await super().host(*arguments, **options)
-        self.tell(result)
-        return result
+        return run_virtually(live, loop)
 
 
 class World:
-    """A scene under way, from the first birth to the run's end."""
+    """A scene under way, from the first birth to the last version that is looked for."""
 
     def __init__(self, scene: Scene, folder: Path) -> None:
         self._scene = scene
         self._folder = folder
         self._brokers: dict[str, Broker] = {}
-        self._over = asyncio.Event()
+        self._history = open_history(f"sqlite:///{folder / 'history.db'}")
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._opened_at: float | None = None
         self._versions: list[Version] = []
-        self._staleness: list[int] = []
-        self._finished: dict[str, int] = {}
+        self._finished = dict.fromkeys(scene.shards, 0)
 
     async def run(self) -> Course:
         loop = asyncio.get_running_loop()
         for name in (CLOUD, *filter(None, self._scene.clusters)):
             self._brokers[name] = Broker(name, loop, Random(f"{self._scene.seed}/broker/{name}"))
+        self._history.enqueue_run(RUN, FLEET, self._scene.description, None, self._now())
         life = asyncio.create_task(together(*self._services()))
-        over = asyncio.create_task(self._over.wait())
-        await asyncio.wait((life, over), return_when=asyncio.FIRST_COMPLETED)
-        if life.done():
-            life.result()
-        life.cancel()
-        with suppress(asyncio.CancelledError):
-            await life
-        return Course(tuple(self._versions), tuple(self._staleness), self._finished, self._scene.target)
+        try:
+            done, _ = await asyncio.wait((life, self._over), return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                ended.result()
+            return Course(tuple(self._versions), self._staleness(), dict(self._finished), self._scene.target)
+        finally:
+            life.cancel()
+            await asyncio.gather(life, return_exceptions=True)
+            self._history.close()
 
     def _services(self) -> Iterator[Awaitable[None]]:
         for gateway, devices in self._scene.clusters.items():
@@ -164,6 +168,7 @@ class World:
             if gateway:
                 yield self._gateway(gateway)
         yield self._cloud()
+        yield self._watch()
 
     # ── the nodes ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -172,39 +177,21 @@ class World:
         status = {DATA: DataStatus(train_examples=len(data.train_x), test_examples=len(data.test_x))}
         identity = Identity(FLEET, node, "device", parent)
         connect = self._connect(parent, self._scene.device_links)
-        child = Child(connect, identity, ObjectStore(STORE_SIZE_BYTES), self._store(node), data=lambda: status)
-        await together(child.session.run(), child.follow(partial(self._train, node)))
+        with closing(NodeStore(self._folder / f"{node}.db", STORE_SIZE_BYTES)) as store:
+            child = Child(connect, identity, ObjectStore(STORE_SIZE_BYTES), Outbox(store), data=lambda: status)
+            await together(child.session.run(), child.follow(partial(self._train, node)))
 
     async def _gateway(self, node: str) -> None:
         await asyncio.sleep(GATEWAYS_COME_AFTER_S)
-        identity, objects = Identity(FLEET, node, "gateway", CLOUD), ObjectStore(STORE_SIZE_BYTES)
-        store = self._store(node)
-        child = Child(self._connect(CLOUD, self._scene.gateway_links), identity, objects, store, data=dict)
-        connect = self._connect(node, HERE)
-        parent = Parent(connect, identity, objects, client=f"{node}.site", tell_people=_tell_nobody, journal=store)
-        relay = Relay(node, parent, objects, store)
-        await together(child.session.run(), parent.run(), child.follow(relay.work, rest=parent.close))
+        settings = GatewaySettings(fleet=FLEET, node=node, parent=CLOUD, state=self._folder)
+        uplink, site = self._connect(CLOUD, self._scene.gateway_links), self._connect(node, HERE)
+        await gateway_service.join(settings, Identity(FLEET, node, "gateway", CLOUD), uplink, site)
 
     async def _cloud(self) -> None:
         await asyncio.sleep(CLOUD_COMES_AFTER_S)
-        history = open_history(f"sqlite:///{self._folder / 'history.db'}")
-        history.enqueue_run(RUN, FLEET, self._scene.description, None, self._now())
-        objects = ObjectStore(STORE_SIZE_BYTES)
-        parent = WatchedParent(
-            self._connect(CLOUD, HERE),
-            Identity(FLEET, CLOUD, "cloud", None),
-            objects,
-            client=CLOUD,
-            tell_people=_tell_nobody,
-            journal=self._store(CLOUD),
-        )
-        parent.tell = self._on_result
-        watch = partial(self._on_status, history)
-        coordinator = Coordinator(FLEET, parent, history, objects, tell_people=watch, now=self._now)
-        try:
-            await together(parent.run(), coordinator.serve())
-        finally:
-            history.close()
+        settings = CloudSettings(fleet=FLEET, node=CLOUD, lease_s=LEASE_S)
+        machine = cloud_service.Machine(now=self._now, chance=Random(f"{self._scene.seed}/cloud").random)
+        await cloud_service.coordinate(settings, self._history, self._connect(CLOUD, HERE), machine)
 
     def _connect(self, broker: str, links: Links) -> Connect:
         def connect(caller: Caller) -> VirtualConnection:
@@ -213,13 +200,10 @@ class World:
 
         return connect
 
-    def _store(self, node: str) -> NodeStore:
-        return NodeStore(self._folder / f"{node}.db", STORE_SIZE_BYTES)
-
     def _now(self) -> datetime:
         return EPOCH + timedelta(seconds=asyncio.get_running_loop().time())
 
-    # ── what they do and tell ───────────────────────────────────────────────────────────────────────────────────
+    # ── a device's work ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def _train(self, node: str, assignment: Assignment) -> Delta:
         plan, data = assignment.plan, self._scene.shards[node]
@@ -228,7 +212,7 @@ class World:
         rng = shuffling(plan.seed, plan.key, node)
         order, mask = minibatches(len(data.train_x), plan.batch_size, plan.local_epochs, rng)
         model = epoch(base, data.train_x, data.train_y, order, mask, plan.learning_rate)
-        self._finished[node] = self._finished.get(node, 0) + 1
+        self._finished[node] += 1
         return Delta(
             key=plan.key,
             sender=node,
@@ -239,26 +223,47 @@ class World:
             tensors=encode_tensors(weighted(difference(model, base), float(len(data.train_x)))),
         )
 
-    def _on_result(self, result: RoundResult) -> None:
-        """Of one of the cloud's rounds."""
-        if self._opened_at is None:
-            self._opened_at = result.round.opened_at
-        self._staleness += [result.plan.key.round - given.key.round for given in result.contributions]
+    # ── looking on ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _on_status(self, history: History, status: RunStatus) -> None:
-        """Every version is measured when it is there, and the run stopped with the first that is good enough."""
+    async def _watch(self) -> None:
+        """As anyone may: by the topics for people."""
+
+        async def connected() -> None:
+            return None
+
+        topics = Topics(FLEET)
+        filters = (topics.run, topics.round)
+        caller = Caller(FLEET, "watcher", "watcher", filters, partial(self._on_message, topics), connected)
+        await self._connect(CLOUD, HERE)(caller).run()
+
+    def _on_message(self, topics: Topics, topic: str, payload: bytes, retained: bool) -> None:
+        now = asyncio.get_running_loop().time()
+        if topic == topics.run:
+            self._on_run(decode_status(payload, RunStatus), now)
+        elif topic == topics.round and self._opened_at is None:
+            self._opened_at = now - decode_status(payload, RoundStatus).elapsed_s
+
+    def _on_run(self, status: RunStatus, now: float) -> None:
+        if self._over.done():
+            return
         if status.state != "running":
-            self._over.set()
+            self._over.set_exception(RuntimeError(f"the run is {status.state}: {status.detail}"))
         elif self._opened_at is not None and status.round > len(self._versions):
-            at_s = asyncio.get_running_loop().time() - self._opened_at
-            number, model = history.model_of(RUN)
-            parameters = [decode_tensor(tensor, "model") for tensor in decode_object(model, Model).tensors]
-            data = next(iter(self._scene.shards.values()))
-            version = Version(number, at_s, accuracy(parameters, data.test_x, data.test_y))
-            self._versions.append(version)
-            if version.accuracy >= self._scene.target or at_s > self._scene.limit_s:
-                history.request_stop(RUN, self._now())
+            self._on_version(status.round, now - self._opened_at)
 
+    def _on_version(self, number: int, at_s: float) -> None:
+        """Measured when it is there; the world ends with the first that is good enough."""
+        _, model = self._history.model_of(RUN, number)
+        parameters = [decode_tensor(tensor, "model") for tensor in decode_object(model, Model).tensors]
+        data = next(iter(self._scene.shards.values()))
+        version = Version(number, at_s, accuracy(parameters, data.test_x, data.test_y))
+        self._versions.append(version)
+        if version.accuracy >= self._scene.target or at_s > self._scene.limit_s:
+            self._over.set_result(None)
 
-async def _tell_nobody(status: RoundStatus) -> None:
-    return None
+    def _staleness(self) -> tuple[int, ...]:
+        """Of each update that the cloud took, as the history has it."""
+        with closing(sqlite3.connect(self._folder / "history.db")) as sql:
+            return tuple(
+                staleness for (staleness,) in sql.execute("SELECT staleness FROM contributions ORDER BY round")
+            )
