@@ -10,6 +10,7 @@ time, under settings of how long machines take:
 
     python benchmarks/asynchrony.py --json
     python benchmarks/asynchrony.py --devices 50 --target 0.85 --settings half-slow
+    python benchmarks/asynchrony.py --alpha 0.05 --target 0.85 --settings half-slow --seeds 1
 """
 
 import argparse
@@ -40,8 +41,8 @@ GIVE_UP_AFTER: Final = 2.0
 
 ALPHA: Final = 0.3
 SLOWER: Final = 10.0
-MAX_STALENESS: Final = 200
-"""Far beyond what is seen with these fleets: nothing is refused for its age."""
+MAX_STALENESS: Final = 500
+"""Beyond what is seen with these fleets: nothing is refused for its age."""
 
 SYNCHRONOUS: Final = "synchronous"
 
@@ -86,7 +87,7 @@ class Fleet:
         return self.slow + self.fast
 
 
-def fleet_of(devices: int, seed: int, *, slow_apart: bool) -> Fleet:
+def fleet_of(devices: int, seed: int, *, slow_apart: bool, alpha: float = ALPHA) -> Fleet:
     """Half of the devices are slow, whatever they have; with `slow_apart` theirs is one half of the classes."""
     names = tuple(f"d{i:03}" for i in range(devices))
     slow, fast = names[: devices // 2], names[devices // 2 :]
@@ -95,7 +96,7 @@ def fleet_of(devices: int, seed: int, *, slow_apart: bool) -> Fleet:
     shards: dict[str, Dataset] = {}
     for holders, classes in parts if slow_apart else [(names, range(CLASSES))]:
         rows = np.flatnonzero(~test & np.isin(y, classes))
-        hands = dealt(y[rows], len(holders), ALPHA, seed)
+        hands = dealt(y[rows], len(holders), alpha, seed)
         shards |= {
             name: dataset(x[rows[hand]], y[rows[hand]], x[test], y[test])
             for name, hand in zip(holders, hands, strict=True)
@@ -207,12 +208,12 @@ def measure(setting: Setting, fleet: Fleet, way: Way, seed: int, target: float, 
     )
 
 
-def measure_all(settings: Sequence[str], devices: int, seeds: Sequence[int], target: float) -> list[Row]:
+def measure_all(settings: Sequence[str], devices: int, seeds: Sequence[int], target: float, alpha: float) -> list[Row]:
     """Every way under every setting; a way that takes `GIVE_UP_AFTER` times as long as synchronous is given up."""
     found: dict[tuple[str, str], list[Run]] = {}
     for name, seed in itertools.product(settings, seeds):
         setting, limit_s = SETTINGS[name], LIMIT_S
-        fleet = fleet_of(devices, seed, slow_apart=setting.slow_apart)
+        fleet = fleet_of(devices, seed, slow_apart=setting.slow_apart, alpha=alpha)
         for label, way in ways(fleet).items():
             given = measure(setting, fleet, way, seed, target, limit_s)
             found.setdefault((name, label), []).append(given)
@@ -256,11 +257,12 @@ def main() -> int:
     parser.add_argument("--devices", type=int, default=DEVICES, help=f"at least 8 ({DEVICES})")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (3)")
     parser.add_argument("--target", type=float, default=TARGET, help=f"test accuracy to reach ({TARGET})")
+    parser.add_argument("--alpha", type=float, default=ALPHA, help=f"of the Dirichlet that deals labels ({ALPHA})")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=USUAL, help=f"({', '.join(USUAL)})")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of the table")
     given = parser.parse_args()
     logging.getLogger("headwater").setLevel(logging.ERROR)
-    rows = measure_all(given.settings, given.devices, range(given.seeds), given.target)
+    rows = measure_all(given.settings, given.devices, range(given.seeds), given.target, given.alpha)
     print(json.dumps([asdict(row) for row in rows]) if given.json else table(rows))
     return 0
 
