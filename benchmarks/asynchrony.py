@@ -4,7 +4,7 @@ The digits task (MLP 64-32-10, batch 16, learning rate 0.1, one local epoch, Dir
 time, under settings of how long machines take:
 
     half-slow     1 s a plan, and 10 s for half of the devices, each times uniform(0.8, 1.2)
-    half-normal   |N(0, 1)| s, drawn for each plan (as in the experiments of FedBuff, Nguyen et al. 2022)
+    half-normal   |N(0, 1)| s, drawn for each plan (the kind of delay in FedBuff's experiments, Nguyen et al. 2022)
     even          1 s for everyone, times uniform(0.8, 1.2)
     slow-apart    as half-slow, and only the slow devices have the classes 5 to 9
 

@@ -37,7 +37,7 @@ LEARNING_RATE: Final = 0.1
 WHOLE_SHARD: Final = 65_536
 """As a batch: an epoch is one step then, as in the paper's algorithm."""
 
-# Section IV of the paper.
+# The paper's, from memory: its text was not at hand.
 CYCLES_A_BIT: Final = 20.0
 FREQUENCY_HZ: Final = 1e9
 CAPACITANCE: Final = 2e-28
