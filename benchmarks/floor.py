@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import paho.mqtt.client as mqtt
-from reference import Weights, epoch
+from plain_fedavg import Weights, epoch
 
 from headwater.core.batches import minibatches
 from headwater.device.sources import load

@@ -24,7 +24,7 @@ from typing import Any, Final
 import floor
 import numpy as np
 import psutil
-from reference import Weights, accuracy, fedavg
+from plain_fedavg import Weights, accuracy, fedavg
 from tables import aligned
 
 from headwater.cloud.history import RoundRecord, open_history

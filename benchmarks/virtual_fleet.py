@@ -16,7 +16,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from reference import accuracy, epoch
+from plain_fedavg import accuracy, epoch
 
 from headwater.cloud import service as cloud_service
 from headwater.cloud.history import open_history

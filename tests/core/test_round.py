@@ -240,6 +240,15 @@ def test_an_update_that_an_earlier_round_holds_is_not_counted_again() -> None:
     assert Fold("b", 2**-0.5) in told
 
 
+def test_a_sender_has_one_late_update_a_version_whatever_its_attempt() -> None:
+    round_, _ = play(tolerant("a", "b"), (arrived("a", behind(1, attempt=0)), 101.0))
+    after, told = step(round_, arrived("a", behind(1, attempt=1)), 102.0)
+    assert after == round_
+    assert [effect.reason for effect in told if isinstance(effect, Refuse)] == ["duplicate"]
+    _, told = step(round_, arrived("a", behind(2)), 102.0)
+    assert Fold("a", 3**-0.5) in told
+
+
 def test_what_comes_between_rounds_is_held_for_the_next() -> None:
     round_, told = play(
         tolerant("a", "b", enough=1), (arrived("a"), 101.0), (arrived("b"), 102.0), (arrived("a"), 103.0)

@@ -127,7 +127,8 @@ class Fleet:
 
     def gateway(self, node: str, parent: str, second: Second | None = None, *, uplink: Connect | None = None) -> Parent:
         """`uplink` is to the parent's broker, by default the fleet's."""
-        objects, outbox = ObjectStore(10**7), Outbox(self.store(node), has_two_parents=second is not None)
+        objects = ObjectStore(10**7)
+        outbox = Outbox(self.store(node), has_two_parents=second is not None, saves_first=True)
         below = self.parent(node, parent, objects)
         identity = Identity(self.name, node, "gateway", parent)
         relay = Relay(node, below, objects, self.store(node))

@@ -279,6 +279,12 @@ def _is_in(round_: Round, delta: Arrived) -> bool:
     return (delta.sender, delta.key) in round_.late or (delta.sender, delta.key) in round_.tolerance.counted
 
 
+def _gave_another(round_: Round, delta: Arrived) -> bool:
+    """Whether an update of another attempt at the same round is in: a sender has one late update a version."""
+    contributors = (*round_.late, *round_.tolerance.counted)
+    return any(sender == delta.sender and key.round == delta.key.round for sender, key in contributors)
+
+
 def _objection(round_: Round, delta: Arrived) -> tuple[Reason, str] | None:
     here, there = round_.key, delta.key
     most = round_.tolerance.max_staleness
@@ -289,6 +295,8 @@ def _objection(round_: Round, delta: Arrived) -> tuple[Reason, str] | None:
     if there != here and not worth_taking(there, here, most):
         allowed = f"; at most {most} rounds behind are taken" if most else ""
         return "stale", f"round {_label(there)} is over; round {_label(here)} is open{allowed}"
+    if there != here and _gave_another(round_, delta):
+        return "duplicate", f"another update of {delta.sender} from round {there.round} is in"
     stranger = there == here and delta.sender not in round_.cohort
     if round_.state != "open" and (not most or (stranger and round_.open_to_all)):
         return "closed", f"round {_label(here)} has closed"

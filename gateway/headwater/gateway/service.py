@@ -32,7 +32,7 @@ async def join(
     topic = Topics(settings.fleet).cluster(settings.node)
     objects = ObjectStore(settings.store_size_bytes)
     store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
-    outbox = Outbox(store, has_two_parents=second is not None)
+    outbox = Outbox(store, has_two_parents=second is not None, saves_first=True)
 
     def child(connect: Connect, identity: Identity) -> Child:
         return Child(connect, identity, objects, outbox, data=dict)

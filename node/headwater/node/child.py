@@ -175,7 +175,7 @@ class Child:
                 case ("down", "chunk") | ("inbox", "chunk"):
                     self._on_chunk(decode(payload, Chunk))
                 case "inbox", "receipt":
-                    self._settle(decode(payload, Receipt).key)
+                    self._on_receipt(decode(payload, Receipt))
                 case "inbox", "refusal":
                     self._on_refusal(decode(payload, Refusal))
                 case "inbox", "want":
@@ -221,7 +221,14 @@ class Child:
         for entry in self._outbox.superseded(self._is_worth):
             self._settle(entry.key)
 
+    def _on_receipt(self, receipt: Receipt) -> None:
+        if receipt.sender == self._parent:
+            self._settle(receipt.key)
+
     def _on_refusal(self, refusal: Refusal) -> None:
+        if refusal.sender != self._parent:
+            # A parent that this node left, which knows nothing of what another has.
+            return
         log.warning("the parent refuses: %s (%s)", refusal.reason, refusal.detail)
         if refusal.key is not None:
             self._settle(refusal.key)
@@ -334,10 +341,13 @@ class Child:
         """One delta after the other, the oldest first, each until it is answered."""
         while True:
             entry = self._outbox.next_for(self._parent)
-            if entry is None:
+            # Before the parent's first word it is not known whether it takes this delta, or would be offered it first.
+            if entry is None or self._announcement is None:
                 await self._news.wait()
-            else:
-                await self._deliver(entry)
+                continue
+            if self._outbox.saves_first:
+                await self._outbox.save(entry)
+            await self._deliver(entry)
 
     async def _deliver(self, entry: Outgoing) -> None:
         """Send until the parent answers. The waits double up to `RESEND_AFTER_MAX_S`; a repeat offers one chunk."""

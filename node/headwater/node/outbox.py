@@ -40,10 +40,13 @@ class Outbox:
 
     Args:
         has_two_parents: whether it must outlive a reboot who was given what.
+        saves_first: whether a delta is on disk before any of it is sent. A gateway's must be: if its parent has a sum,
+            and a restart makes another of the same round, whoever is only in the second was promised too much.
     """
 
-    def __init__(self, store: NodeStore, *, has_two_parents: bool = False) -> None:
+    def __init__(self, store: NodeStore, *, has_two_parents: bool = False, saves_first: bool = False) -> None:
         self._store = store
+        self.saves_first = saves_first
         self._has_two_parents = has_two_parents
         self._entries: dict[RoundKey, Outgoing] = {}
         self._settled: deque[RoundKey] = deque(maxlen=SETTLED_KEPT)
