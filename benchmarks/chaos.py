@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from headwater.node.service import INTERRUPTED
 from headwater.schemas.errors import HeadwaterError
 from headwater.testbed.faults.chaos import Memory, Outcome, Scene, chaos
 from headwater.testbed.postgres import Postgres, database
@@ -134,6 +135,8 @@ def main() -> int:
     except HeadwaterError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
     print(json.dumps(as_json(outcome, options.seed)) if options.json else told(outcome))
     return 0 if outcome.holds else 1
 

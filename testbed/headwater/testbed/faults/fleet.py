@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,9 @@ class Battered:
         self._clocks = Clocks(folder / "clocks")
         self._running: dict[str, Started] = {}
         self.ended: list[tuple[str, int]] = []
+        # Threads act while the loop may already be ending: what they start behind the end would stay.
+        self._acting = threading.Lock()
+        self._closed = False
 
     def start_all(self) -> None:
         for name in (*CLOUDS, *self.site.gateways, *self.site.devices):
@@ -128,23 +132,34 @@ class Battered:
             case "freeze":
                 self._signal(fault.target, signal.SIGCONT)
 
+    def close(self) -> None:
+        """From now on nothing is started or killed; returns when what a thread is about has been done."""
+        with self._acting:
+            self._closed = True
+
     def _kill(self, name: str) -> None:
-        if name in self._supports:
-            if self._supports[name].pid is not None:
-                self._supports[name].kill()
-        elif name in self._running:
-            self.processes.kill(self._running.pop(name))
+        with self._acting:
+            if self._closed:
+                return
+            if name in self._supports:
+                if self._supports[name].pid is not None:
+                    self._supports[name].kill()
+            elif name in self._running:
+                self.processes.kill(self._running.pop(name))
 
     def _signal(self, name: str, which: signal.Signals) -> None:
         if name in self._running:
             self._running[name].process.send_signal(which)
 
     def _raise(self, name: str) -> None:
-        if name in self._supports:
-            if self._supports[name].pid is None:
-                self._supports[name].start()
-        elif name not in self._running:
-            self._start(name)
+        with self._acting:
+            if self._closed:
+                return
+            if name in self._supports:
+                if self._supports[name].pid is None:
+                    self._supports[name].start()
+            elif name not in self._running:
+                self._start(name)
 
     def supervise(self) -> None:
         """Start again what has ended by itself, and remember that it did."""
@@ -206,7 +221,9 @@ async def battered(
             proxy = Proxy(brokers[f"broker-{node}"].port, seed=seed + number)
             proxies[link] = await stack.enter_async_context(proxy)
         processes = stack.enter_context(Processes(folder))
-        yield Battered(folder, site, database, processes, brokers, proxies, server)
+        fleet = Battered(folder, site, database, processes, brokers, proxies, server)
+        stack.callback(fleet.close)
+        yield fleet
 
 
 def _broker(folder: Path, node: str) -> Broker:
