@@ -125,7 +125,7 @@ async def test_a_plan_that_would_wait_too_long_is_declined_in_words(worker: Work
     started = time.monotonic()
     result = await agent(worker, tmp_path, numbers(), beside).work(assignment(SLOW, ZERO, deadline_s=0.2))
     assert result == Decline(
-        "training_failed",
+        "not_now",
         "the device's own conditions did not hold in time: it is 12:00, outside conditions.hours 22:00-06:00",
     )
     assert 0.1 < time.monotonic() - started < 2

@@ -92,7 +92,9 @@ class Agent:
                 return Decline("wrong_data", str(error))
             except TensorError as error:
                 return Decline(error.reason, f"model: {error}")
-            except (TrainingTimedOut, TrainingDiverged, WorkerFailed, NotNow) as error:
+            except NotNow as error:
+                return Decline("not_now", str(error))
+            except (TrainingTimedOut, TrainingDiverged, WorkerFailed) as error:
                 return Decline("training_failed", str(error))
 
     async def _contribute(self, assignment: Assignment) -> Delta:
