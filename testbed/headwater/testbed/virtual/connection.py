@@ -12,12 +12,12 @@ from typing import Final
 from headwater.schemas.topics import Topics
 from headwater.testbed.virtual.broker import Broker, Wire
 from headwater.testbed.virtual.links import Links
+from headwater.transport.backoff import Backoff
 from headwater.transport.link import PUBLISH_TIMEOUT_S
 from headwater.transport.session import GOODBYE_TIMEOUT_S, Caller, LinkDown, Publication, Traffic
 
 log = logging.getLogger("headwater.testbed")
 
-FIRST_RETRY_S: Final = 0.2
 MAX_RETRY_WAIT_S: Final = 5.0
 
 
@@ -34,6 +34,7 @@ class VirtualConnection:
         self._wire: Wire | None = None
         self._connected = asyncio.Event()
         self._lost = asyncio.Event()
+        self._connected_at: float | None = None
         self.traffic = Traffic()
 
     @property
@@ -45,16 +46,16 @@ class VirtualConnection:
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
-        retries = 0
+        backoff, loop = Backoff(MAX_RETRY_WAIT_S), asyncio.get_running_loop()
         while True:
+            self._connected_at = None
             try:
                 await self._live()
-                retries = 0
             except LinkDown as error:
                 log.debug("%s: %s", self._caller.client, error)
-            wait_s = min(MAX_RETRY_WAIT_S, FIRST_RETRY_S * 2**retries) * self._rng.uniform(0.5, 1.0)
-            retries = min(retries + 1, 16)
-            await asyncio.sleep(wait_s)
+            lasted_s = 0.0 if self._connected_at is None else loop.time() - self._connected_at
+            backoff = backoff.after(lasted_s)
+            await asyncio.sleep(backoff.wait_s(self._rng.random()))
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         """Hand a message to the broker. Raises LinkDown."""
@@ -92,6 +93,7 @@ class VirtualConnection:
             self._broker.subscribe(wire, caller.filters)
             # As a session does, which hears itself before it believes in a connection.
             await self._publish(wire, Publication(Topics(caller.fleet).echo(caller.node), b"echo"))
+            self._connected_at = asyncio.get_running_loop().time()
             self._connected.set()
             await caller.on_connect()
             await self._lost.wait()
