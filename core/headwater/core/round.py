@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from headwater.core.select import share_of
 from headwater.core.staleness import discount
 from headwater.schemas.messages import Delta, Reason, RoundKey
 
@@ -195,7 +196,7 @@ def open_round(
     if not deadline_s > 0:
         raise ValueError(f"deadline_s: {deadline_s} leaves no time; give a positive number of seconds")
     expected = min(enough, len(members)) if enough else len(members)
-    needed = max(1, math.ceil(quorum * expected - 1e-9))
+    needed = max(1, share_of(expected, quorum))
     return Round(key, members, needed, now, now + deadline_s, open_to_all, enough, tolerance or Tolerance())
 
 

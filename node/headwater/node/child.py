@@ -354,7 +354,7 @@ class Child:
         loop = asyncio.get_running_loop()
         wait_s = RESEND_AFTER_S
         self._send_now = False
-        await (self._offer(entry) if self._must_offer() else self._send(entry))
+        await self._present(entry)
         save_at, resend_at = loop.time() + SAVE_AFTER_S, loop.time() + wait_s
         while self._outbox.holds(entry.key):
             due_at = resend_at if entry.saved else min(save_at, resend_at)
@@ -368,12 +368,16 @@ class Child:
                 await self._remind(entry)
                 resend_at = loop.time() + wait_s
 
-    def _must_offer(self) -> bool:
-        return self._announcement is not None and self._announcement.offers
+    async def _present(self, entry: Outgoing, indices: tuple[int, ...] | None = None) -> None:
+        """Send the delta, or these chunks of it; or offer it, where the parent gives turns."""
+        if self._announcement is not None and self._announcement.offers:
+            await self._offer(entry)
+        else:
+            await self._send(entry, indices)
 
     async def _remind(self, entry: Outgoing) -> None:
         if self._outbox.holds(entry.key):
-            await (self._offer(entry) if self._must_offer() else self._send(entry, (0,)))
+            await self._present(entry, (0,))
 
     async def _offer(self, entry: Outgoing) -> None:
         """Say that a delta is ready; the parent asks for its chunks in its turn."""

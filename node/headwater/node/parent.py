@@ -473,16 +473,18 @@ class Parent:
         """Whoever's turn it is is asked for all of its delta."""
         self._queue, grants = admission.step(self._queue, event, asyncio.get_running_loop().time())
         for grant in grants:
-            want = Want(object=grant.object, missing=tuple(range(chunk_count(grant.object))))
-            self._tasks.start(self._post(self._topics.inbox(grant.sender, "want"), encode(want)))
+            self._want(grant.sender, grant.object, tuple(range(chunk_count(grant.object))))
 
     def _ask_for_missing(self, now: float) -> None:
         """A delta that stopped half-way is asked for, once in `ASK_AGAIN_AFTER_S`."""
         for node, assembly in self._assemblies.items():
             if now - self._progress_at[node] >= ASK_AGAIN_AFTER_S:
                 self._progress_at[node] = now
-                want = Want(object=assembly.ref, missing=assembly.missing)
-                self._tasks.start(self._post(self._topics.inbox(node, "want"), encode(want)))
+                self._want(node, assembly.ref, assembly.missing)
+
+    def _want(self, node: str, ref: ObjectRef, missing: tuple[int, ...]) -> None:
+        want = Want(object=ref, missing=missing)
+        self._tasks.start(self._post(self._topics.inbox(node, "want"), encode(want)))
 
     async def _send_receipt(self, node: str, key: RoundKey) -> None:
         await self._post(self._topics.inbox(node, "receipt"), encode(Receipt(key=key, sender=self._identity.node)))

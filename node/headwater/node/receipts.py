@@ -6,12 +6,12 @@ need to be told all the same, and it is told behind the round's result, which is
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from itertools import islice
-from typing import Final
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
 
 from headwater.core.round import Contributor
 from headwater.node.journal import Entry, Journal, JournalFull
+from headwater.node.sending import in_windows
 from headwater.schemas.messages import RoundKey
 
 log = logging.getLogger("headwater.node")
@@ -32,7 +32,7 @@ class Receipts:
         send: tells a child that this delta of its is in.
     """
 
-    def __init__(self, journal: Journal, send: Callable[[str, RoundKey], Awaitable[None]]) -> None:
+    def __init__(self, journal: Journal, send: Callable[[str, RoundKey], Coroutine[Any, Any, None]]) -> None:
         self._journal = journal
         self._send = send
         self._round: RoundKey | None = None
@@ -92,7 +92,7 @@ class Receipts:
     async def send_all(self) -> None:
         """The round's result is durable, and with it everything that is owed."""
         owed, self._owed = self._owed, {}
-        await self._send_window(tuple(owed))
+        await self._send_to(owed)
 
     async def keep_all(self) -> None:
         """Write what is owed, before this node ends: it is there when the round goes on."""
@@ -111,15 +111,13 @@ class Receipts:
                     kept = await self._keep(self._round, self._in_hand)
                 finally:
                     self._in_hand = {}
-            await self._send_window(kept)
+            await self._send_to(kept)
             if self._owed:
                 await asyncio.sleep(RECEIPT_DELAY_S)
 
-    async def _send_window(self, contributors: tuple[Contributor, ...]) -> None:
-        """`SENT_AT_ONCE` on the way at once: behind deltas that come in, each takes its time."""
-        remaining = iter(contributors)
-        while window := list(islice(remaining, SENT_AT_ONCE)):
-            await asyncio.gather(*(self._send(sender, key) for sender, key in window))
+    async def _send_to(self, contributors: Iterable[Contributor]) -> None:
+        """Several at once: behind deltas that come in, each takes its time."""
+        await in_windows((self._send(sender, key) for sender, key in contributors), SENT_AT_ONCE)
 
     async def _keep(self, round_: RoundKey, owed: dict[Contributor, bytes | None]) -> tuple[Contributor, ...]:
         """Those of them that are durable then."""
