@@ -25,7 +25,6 @@ from headwater.node.child import Assignment, Child
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.store import NodeStore
-from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Bundle, Delta, Metric, Model, RoundKey
 from headwater.schemas.run import RunDescription
 from headwater.schemas.settings import CloudSettings
@@ -38,6 +37,7 @@ from headwater.testbed.virtual.connection import VirtualConnection
 from headwater.testbed.virtual.loop import VirtualLoop, run_virtually
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Caller, Publication
+from support.deltas import manifest
 from support.histories import NOW
 
 ROUNDS = 2
@@ -47,14 +47,7 @@ WIDTH = 2000
 WORK_S = (0.05, 0.2, 0.9)
 """The first two are acknowledged, and so in the journal, long before the third is done."""
 
-MANIFEST = Manifest(
-    model="m",
-    objective="mse",
-    parameters=(Parameter(name="w", shape=(WIDTH,)),),
-    x=Example(shape=(1,), dtype="float32"),
-    y=Example(shape=(), dtype="float32"),
-    metrics=("loss",),
-)
+MANIFEST = manifest(WIDTH)
 MOST_S = 600
 MEAN = sum(2**i * (i + 1) for i in range(3)) / 7
 

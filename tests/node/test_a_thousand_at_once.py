@@ -20,7 +20,6 @@ from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.parent import IN_FLIGHT_BYTES, Parent
 from headwater.node.store import NodeStore
-from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Bundle, Delta, Model, Plan, RoundKey
 from headwater.schemas.statuses import DataStatus, RoundStatus
 from headwater.schemas.tensors import encode_tensors
@@ -31,16 +30,10 @@ from headwater.testbed.virtual.links import Links
 from headwater.testbed.virtual.loop import run_virtually
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Connect, Publication
+from support.deltas import manifest
 
 CHILDREN, SIZE = 1000, 20_000
-MANIFEST = Manifest(
-    model="m",
-    objective="mse",
-    parameters=(Parameter(name="w", shape=(SIZE,)),),
-    x=Example(shape=(1,), dtype="float32"),
-    y=Example(shape=(), dtype="float32"),
-    metrics=("loss",),
-)
+MANIFEST = manifest(SIZE)
 ONES = encode_tensors([np.ones(SIZE, np.float32)])
 PARENTS_LINK = Links(latency_s=0.002, jitter_s=0.001, down_bytes_s=10e6, up_bytes_s=10e6)
 

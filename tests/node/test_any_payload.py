@@ -15,7 +15,6 @@ from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.parent import Parent
 from headwater.node.store import NodeStore
-from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Announcement, Chunk, Delta, Plan, Receipt, Refusal, RoundKey, Want
 from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.statuses import NodeStatus
@@ -23,18 +22,12 @@ from headwater.schemas.topics import DOWN, INBOX, UP, Topics
 from headwater.schemas.wire import encode, encode_status, reference
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Session, Traffic
+from support.deltas import manifest
 
 TOPICS = Topics("plant")
 REF = reference(b"x")
 PLAN = Plan(key=RoundKey(run="r", round=1), task="train", data="d", model=REF, bundle=REF)
-MANIFEST = Manifest(
-    model="m",
-    objective="mse",
-    parameters=(Parameter(name="w", shape=(1,)),),
-    x=Example(shape=(1,), dtype="float32"),
-    y=Example(shape=(), dtype="float32"),
-    metrics=("loss",),
-)
+MANIFEST = manifest(1)
 HONEST = [
     encode(message)
     for message in (

@@ -23,7 +23,6 @@ from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.parent import Parent
 from headwater.node.store import NodeStore
-from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Bundle, Chunk, Delta, Metric, Model, Plan, RoundKey
 from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.statuses import DataStatus, RoundStatus
@@ -32,36 +31,15 @@ from headwater.schemas.topics import DOWN, UP, Topics
 from headwater.schemas.wire import encode
 from headwater.transport.objects import ObjectStore, chunks
 from headwater.transport.session import Session
+from support import deltas
+from support.deltas import manifest
 
 TOPICS = Topics("plant")
 SMALL, LARGE = 10, 300_000
 
 
-def manifest(size: int) -> Manifest:
-    return Manifest(
-        model="m",
-        objective="mse",
-        parameters=(Parameter(name="w", shape=(size,)),),
-        x=Example(shape=(1,), dtype="float32"),
-        y=Example(shape=(), dtype="float32"),
-        metrics=("loss",),
-    )
-
-
 async def adds_one(assignment: Assignment, node: str) -> Delta:
-    """A delta of w·1 with w = 2**i for child `d<i>`."""
-    weight = 2.0 ** int(node[1:])
-    size = assignment.bundle.manifest.parameters[0].shape[0]
-    return Delta(
-        key=assignment.plan.key,
-        sender=node,
-        task="train",
-        weight=weight,
-        examples=int(weight),
-        devices=1,
-        tensors=encode_tensors([np.full(size, weight, np.float32)]),
-        metrics=(Metric(split="train", name="loss", total=weight, weight=weight),),
-    )
+    return deltas.adds_one(assignment, node)
 
 
 Work = Callable[[Assignment, str], Awaitable[Delta | Decline]]

@@ -23,7 +23,6 @@ from headwater.node.parents import Parents, Second
 from headwater.node.store import NodeStore
 from headwater.schemas.base import Role
 from headwater.schemas.links import BrokerSettings
-from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Delta, Metric
 from headwater.schemas.settings import CloudSettings, FallbackSettings, GatewaySettings
 from headwater.schemas.statuses import DataStatus
@@ -33,19 +32,13 @@ from headwater.transport.session import Connect
 from sim.doors import Life
 from sim.scenario import CLOUD, Scenario, is_device, weight_of
 from sim.trace import FLEET
+from support.deltas import manifest
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 STORE_SIZE_BYTES: Final = 1_000_000
 HEARTBEAT_S: Final = 2.0
 LEASE_S: Final = 6.0
-MANIFEST: Final = Manifest(
-    model="m",
-    objective="mse",
-    parameters=(Parameter(name="w", shape=(3,)),),
-    x=Example(shape=(1,), dtype="float32"),
-    y=Example(shape=(), dtype="float32"),
-    metrics=("loss",),
-)
+MANIFEST: Final = manifest(3)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from headwater.node.outbox import Outbox
 from headwater.node.parent import HEARTBEAT_S, Parent
 from headwater.node.parents import MakeChild, Parents, Second
 from headwater.node.store import NodeStore
-from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Bundle, Delta, Model, Plan, RoundKey
 from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.statuses import DataStatus, RoundStatus
@@ -27,15 +26,9 @@ from headwater.schemas.tensors import encode_tensors
 from headwater.schemas.wire import encode
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Caller, Connect, Session
+from support.deltas import adds_one, manifest
 
-MANIFEST = Manifest(
-    model="m",
-    objective="mse",
-    parameters=(Parameter(name="w", shape=(4,)),),
-    x=Example(shape=(1,), dtype="float32"),
-    y=Example(shape=(), dtype="float32"),
-    metrics=("loss",),
-)
+MANIFEST = manifest(4)
 BUNDLE = encode(Bundle(manifest=MANIFEST, graphs={"train": b"none"}))
 OFTEN_S = 0.1
 """Between two signs of life, where a test waits for silence."""
@@ -112,16 +105,7 @@ class Fleet:
         async def works(assignment: Assignment) -> Delta | Decline:
             await asyncio.sleep(after_s)
             self.trained.append((node, assignment.plan.key))
-            weight = 2.0 ** int(node[1:])
-            return Delta(
-                key=assignment.plan.key,
-                sender=node,
-                task="train",
-                weight=weight,
-                examples=int(weight),
-                devices=1,
-                tensors=encode_tensors([np.full(4, weight, np.float32)]),
-            )
+            return adds_one(assignment, node)
 
         return works
 

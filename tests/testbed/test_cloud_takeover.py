@@ -22,7 +22,7 @@ from headwater.schemas.wire import decode_status
 from headwater.testbed.postgres import Postgres, database
 from headwater.testbed.processes import Processes, Started
 from support.brokers import broker
-from support.postgres import database_url, missing
+from support.postgres import missing
 from support.waiting import eventually, wait_online
 
 DEVICES = ("d0", "d1", "d2")
@@ -39,15 +39,6 @@ DESCRIPTION = RunDescription.model_validate(
         "cohort": {"deadline_s": 20.0, "quorum": 1.0, "min_children": 3},
     }
 )
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.live)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'history.db'}"
-    else:
-        with database_url() as address:
-            yield address
 
 
 class Fleet:
