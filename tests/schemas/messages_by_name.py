@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from headwater.schemas.learning import Compression, Learning, Strategy
 from headwater.schemas.manifest import Example, Manifest, Parameter, Slot, Tally
 from headwater.schemas.messages import (
     Alive,
@@ -15,6 +16,7 @@ from headwater.schemas.messages import (
     Model,
     ObjectRef,
     Offer,
+    Patch,
     Plan,
     Receipt,
     Refusal,
@@ -61,6 +63,10 @@ MESSAGES: dict[str, Message] = {
         graphs={"train": b"\x08\x08"},
     ),
     "model": Model(run="run-1", version=3, tensors=TENSORS),
+    "model_clustered": Model(
+        run="run-1", version=3, tensors=TENSORS * 2, clusters=("gw1", "gw2"), companions=TENSORS[:1]
+    ),
+    "patch": Patch(run="run-1", version=3, base=bytes(range(32)), update=b"\x01\x02"),
     "announcement": Announcement(parent="gw1", plan=PLAN, cohort=("d1", "d2"), closed=RoundKey(run="run-1", round=2)),
     "announcement_idle": Announcement(parent="gw1"),
     "announcement_buffered": Announcement(
@@ -75,6 +81,18 @@ MESSAGES: dict[str, Message] = {
             }
         ),
         offers=True,
+    ),
+    "announcement_learning": Announcement(
+        parent="cloud",
+        plan=PLAN.model_copy(
+            update={
+                "learning": Learning(
+                    strategy=Strategy(name="scaffold"), uplink=Compression(codec="stc", fraction=0.02)
+                ),
+                "patch": REF,
+                "mask": REF,
+            }
+        ),
     ),
     "offer": Offer(key=KEY, sender="d1", object=REF),
     "alive": Alive(sender="d1", boot="6f1c2a90", every_s=30.0),
@@ -98,6 +116,17 @@ MESSAGES: dict[str, Message] = {
         devices=1,
         metrics=(Metric(split="test", name="correct", total=2.0, weight=3.0),),
         tallies=(Counts(split="test", name="class_examples", values=encode_tensors([np.array([2.0, 1.0])])[0]),),
+    ),
+    "delta_coded": Delta(
+        key=KEY,
+        sender="d1",
+        task="train",
+        weight=3.0,
+        examples=3,
+        devices=1,
+        coded=b"\x01\x02\x03",
+        shares=(0.0, 3.0),
+        applied=("stc",),
     ),
     "chunk": Chunk(object=REF, offset=0, data=b"hello"),
     "want": Want(object=REF, missing=(0, 2)),

@@ -27,11 +27,12 @@ class WeightedSum:
     The only mutable value of this room: adding in place is what keeps the memory at one model.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, shapes: Sequence[tuple[int, ...]], models: int = 1) -> None:
         self._shapes = tuple(shapes)
-        self._totals: Sums | None = None
+        self._totals: list[Sums | None] = [None] * models
         self._metrics: dict[tuple[Split, str], tuple[float, float]] = {}
         self._tallies: dict[tuple[Split, str], NDArray[np.float64]] = {}
+        self._shares = [0.0] * models
         self.weight = 0.0
 
     def add(
@@ -42,30 +43,46 @@ class WeightedSum:
         tallies: Iterable[Counts] = (),
         *,
         factor: float = 1.0,
+        shares: Sequence[float] = (),
     ) -> None:
         """Fold one contribution: `terms` are w·Δ in the shapes given at the start, and `factor` times them is added.
 
         The weight counts whole: a discounted update takes a smaller step, it is not made up for (FedBuff, Nguyen et
         al. 2022, algorithm 1).
 
+        Args:
+            shares: of several models that coexist, the weight of each; `terms` are those of the ones that have any.
+
         Raises:
-            ValueError: terms of other shapes, a weight that is negative or not finite, or a tally of another length
-                than before. Nothing is added then.
+            ValueError: terms of other shapes, a weight that is negative or not finite, shares that are not the
+                weight's, or a tally of another length than before. Nothing is added then.
         """
-        if tuple(term.shape for term in terms) != self._shapes:
-            raise ValueError(f"terms: shapes {[term.shape for term in terms]} where {list(self._shapes)} belong")
+        parts = tuple(shares) or (weight,)
+        present = [model for model, share in enumerate(parts) if share > 0]
+        if len(parts) != len(self._shares):
+            raise ValueError(f"shares: {len(parts)} where there are {len(self._shares)} models")
         if not (np.isfinite(weight) and weight >= 0):
             raise ValueError(f"weight: {weight} is not a finite number of at least 0")
+        if min(parts) < 0 or not np.isclose(sum(parts), weight):
+            raise ValueError(f"shares: {list(parts)} do not make the weight {weight}")
+        if tuple(term.shape for term in terms) != len(present) * self._shapes:
+            raise ValueError(f"terms: shapes {[term.shape for term in terms]} where {list(self._shapes)} belong")
         counted = self._with(tallies)
-        if self._totals is None:
-            self._totals = tuple(np.zeros(shape, dtype=np.float64) for shape in self._shapes)
-        for total, term in zip(self._totals, terms, strict=True):
-            total += term if factor == 1 else factor * np.asarray(term, dtype=np.float64)
+        for place, model in enumerate(present):
+            self._add_to(model, terms[place * len(self._shapes) :][: len(self._shapes)], factor)
+            self._shares[model] += parts[model]
         self.weight += weight
         for metric in metrics:
             before, divisor = self._metrics.get((metric.split, metric.name), (0.0, 0.0))
             self._metrics[metric.split, metric.name] = (before + metric.total, divisor + metric.weight)
         self._tallies = counted
+
+    def _add_to(self, model: int, terms: Sequence[Array], factor: float) -> None:
+        totals = self._totals[model]
+        if totals is None:
+            totals = self._totals[model] = tuple(np.zeros(shape, dtype=np.float64) for shape in self._shapes)
+        for total, term in zip(totals, terms, strict=True):
+            total += term if factor == 1 else factor * np.asarray(term, dtype=np.float64)
 
     def _with(self, tallies: Iterable[Counts]) -> dict[tuple[Split, str], NDArray[np.float64]]:
         """The tallies so far and these: whole counts up to 2**53 are exact, whatever the order."""
@@ -79,8 +96,13 @@ class WeightedSum:
 
     @property
     def totals(self) -> Sums:
-        """Σ w·Δ in float64, or nothing where nothing was added."""
-        return self._totals or ()
+        """Σ w·Δ in float64 of each model that anything was added to, or nothing."""
+        return tuple(total for totals in self._totals if totals is not None for total in totals)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of several models that coexist, the weight of each; nothing of a single one."""
+        return tuple(self._shares) if len(self._shares) > 1 else ()
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -96,15 +118,16 @@ class WeightedSum:
             for (split, name), values in sorted(self._tallies.items())
         )
 
-    def mean(self) -> Sums:
-        """Σ w·Δ / Σ w in float64.
+    def mean(self, model: int = 0) -> Sums:
+        """Σ w·Δ / Σ w of one model, in float64.
 
         Raises:
             ValueError: nothing was added, or nothing that weighs.
         """
-        if self._totals is None or not self.weight > 0:
+        totals, share = self._totals[model], self._shares[model]
+        if totals is None or not share > 0:
             raise ValueError("weight: nothing was added, so there is no mean")
-        return tuple(total / self.weight for total in self._totals)
+        return tuple(total / share for total in totals)
 
 
 def weighted(delta: Sequence[Array], weight: float) -> Parameters:

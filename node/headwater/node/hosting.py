@@ -8,13 +8,14 @@ from typing import Final
 
 from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum, means
+from headwater.core.compress import decode
 from headwater.core.figures import figures_by_split
 from headwater.core.select import Chosen
 from headwater.schemas.limits import MAX_COUNT, MAX_TALLIED, MAX_WEIGHED
-from headwater.schemas.manifest import Manifest
+from headwater.schemas.manifest import DEVICE_TALLIES, LOCAL_STEPS, Manifest
 from headwater.schemas.messages import Delta, ObjectRef, Plan, Reason, RoundKey
 from headwater.schemas.statuses import MemberStatus, NodeStatus, RoundStatus
-from headwater.schemas.tensors import Array, TensorError, decode_tensor, decode_tensors, delta_specs
+from headwater.schemas.tensors import Array, Specs, TensorError, decode_tensor, decode_tensors, delta_specs
 from headwater.schemas.wire import WireError, reference
 from headwater.transport.session import Traffic
 
@@ -23,6 +24,9 @@ MAX_REFUSALS_KEPT: Final = 256
 
 MAX_MEMBERS_TOLD: Final = 1_000
 """Of a larger cluster people read the numbers; with everyone's name a status would not pass a broker."""
+
+MAX_SPLITS: Final = 4
+"""Of which a delta tells metrics and tallies."""
 
 DELTA_OVERHEAD_BYTES: Final = 64 * 1024
 """What a delta may have beside its tensors."""
@@ -78,13 +82,15 @@ class RoundResult:
 class Opening:
     """Whom a round begins with.
 
-    `contributors` are in it already, by the journal; `counted` are the updates that the run's earlier rounds hold.
+    `contributors` are in it already, by the journal; `counted` are the updates that the run's earlier rounds hold;
+    `models` coexist.
     """
 
     members: frozenset[str]
     chosen: Chosen
     contributors: frozenset[str] = frozenset()
     counted: frozenset[rounds.Contributor] = frozenset()
+    models: int = 1
 
 
 @dataclass(slots=True)
@@ -121,7 +127,8 @@ def open_hosted(
     plan: Plan, manifest: Manifest, opening: Opening, traffic: Traffic, now: float, deadline_s: float | None = None
 ) -> Hosted:
     """A round that opens now. `deadline_s` is how long this parent waits, where that is not what the plan allows."""
-    specs = delta_specs(plan.task, manifest)
+    models = opening.models
+    specs = delta_specs(plan.task, manifest, plan.learning)
     chosen = opening.chosen
     round_ = rounds.open_round(
         plan.key,
@@ -134,9 +141,12 @@ def open_hosted(
         tolerance=rounds.Tolerance(plan.max_staleness, plan.staleness_exponent, opening.counted),
     )
     # Eight bytes an element is the widest dtype that a delta may have.
-    tallied = 2 * sum(tally.length for tally in manifest.tallies)
-    max_delta_bytes = 8 * (sum(math.prod(shape) for _, shape, _ in specs) + tallied) + DELTA_OVERHEAD_BYTES
-    return Hosted(plan, manifest, round_, WeightedSum([shape for _, shape, _ in specs]), traffic, max_delta_bytes)
+    tallied = MAX_SPLITS * (sum(tally.length for tally in manifest.tallies) + sum(DEVICE_TALLIES.values()))
+    elements = models * sum(math.prod(shape) for _, shape, _ in specs)
+    max_delta_bytes = 8 * (elements + tallied) + DELTA_OVERHEAD_BYTES
+    return Hosted(
+        plan, manifest, round_, WeightedSum([shape for _, shape, _ in specs], models), traffic, max_delta_bytes
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +162,7 @@ class Arrival:
 def fold(hosted: Hosted, arrival: Arrival, factor: float, now: float) -> None:
     """Add `factor` times a delta to the round's sum, and to its records."""
     delta, ref = arrival.delta, reference(arrival.payload)
-    hosted.sum.add(arrival.tensors, delta.weight, delta.metrics, delta.tallies, factor=factor)
+    hosted.sum.add(arrival.tensors, delta.weight, delta.metrics, delta.tallies, factor=factor, shares=delta.shares)
     hosted.folded[delta.sender, ref.sha256] = delta.key
     hosted.contributions.append(
         Contribution(
@@ -196,14 +206,33 @@ def checked_tensors(delta: Delta, node: str, hosted: Hosted) -> tuple[Array, ...
         return ()
     if delta.task != hosted.plan.task:
         raise WireError("malformed", f"task: {delta.task} where {hosted.plan.task} was planned")
-    unknown = {metric.name for metric in delta.metrics} - set(hosted.manifest.metrics)
+    unknown = {metric.name for metric in delta.metrics} - {*hosted.manifest.metrics, LOCAL_STEPS}
     if unknown:
         raise WireError("malformed", f"metrics: {', '.join(sorted(unknown))} are not in the manifest")
     if not delta.weight > 0:
         raise WireError("malformed", "weight: 0; a node with nothing to give declines the plan")
     check_sums(delta, hosted.round)
     check_tallies(delta, hosted.manifest)
-    return decode_tensors(delta.tensors, delta_specs(delta.task, hosted.manifest))
+    check_shares(delta, len(hosted.sum.shares))
+    models = sum(share > 0 for share in delta.shares) or 1
+    return update_of(delta, delta_specs(delta.task, hosted.manifest, hosted.plan.learning, models))
+
+
+def update_of(delta: Delta, specs: Specs) -> tuple[Array, ...]:
+    """A delta's tensors, however they are written.
+
+    Raises:
+        TensorError: they are not what the specs say.
+    """
+    return decode(delta.coded, specs) if delta.coded else decode_tensors(delta.tensors, specs)
+
+
+def check_shares(delta: Delta, models: int) -> None:
+    """Raises WireError where a delta's weight is not shared among the models that coexist, `models` of them."""
+    if len(delta.shares) != models:
+        raise WireError("malformed", f"shares: {len(delta.shares)} where {models} models coexist")
+    if models and not math.isclose(math.fsum(delta.shares), delta.weight, rel_tol=1e-9):
+        raise WireError("malformed", f"shares: {list(delta.shares)} do not make the weight {delta.weight}")
 
 
 def check_sums(delta: Delta, round_: rounds.Round) -> None:
@@ -235,7 +264,7 @@ def check_tallies(delta: Delta, manifest: Manifest) -> None:
         WireError: an unknown name, one that stands twice, or a count that no number of examples gives.
         TensorError: another length or dtype, or a count that is not finite.
     """
-    lengths = {tally.name: tally.length for tally in manifest.tallies}
+    lengths = DEVICE_TALLIES | {tally.name: tally.length for tally in manifest.tallies}
     seen = {(tally.split, tally.name) for tally in delta.tallies}
     if len(seen) != len(delta.tallies):
         raise WireError("malformed", "tallies: one stands twice")

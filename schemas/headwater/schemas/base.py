@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from headwater.schemas import limits
 
@@ -11,6 +18,20 @@ class Frozen(BaseModel):
     """Immutable, closed to unknown fields, strict about types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+
+class Sparse(Frozen):
+    """All of whose fields have defaults: what is at its default is not written."""
+
+    @model_serializer(mode="wrap")
+    def _what_differs(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        written: dict[str, Any] = write(self)
+        return {
+            name: value
+            for name, value in written.items()
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        }
 
 
 def added_later(default: Any) -> Any:
@@ -31,7 +52,8 @@ Positive = Annotated[FiniteFloat, Field(gt=0)]
 Fraction = Annotated[FiniteFloat, Field(gt=0, le=1)]
 Sha256 = Annotated[bytes, Field(min_length=32, max_length=32)]
 Task = Literal["train", "evaluate", "statistics"]
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "personal", "local"]
+"""Of the training and of the test part; and on the test part, of a device's personal model and of one trained alone."""
 Role = Literal["cloud", "gateway", "device"]
 Dtype = Literal["float32", "float64", "int32", "int64"]
 Dimension = Annotated[int, Field(ge=0, le=2**31 - 1)]

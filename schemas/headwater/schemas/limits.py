@@ -21,6 +21,9 @@ MAX_TALLY_LENGTH: Final = 4096
 MAX_TALLIED: Final = 2**40
 """A device's count in one place of a tally; thousands of devices' then add up exactly in float64."""
 
+MAX_CLUSTERS: Final = 64
+"""Global models that coexist in a run."""
+
 MAX_COUNT: Final = 2**53
 """Of examples and devices: the largest up to which every whole number is exact in float64."""
 

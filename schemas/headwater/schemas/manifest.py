@@ -4,7 +4,7 @@ A model is data: forward ONNX compiled into graphs, and this manifest, which nam
 and give. Initializer order, exporter names and file order carry no meaning.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -14,6 +14,13 @@ from headwater.schemas.base import Dtype, Frozen, Name, Shape, added_later
 Objective = Literal["cross_entropy", "binary_cross_entropy", "mse", "mae", "huber", "reconstruction"]
 GraphName = Literal["train", "evaluate", "infer"]
 Variant = Literal["plain", "proximal", "corrected", "clipped"]
+
+
+LOCAL_STEPS: Final = "local_steps"
+"""A metric that any delta may have: by how many plain steps a device's normalised update is (FedNova)."""
+
+DEVICE_TALLIES: Final = {"device_correct": 101, "device_loss": 128}
+"""Tallies that any delta may have: how many devices have which accuracy, by hundredths, or which loss, by sketch."""
 
 
 class Parameter(Frozen):

@@ -26,6 +26,7 @@ from headwater.schemas.base import (
     Weight,
     added_later,
 )
+from headwater.schemas.learning import Learning
 from headwater.schemas.manifest import GraphName, Manifest
 
 Reason = Literal[
@@ -103,12 +104,32 @@ class Bundle(Frozen):
 
 
 class Model(Frozen):
-    """The parameters of one model version, in the manifest's order."""
+    """The parameters of one model version, in the manifest's order.
+
+    Where several models coexist `tensors` hold them one behind the other, in the order of their names in `clusters`.
+    `companions` are what a strategy has travel beside the model: SCAFFOLD's control variate, a tensor for each shared
+    trainable parameter.
+    """
 
     kind: ClassVar = "model"
     run: RunId
     version: Count
     tensors: Tensors
+    clusters: Annotated[tuple[Name, ...], Field(max_length=limits.MAX_CLUSTERS), added_later(())] = ()
+    companions: Annotated[Tensors, added_later(())] = ()
+
+
+class Patch(Frozen):
+    """How a model follows from the one that its reader already holds: by an update, encoded as one going up is.
+
+    `base` + `update`, added in float32, are the plan's model, bit by bit; its hash says whether they are.
+    """
+
+    kind: ClassVar = "patch"
+    run: RunId
+    version: Count
+    base: Sha256
+    update: Annotated[bytes, Field(min_length=1)]
 
 
 class Plan(Frozen):
@@ -118,7 +139,9 @@ class Plan(Frozen):
     number is up to `max_staleness` behind the open one is still worth finishing and sending; it then counts
     `(1 + staleness)**-staleness_exponent`. The round is over when `buffer` updates are in (0: no such number), or, with
     `over_selection`, when as many are in as were needed of the more that were asked. With `adaptive_deadline` a
-    parent waits as long as its children's past times suggest, `deadline_s` at most.
+    parent waits as long as its children's past times suggest, `deadline_s` at most. `learning` names the strategy
+    and what else differs from plain FedAvg. Who holds the last version needs only the `patch` to have the model. `mask`
+    says which parameters are left of a pruned one.
     """
 
     key: RoundKey
@@ -140,6 +163,9 @@ class Plan(Frozen):
     buffer: Annotated[Count, added_later(0)] = 0
     over_selection: Annotated[Weight, added_later(0.0)] = 0.0
     adaptive_deadline: Annotated[bool, added_later(False)] = False
+    learning: Annotated[Learning, added_later(Learning())] = Learning()
+    patch: Annotated[ObjectRef | None, added_later(None)] = None
+    mask: Annotated[ObjectRef | None, added_later(None)] = None
 
 
 class Announcement(Frozen):
@@ -160,7 +186,9 @@ class Delta(Frozen):
     """A weighted sum with its weight, going up.
 
     `tensors` hold the sum of w·Δ over `devices` devices and `examples` examples with the sum of w in `weight`: a tensor
-    for each shared parameter (task train), none (evaluate), or the sums of x and of x² (statistics).
+    for each shared parameter (task train), none (evaluate), or the sums of x and of x² (statistics). Where a strategy
+    has more to add up (`tensors.delta_specs`) that follows. `coded` is all of them in few bytes, in place of `tensors`.
+    Where several models coexist the tensors are those of each, and `shares` says how much of the weight each has.
     `applied` lists what was done to it on the way (clip, noise, codec), in order.
     """
 
@@ -175,12 +203,17 @@ class Delta(Frozen):
     metrics: Metrics = ()
     applied: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
     tallies: Annotated[tuple[Counts, ...], Field(max_length=limits.MAX_METRICS), added_later(())] = ()
+    coded: Annotated[bytes, added_later(b"")] = b""
+    shares: Annotated[tuple[Weight, ...], Field(max_length=limits.MAX_CLUSTERS), added_later(())] = ()
 
     @model_validator(mode="after")
     def _weight_and_tensors_agree(self) -> "Delta":
-        if self.task == "evaluate" and self.tensors:
+        carries = bool(self.tensors or self.coded)
+        if self.tensors and self.coded:
+            raise ValueError("coded: there are tensors too; a delta has one of them")
+        if self.task == "evaluate" and carries:
             raise ValueError("tensors: an evaluation carries none")
-        if self.task != "evaluate" and bool(self.tensors) != (self.weight > 0):
+        if self.task != "evaluate" and carries != (self.weight > 0):
             raise ValueError("weight: must be 0 exactly when there are no tensors")
         return self
 
@@ -247,10 +280,11 @@ class Refusal(Frozen):
     detail: Text = ""
 
 
-Message = Bundle | Model | Announcement | Delta | Chunk | Want | Offer | Alive | Receipt | Refusal
+Message = Bundle | Model | Patch | Announcement | Delta | Chunk | Want | Offer | Alive | Receipt | Refusal
 MESSAGES: tuple[type[Message], ...] = (
     Bundle,
     Model,
+    Patch,
     Announcement,
     Delta,
     Chunk,

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from headwater.schemas import limits
 from headwater.schemas.base import Count, Fraction, Frozen, Name, Positive
+from headwater.schemas.learning import Clusters, Compression, Learning, Pace, Personal, Pruning, Selection, Strategy
 from headwater.schemas.manifest import Objective
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
@@ -245,6 +246,7 @@ class Cohort(Frozen):
     min_children: Annotated[int, Field(ge=1, le=10_000)] = 1
     over_selection: Annotated[float, Field(ge=0, le=9)] = 0.0
     adaptive_deadline: bool = False
+    selection: Selection = Field(default_factory=Selection)
 
     @model_validator(mode="after")
     def _there_are_more_to_choose(self) -> "Cohort":
@@ -303,7 +305,29 @@ class RunDescription(Frozen):
     local: LocalTraining = Field(default_factory=LocalTraining)
     cohort: Cohort = Field(default_factory=Cohort)
     aggregation: Aggregation = Field(default_factory=Aggregation)
+    strategy: Strategy = Field(default_factory=Strategy)
+    clusters: Clusters = Field(default_factory=Clusters)
+    personal: Personal = Field(default_factory=Personal)
+    uplink: Compression = Field(default_factory=Compression)
+    gateway_uplink: Compression | None = None
+    downlink: Compression = Field(default_factory=Compression)
+    pruning: Pruning = Field(default_factory=Pruning)
+    pace: Pace = Field(default_factory=Pace)
     keep_deltas: bool = False
+
+    @property
+    def learning(self) -> Learning:
+        """What of it a plan carries."""
+        return Learning(
+            strategy=self.strategy,
+            selection=self.cohort.selection,
+            clusters=self.clusters,
+            personal=self.personal,
+            uplink=self.uplink,
+            gateway_uplink=self.gateway_uplink,
+            pace=self.pace,
+            pruning=self.pruning,
+        )
 
     @property
     def classes(self) -> int:

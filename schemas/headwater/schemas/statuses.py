@@ -4,12 +4,15 @@
 Fields are only ever added, so a reader ignores those it does not know.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, FiniteFloat
 
 from headwater.schemas import limits
 from headwater.schemas.base import Count, Frozen, Name, NodeId, Role, RunId, Split, Task, Text, Weight
+
+MAX_HISTOGRAM: Final = 256
+"""Labels of which a node may say how many examples it has."""
 
 NodeState = Literal["online", "offline"]
 RoundState = Literal["open", "closed", "failed"]
@@ -17,14 +20,22 @@ RunState = Literal["queued", "running", "finished", "stopped", "failed"]
 
 
 class DataStatus(Frozen):
-    """How many examples a node (or the cluster below it) has under a data key."""
+    """How many examples a node (or the cluster below it) has under a data key.
+
+    `histogram` is how many of them have each label, where the node's owner shares that: with noise, so a count may be
+    any number.
+    """
 
     train_examples: Count
     test_examples: Count
+    histogram: Annotated[tuple[FiniteFloat, ...], Field(max_length=MAX_HISTOGRAM)] = ()
 
 
 class NodeStatus(Frozen):
-    """Birth (`online`) and last will (`offline`) of a node. `boot` differs at each start of the process."""
+    """Birth (`online`) and last will (`offline`) of a node. `boot` differs at each start of the process.
+
+    `codecs` are those besides plain float32 that it can encode and decode. `battery_percent` is null without a battery.
+    """
 
     node: NodeId
     role: Role
@@ -33,6 +44,8 @@ class NodeStatus(Frozen):
     boot: Annotated[str, Field(max_length=64)] = ""
     software: Annotated[str, Field(max_length=64)] = ""
     data: Annotated[dict[Name, DataStatus], Field(max_length=64, default_factory=dict)]
+    codecs: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
+    battery_percent: Annotated[FiniteFloat, Field(ge=0, le=100)] | None = None
 
 
 class RunStatus(Frozen):
@@ -71,12 +84,22 @@ class ClassFigures(Frozen):
     f1: Share | None
 
 
+class DeviceFigures(Frozen):
+    """How a figure spreads over devices. `worst_decile` is the mean of the tenth of them where it is worst."""
+
+    devices: Weight
+    mean: FiniteFloat
+    worst_decile: FiniteFloat
+
+
 class Figures(Frozen):
-    """What a split's tallies say: of a classifier its classes, in order; of a reconstruction its errors' quantiles."""
+    """What a split's tallies say: of a classifier its classes, in order; of a reconstruction its errors' quantiles; and
+    how accuracy, or the loss where there are no classes, spreads over devices."""
 
     balanced_accuracy: Share | None = None
     classes: Annotated[tuple[ClassFigures, ...], Field(max_length=limits.MAX_TALLY_LENGTH)] = ()
     error_quantiles: Annotated[dict[Name, Weight], Field(max_length=16, default_factory=dict)]
+    by_device: DeviceFigures | None = None
 
 
 Members = Annotated[tuple[MemberStatus, ...], Field(max_length=limits.MAX_CHILDREN)]

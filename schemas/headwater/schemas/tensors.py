@@ -7,10 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.schemas.base import Dtype, Task
+from headwater.schemas.learning import Learning
 from headwater.schemas.manifest import Manifest, Parameter
 from headwater.schemas.messages import Reason, Tensor
 
 Array = NDArray[Any]
+Spec = tuple[str, tuple[int, ...], str]
+"""A tensor's name, shape and dtype."""
+
+Specs = Sequence[Spec]
 
 _DTYPES: Final[dict[Dtype, np.dtype[np.generic]]] = {
     "float32": np.dtype("<f4"),
@@ -19,6 +24,9 @@ _DTYPES: Final[dict[Dtype, np.dtype[np.generic]]] = {
     "int64": np.dtype("<i8"),
 }
 _NAMES: Final[dict[np.dtype[np.generic], Dtype]] = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+PLAIN: Final = Learning()
 
 
 class TensorError(ValueError):
@@ -61,9 +69,7 @@ def decode_tensor(tensor: Tensor, what: str = "tensor") -> Array:
     return array
 
 
-def decode_tensors(
-    tensors: Sequence[Tensor], expected: Sequence[tuple[str, tuple[int, ...], str]]
-) -> tuple[Array, ...]:
+def decode_tensors(tensors: Sequence[Tensor], expected: Specs) -> tuple[Array, ...]:
     """Arrays of exactly the expected (name, shape, dtype), in that order.
 
     Raises:
@@ -80,16 +86,30 @@ def decode_tensors(
     return tuple(decode_tensor(tensor, name) for tensor, (name, _, _) in zip(tensors, expected, strict=True))
 
 
-def parameter_specs(parameters: Iterable[Parameter]) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+def parameter_specs(parameters: Iterable[Parameter]) -> tuple[Spec, ...]:
     return tuple((parameter.name, parameter.shape, "float32") for parameter in parameters)
 
 
-def delta_specs(task: Task, manifest: Manifest) -> tuple[tuple[str, tuple[int, ...], str], ...]:
-    """What a delta's tensors must be: the shared parameters, or the sums of x and of x², or nothing."""
+def delta_specs(task: Task, manifest: Manifest, learning: Learning = PLAIN, models: int = 1) -> tuple[Spec, ...]:
+    """What a delta's tensors must be: the shared parameters, or the sums of x and of x², or nothing.
+
+    Behind the shared parameters of each of `models` models comes what the strategy adds up besides: SCAFFOLD's changes
+    of the control variates. Where devices send sketches, those are what is added up, and nothing else.
+    """
     match task:
+        case "train" if learning.uplink.codec == "sketch":
+            return (("sketch", (learning.uplink.rows, learning.uplink.columns), "float32"),)
         case "train":
-            return parameter_specs(manifest.shared)
+            return models * (*parameter_specs(manifest.shared), *companion_specs(manifest, learning))
         case "statistics":
             return ("sum of x", manifest.x.shape, "float64"), ("sum of x²", manifest.x.shape, "float64")
         case "evaluate":
             return ()
+
+
+def companion_specs(manifest: Manifest, learning: Learning) -> tuple[Spec, ...]:
+    """What a strategy has travel beside the model and beside its delta, in the order of the shared trainable ones."""
+    if learning.strategy.local_rule != "scaffold":
+        return ()
+    controlled = (parameter for parameter in manifest.shared if parameter.trainable)
+    return tuple((f"control of {parameter.name}", parameter.shape, "float32") for parameter in controlled)
