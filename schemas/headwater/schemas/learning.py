@@ -205,7 +205,7 @@ class Pace(Sparse):
 
     target_s: Weight = 0.0
     max_epochs: Annotated[int, Field(ge=1, le=1000)] = 10
-    cluster_rates: Annotated[dict[NodeId, Positive], Field(max_length=256, default_factory=dict)]
+    cluster_rates: Annotated[dict[NodeId, Positive], Field(max_length=256)] = Field(default_factory=dict)
 
 
 class Learning(Sparse):
