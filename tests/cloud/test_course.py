@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.cloud.course import Course, after, based_on, parameters_of
+from headwater.cloud.course import Behind, Course, after, based_on, parameters_of
 from headwater.cloud.history import RunRecord
 from headwater.cloud.plans import plan
+from headwater.core import optimise
 from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum
 from headwater.core.staleness import discount
@@ -42,7 +43,8 @@ def description(**changes: Any) -> RunDescription:
 def course(about: RunDescription, *parameters: list[float], version: int = 4) -> Course:
     run = RunRecord("r1", "plant", "n", "running", about, 0, False, "", NOW, NOW, None)
     values = tuple(np.array(value, np.float32) for value in parameters)
-    return Course(run, MANIFEST, REF, REF, values, version)
+    models = optimise.begin(about.learning, MANIFEST, [values], ())
+    return Course(run, MANIFEST, REF, REF, models, version)
 
 
 def closed(
@@ -61,11 +63,11 @@ def closed(
     return RoundResult(ask, opened, total, tuple(contributions), (), 0, 1.0, Traffic())
 
 
-def moved_to(behind: tuple[Course, bytes | None]) -> list[list[float]]:
-    reached, model = behind
+def moved_to(behind: Behind) -> list[list[float]]:
+    reached, model = behind.course, behind.model
     assert model is not None
     assert reached.model == reference(model)
-    for kept, sent in zip(reached.parameters, parameters_of(MANIFEST, model), strict=True):
+    for kept, sent in zip(reached.parameters, parameters_of(MANIFEST, model)[0], strict=True):
         np.testing.assert_array_equal(kept, sent)
     return [value.tolist() for value in reached.parameters]
 
@@ -75,7 +77,7 @@ def test_fedavg_takes_the_weighted_mean_and_leaves_what_is_personal() -> None:
     behind = after(course(about, [1.0, 2.0], [7.0]), closed(about, (1.0, 1.0, 0), (4.0, 2.0, 0)))
     # (1·1 + 2·4) / 3 = 3
     assert moved_to(behind) == [[4.0, 5.0], [7.0]]
-    assert (behind[0].round, behind[0].accuracy) == (5, 0.5)
+    assert (behind.course.round, behind.course.accuracy) == (5, 0.5)
 
 
 def test_fedbuff_discounts_a_late_update_and_divides_by_its_whole_weight() -> None:
@@ -107,7 +109,7 @@ def test_an_evaluation_measures_and_moves_nothing() -> None:
     about = description(aggregation={"mode": "asynchronous"})
     now = course(about, [1.0, 1.0], [0.0])
     result = closed(about, (2.0, 10.0, 0), task="evaluate")
-    reached, model = after(now, result)
+    reached, model = after(now, result).course, after(now, result).model
     assert based_on(now, result) is None
     assert (model, reached.round, reached.accuracy) == (None, now.round, 0.5)
     assert reached.parameters is now.parameters

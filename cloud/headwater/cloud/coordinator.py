@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from headwater.cloud.course import Course, after, based_on, parameters_of
+from headwater.cloud.course import Behind, Course, after, based_on, begun, parameters_of, with_places
 from headwater.cloud.history import ClosedRound, History, RunRecord
 from headwater.cloud.patience import Patience
 from headwater.cloud.plans import needs_statistics, plan
@@ -124,12 +124,13 @@ class Coordinator:
                 self._history.record_start, run.id, prepared.forward, prepared.bundle, prepared.model, self._now()
             )
             bundle = prepared.bundle
-        version, model = await self._sql(self._history.model_of, run.id)
+        newest = await self._sql(self._history.newest_version, run.id)
         manifest = decode_object(bundle, Bundle).manifest
-        course = Course(
-            run, manifest, self._store.put(bundle), self._store.put(model), parameters_of(manifest, model), version
-        )
-        return await self._taken_up(course) if version else course
+        self._store.put(newest.model)
+        course = begun(run, manifest, self._store.put(bundle), newest.model, newest.number, newest.memory)
+        if newest.patch is not None:
+            course = replace(course, patch=self._store.put(newest.patch))
+        return await self._taken_up(course) if newest.number else course
 
     async def _taken_up(self, course: Course) -> Course:
         log.info("run %s goes on behind round %d", course.run.id, course.round)
@@ -184,11 +185,12 @@ class Coordinator:
         for attempt in range(first, most):
             await self._wait_for_children(course)
             opened_at = self._now()
+            course = self._with_places(course)
             result = await self._host(course, task, number, attempt)
-            behind, model = await self._after(course, result) if result.closed else (course, None)
-            await self._sql(self._history.record_round, _closed(result, course.round, opened_at, model), self._now())
+            behind = await self._after(course, result) if result.closed else Behind(course)
+            await self._sql(self._history.record_round, _closed(result, course.round, opened_at, behind), self._now())
             if result.closed:
-                return behind
+                return behind.course
             log.warning("round %d, attempt %d: no quorum by the deadline", number, attempt)
         raise RunFailed(
             f"round {number}: no quorum in {most} attempts; see the refusals, or lower "
@@ -197,24 +199,41 @@ class Coordinator:
 
     async def _host(self, course: Course, task: Task, number: int, attempt: int) -> RoundResult:
         run, description = course.run.id, course.run.description
-        ask = plan(run, description, task, number, attempt, model=course.model, bundle=course.bundle)
+        ask = plan(
+            run, description, task, number, attempt, model=course.model, bundle=course.bundle, patch=course.patch
+        )
         counted: frozenset[Contributor] = frozenset()
         if ask.max_staleness:
             counted = await self._sql(self._history.counted, run, number - ask.max_staleness)
-        host = partial(self._parent.host, counted=counted, keep_payloads=description.keep_deltas)
+        host = partial(
+            self._parent.host,
+            counted=counted,
+            keep_payloads=description.keep_deltas,
+            models=len(course.models.parameters),
+            places=course.models.clusters if description.clusters.by == "place" else (),
+        )
         # The journal is the history's, and may be away when the round opens.
         return await self._patience.through(partial(host, ask, course.manifest))
 
-    async def _after(self, course: Course, result: RoundResult) -> tuple[Course, bytes | None]:
-        """The course behind a closed round, its new model in the store."""
+    def _with_places(self, course: Course) -> Course:
+        """With a model for each child, where a run has that; it is in the store then."""
+        course, model = with_places(course, self._parent.eligible(course.description.data))
+        if model is not None:
+            self._store.put(model)
+        return course
+
+    async def _after(self, course: Course, result: RoundResult) -> Behind:
+        """What a closed round led to, its new model in the store."""
         version, base = based_on(course, result), course.parameters
         if version is not None and version != course.round:
             _, older = await self._sql(self._history.model_of, course.run.id, version)
-            base = parameters_of(course.manifest, older)
-        behind, model = after(course, result, None if version is None else base)
-        if model is not None:
-            self._store.put(model)
-        return behind, model
+            (base,) = parameters_of(course.manifest, older)
+        fleet_weight = float(self._parent.examples(course.description.data))
+        behind = after(course, result, None if version is None else base, fleet_weight)
+        for payload in (behind.model, behind.patch):
+            if payload is not None:
+                self._store.put(payload)
+        return behind
 
     async def _wait_for_children(self, course: Course) -> None:
         """Until `min_children` are there, however long it takes: a fleet may sleep."""
@@ -277,7 +296,7 @@ class Coordinator:
         return await self._patience.through(partial(asyncio.to_thread, transaction, *arguments))
 
 
-def _closed(result: RoundResult, measured: int, opened_at: datetime, model: bytes | None) -> ClosedRound:
+def _closed(result: RoundResult, measured: int, opened_at: datetime, behind: Behind) -> ClosedRound:
     key, round_ = result.plan.key, result.round
     return ClosedRound(
         run=key.run,
@@ -296,7 +315,9 @@ def _closed(result: RoundResult, measured: int, opened_at: datetime, model: byte
         opened_at=opened_at,
         elapsed_s=result.elapsed_s,
         measured=measured,
-        model=model,
+        model=behind.model,
+        memory=behind.memory,
+        patch=behind.patch,
         contributions=result.contributions,
         refusals=result.refusals,
         metrics=result.sum.metrics if result.closed else (),

@@ -1,62 +1,141 @@
-"""Law: what a closed round makes of the model follows from the model, the sum and the run's rule of aggregation.
+"""Law: what a closed round makes of the models follows from the models, the sum and the run's rules, and nothing else.
 
-    synchronous, buffered   x' = x + (Σ f_k·w_k·Δ_k) / (Σ w_k)       FedAvg; FedBuff, Nguyen et al. 2022, algorithm 1
-    asynchronous            x' = x + α·f·(b + Δ − x)                 FedAsync, Xie et al. 2019, algorithm 1
+    synchronous, buffered   x' = x + step((Σ f_k·w_k·Δ_k) / (Σ w_k))    FedAvg; FedBuff, Nguyen et al. 2022, alg. 1
+    asynchronous            x' = x + α·f·(b + Δ − x)                    FedAsync, Xie et al. 2019, algorithm 1
 
-f discounts a late update (`core.staleness`), and b is the model that it began from.
+f discounts a late update (`core.staleness`), b is the model that it began from, and the step is the strategy's
+(`core.optimise`; FedAvg's is the mean itself). Where the downlink is encoded the new model is what its readers make of
+the step that they are sent, so that everyone holds the same bits, and what the step left out goes into the next one.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from headwater.cloud import memory
 from headwater.cloud.history import RunRecord
-from headwater.core.aggregate import Parameters, Sums, means, shared, stepped
+from headwater.core import optimise
+from headwater.core.aggregate import Parameters, Sums, means, shared
 from headwater.core.normalise import normalised
+from headwater.core.optimise import Models
 from headwater.core.staleness import mixed
 from headwater.node.hosting import RoundResult
+from headwater.node.patching import Downlink, patch
 from headwater.schemas.errors import RunFailed
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import Model, ObjectRef
-from headwater.schemas.tensors import decode_tensors, encode_tensors, parameter_specs
+from headwater.schemas.run import RunDescription
+from headwater.schemas.tensors import decode_tensors, encode_tensors, model_specs
 from headwater.schemas.wire import decode_object, encode, reference
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A run under way: its newest model, by value and by name. `round` is the version of that model."""
+    """A run under way: its newest models, by value and by name. `round` is their version.
+
+    `residual` is what the downlink left out so far, `mask` what is left of a pruned model; `patch` leads here from the
+    version before.
+    """
 
     run: RunRecord
     manifest: Manifest
     bundle: ObjectRef
     model: ObjectRef
-    parameters: Parameters
+    models: Models
     round: int
     accuracy: float | None = None
     loss: float | None = None
+    residual: memory.Residual = ()
+    mask: memory.Mask = ()
+    patch: ObjectRef | None = None
+
+    @property
+    def description(self) -> RunDescription:
+        return self.run.description
+
+    @property
+    def parameters(self) -> Parameters:
+        """The first model's."""
+        return self.models.parameters[0]
 
 
-def parameters_of(manifest: Manifest, model: bytes) -> Parameters:
-    """An encoded model's parameters, in the manifest's order."""
-    return decode_tensors(decode_object(model, Model).tensors, parameter_specs(manifest.parameters))
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What a round led to: the course, and for the history the encoded models, their memory and the patch."""
+
+    course: Course
+    model: bytes | None = None
+    memory: bytes | None = None
+    patch: bytes | None = None
+
+
+def begun(
+    run: RunRecord, manifest: Manifest, bundle: ObjectRef, model: bytes, version: int, remembered: bytes | None
+) -> Course:
+    """The course at a version of a run's models, as the history has it."""
+    message = decode_object(model, Model)
+    parameters = parameters_of(manifest, model)
+    learning = run.description.learning
+    models = optimise.begin(learning, manifest, parameters, message.clusters)
+    residual: memory.Residual = ()
+    mask: memory.Mask = ()
+    if remembered is not None:
+        states, residual, mask = memory.read(remembered, len(parameters))
+        models = replace(models, states=states)
+    return Course(run, manifest, bundle, reference(model), models, version, residual=residual, mask=mask)
+
+
+def parameters_of(manifest: Manifest, model: bytes) -> tuple[Parameters, ...]:
+    """An encoded version's models, each in the manifest's order."""
+    message = decode_object(model, Model)
+    count = len(message.clusters) or 1
+    flat = decode_tensors(message.tensors, model_specs(manifest, count))
+    each = len(manifest.parameters)
+    return tuple(flat[begin : begin + each] for begin in range(0, len(flat), each))
+
+
+def encoded(run: str, version: int, models: Models) -> bytes:
+    """The models of a version as they travel."""
+    companions = [control for state in models.states for control in state.get("control", ())]
+    return encode(
+        Model(
+            run=run,
+            version=version,
+            tensors=encode_tensors(value for parameters in models.parameters for value in parameters),
+            clusters=models.clusters,
+            companions=encode_tensors(np.asarray(control, dtype=np.float32) for control in companions),
+        )
+    )
+
+
+def with_places(course: Course, children: frozenset[str]) -> tuple[Course, bytes | None]:
+    """The course with a model for each child of the cloud, where a run has one for each place; and the version anew."""
+    if course.description.clusters.by != "place":
+        return course, None
+    models = optimise.grown(course.description.learning, course.manifest, course.models, children)
+    if models is course.models:
+        return course, None
+    model = encoded(course.run.id, course.round, models)
+    return replace(course, models=models, model=reference(model), patch=None), model
 
 
 def based_on(course: Course, result: RoundResult) -> int | None:
     """The version of the model that a round's one update began from, where the rule of aggregation asks for it."""
-    if result.plan.task != "train" or course.run.description.aggregation.mode != "asynchronous":
+    if result.plan.task != "train" or course.description.aggregation.mode != "asynchronous":
         return None
     (given,) = result.contributions
     return given.key.round - 1
 
 
-def after(course: Course, result: RoundResult, base: Parameters | None = None) -> tuple[Course, bytes | None]:
-    """The course behind a closed round, and the encoded new model if there is one.
+def after(course: Course, result: RoundResult, base: Parameters | None = None, fleet_weight: float = 0.0) -> Behind:
+    """The course behind a closed round.
 
     Args:
         base: the parameters of version `based_on`.
+        fleet_weight: of all the devices that the cloud knows of, taking part or not.
 
     Raises:
-        RunFailed: the model is no longer finite.
+        RunFailed: a model is no longer finite.
     """
     told = {(mean.split, mean.name): mean.value for mean in means(result.sum.metrics)}
     course = replace(
@@ -64,28 +143,48 @@ def after(course: Course, result: RoundResult, base: Parameters | None = None) -
         accuracy=told.get(("test", "correct"), course.accuracy),
         loss=told.get(("train", "loss"), course.loss),
     )
-    number = result.plan.key.round
     match result.plan.task:
         case "train":
-            parameters = stepped(course.manifest, course.parameters, _step(course, result, base))
+            return _trained(course, result, base, fleet_weight)
         case "statistics":
-            parameters = normalised(course.manifest, course.parameters, result.sum.totals, result.sum.weight)
+            filled = tuple(
+                normalised(course.manifest, parameters, result.sum.totals, result.sum.weight)
+                for parameters in course.models.parameters
+            )
+            return _version(course, result.plan.key.round, replace(course.models, parameters=filled))
         case "evaluate":
-            return course, None
-    if not all(np.isfinite(value).all() for value in parameters):
-        raise RunFailed(f"round {number}: the model is no longer finite; lower local.learning_rate")
-    model = encode(Model(run=course.run.id, version=number, tensors=encode_tensors(parameters)))
-    return replace(course, parameters=parameters, model=reference(model), round=number), model
+            return Behind(course)
 
 
-def _step(course: Course, result: RoundResult, base: Parameters | None) -> Sums:
-    mean = result.sum.mean()
+def _trained(course: Course, result: RoundResult, base: Parameters | None, fleet_weight: float) -> Behind:
+    learning, manifest, number = course.description.learning, course.manifest, result.plan.key.round
     if base is None:
-        return mean
+        told = optimise.heard(result.sum, learning, fleet_weight)
+        models, steps = optimise.apply(learning, manifest, course.models, told)
+    else:
+        models, steps = course.models, (_mixed(course, result, base),)
+    downlink = course.description.downlink
+    if not downlink.is_on:
+        return _version(course, number, optimise.moved(manifest, models, steps))
+    ask = Downlink(course.run.id, number, course.model.sha256, downlink, course.description.seed)
+    payload, taken, residual = patch(ask, manifest, steps, course.residual)
+    behind = _version(replace(course, residual=residual), number, optimise.moved(manifest, models, taken))
+    return replace(behind, course=replace(behind.course, patch=reference(payload)), patch=payload)
+
+
+def _version(course: Course, number: int, models: Models) -> Behind:
+    if not all(np.isfinite(value).all() for parameters in models.parameters for value in parameters):
+        raise RunFailed(f"round {number}: the model is no longer finite; lower local.learning_rate")
+    model = encoded(course.run.id, number, models)
+    course = replace(course, models=models, model=reference(model), round=number, patch=None)
+    return Behind(course, model, memory.written(models.states, course.residual, course.mask))
+
+
+def _mixed(course: Course, result: RoundResult, base: Parameters) -> Sums:
     (given,) = result.contributions
     return mixed(
         shared(course.manifest, course.parameters),
         shared(course.manifest, base),
-        [term / given.factor for term in mean],
-        course.run.description.aggregation.mixing * given.factor,
+        [term / given.factor for term in result.sum.mean()],
+        course.description.aggregation.mixing * given.factor,
     )

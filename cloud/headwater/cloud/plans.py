@@ -20,7 +20,15 @@ def evaluates(description: RunDescription, round_: int) -> bool:
 
 
 def plan(
-    run: str, description: RunDescription, task: Task, round_: int, attempt: int, *, model: ObjectRef, bundle: ObjectRef
+    run: str,
+    description: RunDescription,
+    task: Task,
+    round_: int,
+    attempt: int,
+    *,
+    model: ObjectRef,
+    bundle: ObjectRef,
+    patch: ObjectRef | None = None,
 ) -> Plan:
     """What is asked of the cloud's children.
 
@@ -50,4 +58,6 @@ def plan(
         buffer=aggregation.updates_a_version if trains else 0,
         over_selection=cohort.over_selection if trains else 0.0,
         adaptive_deadline=trains and cohort.adaptive_deadline,
+        learning=description.learning,
+        patch=patch,
     )

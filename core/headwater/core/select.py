@@ -8,7 +8,7 @@ Of those asked the slowest are not waited for.
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,9 @@ class Chosen(NamedTuple):
 
     cohort: frozenset[str] | None
     needed: int
+
+
+EVERYONE: Final = Chosen(None, 0)
 
 
 def share_of(count: int, fraction: float) -> int:

@@ -10,7 +10,7 @@ from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum, means
 from headwater.core.compress import decode
 from headwater.core.figures import figures_by_split
-from headwater.core.select import Chosen
+from headwater.core.select import EVERYONE, Chosen
 from headwater.schemas.limits import MAX_COUNT, MAX_TALLIED, MAX_WEIGHED
 from headwater.schemas.manifest import DEVICE_TALLIES, LOCAL_STEPS, Manifest
 from headwater.schemas.messages import Delta, ObjectRef, Plan, Reason, RoundKey
@@ -83,14 +83,15 @@ class Opening:
     """Whom a round begins with.
 
     `contributors` are in it already, by the journal; `counted` are the updates that the run's earlier rounds hold;
-    `models` coexist.
+    `models` coexist, and where each belongs to a child `places` are those children in their order.
     """
 
-    members: frozenset[str]
-    chosen: Chosen
+    members: frozenset[str] = frozenset()
+    chosen: Chosen = EVERYONE
     contributors: frozenset[str] = frozenset()
     counted: frozenset[rounds.Contributor] = frozenset()
     models: int = 1
+    places: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -106,6 +107,7 @@ class Hosted:
     contributions: list[Contribution] = field(default_factory=list)
     refusals: list[Refused] = field(default_factory=list)
     refused: int = 0
+    places: tuple[str, ...] = ()
     keep_payloads: bool = False
     folded: dict[tuple[str, bytes], RoundKey] = field(default_factory=dict)
     """What is in the sum, by sender and the encoded delta's hash."""
@@ -144,9 +146,8 @@ def open_hosted(
     tallied = MAX_SPLITS * (sum(tally.length for tally in manifest.tallies) + sum(DEVICE_TALLIES.values()))
     elements = models * sum(math.prod(shape) for _, shape, _ in specs)
     max_delta_bytes = 8 * (elements + tallied) + DELTA_OVERHEAD_BYTES
-    return Hosted(
-        plan, manifest, round_, WeightedSum([shape for _, shape, _ in specs], models), traffic, max_delta_bytes
-    )
+    sum_ = WeightedSum([shape for _, shape, _ in specs], models)
+    return Hosted(plan, manifest, round_, sum_, traffic, max_delta_bytes, places=opening.places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,8 @@ class Arrival:
 def fold(hosted: Hosted, arrival: Arrival, factor: float, now: float) -> None:
     """Add `factor` times a delta to the round's sum, and to its records."""
     delta, ref = arrival.delta, reference(arrival.payload)
-    hosted.sum.add(arrival.tensors, delta.weight, delta.metrics, delta.tallies, factor=factor, shares=delta.shares)
+    shares = _of_its_place(hosted, delta) if hosted.places else delta.shares
+    hosted.sum.add(arrival.tensors, delta.weight, delta.metrics, delta.tallies, factor=factor, shares=shares)
     hosted.folded[delta.sender, ref.sha256] = delta.key
     hosted.contributions.append(
         Contribution(
@@ -213,7 +215,7 @@ def checked_tensors(delta: Delta, node: str, hosted: Hosted) -> tuple[Array, ...
         raise WireError("malformed", "weight: 0; a node with nothing to give declines the plan")
     check_sums(delta, hosted.round)
     check_tallies(delta, hosted.manifest)
-    check_shares(delta, len(hosted.sum.shares))
+    check_shares(delta, hosted)
     models = sum(share > 0 for share in delta.shares) or 1
     return update_of(delta, delta_specs(delta.task, hosted.manifest, hosted.plan.learning, models))
 
@@ -227,8 +229,16 @@ def update_of(delta: Delta, specs: Specs) -> tuple[Array, ...]:
     return decode(delta.coded, specs) if delta.coded else decode_tensors(delta.tensors, specs)
 
 
-def check_shares(delta: Delta, models: int) -> None:
-    """Raises WireError where a delta's weight is not shared among the models that coexist, `models` of them."""
+def _of_its_place(hosted: Hosted, delta: Delta) -> tuple[float, ...]:
+    """All of a delta's weight is that of its sender's model."""
+    return tuple(delta.weight if place == delta.sender else 0.0 for place in hosted.places)
+
+
+def check_shares(delta: Delta, hosted: Hosted) -> None:
+    """Raises WireError where a delta's weight is not shared among the models that coexist, or has none of them."""
+    if hosted.places and delta.sender not in hosted.places:
+        raise WireError("not_in_cohort", f"sender: there is no model for {delta.sender} yet; the next round has one")
+    models = 0 if hosted.places else len(hosted.sum.shares)
     if len(delta.shares) != models:
         raise WireError("malformed", f"shares: {len(delta.shares)} where {models} models coexist")
     if models and not math.isclose(math.fsum(delta.shares), delta.weight, rel_tol=1e-9):

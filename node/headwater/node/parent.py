@@ -8,6 +8,7 @@ Nothing that a child sends can grow memory beyond stated bounds or reach the sum
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from headwater.core import admission
@@ -147,6 +148,10 @@ class Parent:
         """The children that are online and have something under this data key, or lead others who may."""
         return frozenset(name for name, status in self._members.present.items() if self._is_eligible(status, data))
 
+    def examples(self, data: str) -> int:
+        """How many training examples the children that are online say they have under this data key."""
+        return sum(status.data[data].train_examples for status in self._members.present.values() if data in status.data)
+
     @staticmethod
     def _is_eligible(status: NodeStatus, data: str) -> bool:
         return status.role == "gateway" or data in status.data
@@ -163,6 +168,8 @@ class Parent:
         *,
         counted: frozenset[rounds.Contributor] = frozenset(),
         keep_payloads: bool = False,
+        models: int = 1,
+        places: tuple[str, ...] = (),
     ) -> RoundResult:
         """Run one round to its end: everyone expected, enough of them, or the deadline.
 
@@ -172,15 +179,17 @@ class Parent:
         Args:
             counted: the updates that earlier rounds of the run hold, as far back as the plan takes them.
             keep_payloads: whether the result's contributions carry the encoded deltas.
+            models: how many global models coexist.
+            places: the children that have a model each, in the models' order, where the run has one for each.
         """
         loop = asyncio.get_running_loop()
         await self._tell_those_in_the_last()
         entries = await self._receipts.open(plan.key)
-        hosted = self._open(plan, manifest, entries, counted)
+        hosted = self._open(plan, manifest, entries, Opening(counted=counted, models=models, places=places))
         hosted.keep_payloads = keep_payloads
         self._take_up(hosted, entries)
         await self._announce(self._announcement_of(hosted))
-        self._tasks.start(self._provider.broadcast((plan.bundle, plan.model)))
+        self._tasks.start(self._provider.broadcast((plan.bundle, plan.patch or plan.model)))
         self._tasks.start(self._tell_progress(hosted))
         while hosted.round.state == "open":
             await self._news.wait(min(hosted.round.deadline_at - loop.time(), ASK_AGAIN_AFTER_S))
@@ -203,15 +212,13 @@ class Parent:
 
     # ── a round's beginning and end ─────────────────────────────────────────────────────────────────────────────
 
-    def _open(
-        self, plan: Plan, manifest: Manifest, entries: tuple[Entry, ...], counted: frozenset[rounds.Contributor]
-    ) -> Hosted:
+    def _open(self, plan: Plan, manifest: Manifest, entries: tuple[Entry, ...], opening: Opening) -> Hosted:
         now, eligible = asyncio.get_running_loop().time(), self.eligible(plan.data)
-        opening = Opening(
-            eligible,
-            chosen(eligible, plan.cohort, plan.over_selection, plan.seed, plan.key),
-            frozenset(entry.sender for entry in entries),
-            counted,
+        opening = replace(
+            opening,
+            members=eligible,
+            chosen=chosen(eligible, plan.cohort, plan.over_selection, plan.seed, plan.key),
+            contributors=frozenset(entry.sender for entry in entries),
         )
         cohort = eligible if opening.chosen.cohort is None else opening.chosen.cohort
         hosted = open_hosted(plan, manifest, opening, self.session.traffic, now, self._pacing.deadline_s(plan, cohort))

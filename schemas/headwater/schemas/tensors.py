@@ -90,6 +90,11 @@ def parameter_specs(parameters: Iterable[Parameter]) -> tuple[Spec, ...]:
     return tuple((parameter.name, parameter.shape, "float32") for parameter in parameters)
 
 
+def model_specs(manifest: Manifest, models: int = 1) -> tuple[Spec, ...]:
+    """What a model message's tensors must be, where so many models coexist."""
+    return models * parameter_specs(manifest.parameters)
+
+
 def delta_specs(task: Task, manifest: Manifest, learning: Learning = PLAIN, models: int = 1) -> tuple[Spec, ...]:
     """What a delta's tensors must be: the shared parameters, or the sums of x and of x², or nothing.
 

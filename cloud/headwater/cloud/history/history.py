@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from headwater.cloud.history import tables
 from headwater.cloud.history.journal import RoundJournal
 from headwater.cloud.history.leases import Leases
-from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord
+from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord, Version
 from headwater.cloud.history.rows import figures_by_version, round_record, run_record
 from headwater.cloud.history.transactions import Lease, Transactions
 from headwater.node.hosting import Contribution
@@ -161,17 +161,19 @@ class History(Transactions):
             HistoryError: the stored bytes are not those that were stored.
         """
         with self._transaction("read model") as session:
-            query = select(tables.ModelVersion).where(tables.ModelVersion.run == run)
-            if version is not None:
-                query = query.where(tables.ModelVersion.version == version)
-            row = session.scalars(query.order_by(tables.ModelVersion.version.desc()).limit(1)).first()
-            if row is None:
-                newest = session.scalar(
-                    select(func.max(tables.ModelVersion.version)).where(tables.ModelVersion.run == run)
-                )
-                has = "it has none yet" if newest is None else f"it has 0 to {newest}"
-                raise RunFailed(f"run {run!r}: no model of round {'any' if version is None else version}; {has}")
+            row = _version(session, run, version)
             return row.version, _payload(session, row.sha256)
+
+    def newest_version(self, run: str) -> Version:
+        """What a run goes on from. Raises as `model_of`."""
+        with self._transaction("read newest version") as session:
+            row = _version(session, run, None)
+            return Version(
+                row.version,
+                _payload(session, row.sha256),
+                _payload(session, row.memory) if row.memory else None,
+                _payload(session, row.patch) if row.patch else None,
+            )
 
     # ── rounds ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -202,8 +204,16 @@ class History(Transactions):
                     tables.Tally(run=closed.run, version=version, split=tally.split, name=tally.name, counts=counts)
                 )
             if closed.model is not None:
-                sha256 = _put(session, closed.model, now)
-                session.merge(tables.ModelVersion(run=closed.run, version=closed.round, sha256=sha256))
+                _forget_memories(session, closed.run)
+                session.merge(
+                    tables.ModelVersion(
+                        run=closed.run,
+                        version=closed.round,
+                        sha256=_put(session, closed.model, now),
+                        memory=_put(session, closed.memory, now) if closed.memory else None,
+                        patch=_put(session, closed.patch, now) if closed.patch else None,
+                    )
+                )
 
     def next_attempt(self, run: str, round_: int, task: Task) -> int | None:
         """The attempt at a round that is open or comes next: the one that has deltas, or that behind the last failed
@@ -327,6 +337,31 @@ def _given(session: Session, closed: ClosedRound, given: Contribution, now: date
         "size_bytes": given.ref.size_bytes,
         "after_s": given.after_s,
     }
+
+
+def _version(session: Session, run: str, version: int | None) -> tables.ModelVersion:
+    """Raises RunFailed where there is none."""
+    query = select(tables.ModelVersion).where(tables.ModelVersion.run == run)
+    if version is not None:
+        query = query.where(tables.ModelVersion.version == version)
+    row = session.scalars(query.order_by(tables.ModelVersion.version.desc()).limit(1)).first()
+    if row is None:
+        newest = session.scalar(select(func.max(tables.ModelVersion.version)).where(tables.ModelVersion.run == run))
+        has = "it has none yet" if newest is None else f"it has 0 to {newest}"
+        raise RunFailed(f"run {run!r}: no model of round {'any' if version is None else version}; {has}")
+    return row
+
+
+def _forget_memories(session: Session, run: str) -> None:
+    """Of a version that is not the newest any more nobody needs the memory, which is larger than its model."""
+    mine = tables.ModelVersion.run == run
+    remembered = select(tables.ModelVersion.memory).where(tables.ModelVersion.memory.is_not(None))
+    old = session.scalars(remembered.where(mine)).all()
+    session.execute(update(tables.ModelVersion).where(mine).values(memory=None))
+    if old:
+        # Two runs may remember the same.
+        unused = tables.Object.sha256.in_(old) & tables.Object.sha256.not_in(remembered)
+        session.execute(delete(tables.Object).where(unused))
 
 
 def _put(session: Session, payload: bytes, now: datetime) -> bytes:

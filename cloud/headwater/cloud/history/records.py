@@ -28,11 +28,22 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a run's model, encoded, with what belongs to it."""
+
+    number: int
+    model: bytes
+    memory: bytes | None
+    patch: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class ClosedRound:
     """An attempt that has ended, with all that is written of it at once.
 
-    `model` is the encoded new version, or None where the round made none (evaluate, failed). Test metrics belong to
-    version `measured`, the model that the round began with; train metrics to the round.
+    `model` is the encoded new version, or None where the round made none (evaluate, failed); `memory` what its strategy
+    keeps beside it, and `patch` what leads there from the last version. Test metrics belong to version `measured`, the
+    model that the round began with; train metrics to the round.
     """
 
     run: str
@@ -52,6 +63,8 @@ class ClosedRound:
     elapsed_s: float
     measured: int
     model: bytes | None = None
+    memory: bytes | None = None
+    patch: bytes | None = None
     contributions: tuple[Contribution, ...] = ()
     refusals: tuple[Refused, ...] = ()
     metrics: tuple[Metric, ...] = ()

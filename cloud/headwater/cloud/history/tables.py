@@ -97,6 +97,12 @@ class ModelVersion(Base):
     run: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True, comment="The run.")
     version: Mapped[int] = mapped_column(Integer, primary_key=True, comment="The round whose result it is.")
     sha256: Mapped[bytes] = mapped_column(ForeignKey("objects.sha256"), comment="The model, in objects.")
+    memory: Mapped[bytes | None] = mapped_column(
+        ForeignKey("objects.sha256"), comment="What the strategy keeps beside it, in objects; of the newest version."
+    )
+    patch: Mapped[bytes | None] = mapped_column(
+        ForeignKey("objects.sha256"), comment="What leads here from the version before, in objects, where one is sent."
+    )
 
 
 class Round(Base):

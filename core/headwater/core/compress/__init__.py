@@ -3,7 +3,16 @@
 encode(update, specification, …) → payload          decode(payload, specs) → update
 """
 
+from collections.abc import Sequence
+
+import numpy as np
+
+from headwater.schemas.learning import Compression
 from headwater.schemas.tensors import Array, Specs, TensorError
+
+
+def encode(update: Sequence[Array], specs: Specs, compression: Compression, draw: np.random.Generator) -> bytes:
+    raise NotImplementedError
 
 
 def decode(payload: bytes, specs: Specs) -> tuple[Array, ...]:

@@ -1,0 +1,26 @@
+"""Law: what the cloud makes of a round's mean is a pair of functions, `init` and `apply(state, mean) -> (state, step)`.
+
+server.py      the optimisers: FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi
+strategy.py    what SCAFFOLD, FedNova and FedDyn do around them
+models.py      the same for several models that coexist
+
+A state is named tensors in float64, beside the model that it belongs to.
+"""
+
+from headwater.core.optimise.models import Heard, Models, apply, begin, grown, heard, moved
+from headwater.core.optimise.server import State
+from headwater.core.optimise.strategy import Update, steps_made, with_steps
+
+__all__ = [
+    "Heard",
+    "Models",
+    "State",
+    "Update",
+    "apply",
+    "begin",
+    "grown",
+    "heard",
+    "moved",
+    "steps_made",
+    "with_steps",
+]
