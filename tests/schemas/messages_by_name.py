@@ -17,6 +17,7 @@ from headwater.schemas.messages import (
     ObjectRef,
     Offer,
     Patch,
+    PatchRef,
     Plan,
     Receipt,
     Refusal,
@@ -66,7 +67,7 @@ MESSAGES: dict[str, Message] = {
     "model_clustered": Model(
         run="run-1", version=3, tensors=TENSORS * 2, clusters=("gw1", "gw2"), companions=TENSORS[:1]
     ),
-    "patch": Patch(run="run-1", version=3, base=bytes(range(32)), update=b"\x01\x02"),
+    "patch": Patch(run="run-1", version=3, update=b"\x01\x02"),
     "announcement": Announcement(parent="gw1", plan=PLAN, cohort=("d1", "d2"), closed=RoundKey(run="run-1", round=2)),
     "announcement_idle": Announcement(parent="gw1"),
     "announcement_buffered": Announcement(
@@ -89,7 +90,7 @@ MESSAGES: dict[str, Message] = {
                 "learning": Learning(
                     strategy=Strategy(name="scaffold"), uplink=Compression(codec="stc", fraction=0.02)
                 ),
-                "patch": REF,
+                "patch": PatchRef(base=REF, patch=REF, codec="int8"),
                 "mask": REF,
             }
         ),

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from headwater.cloud.course import Behind, Course, after, based_on, begun, parameters_of, with_places
+from headwater.cloud.course import Behind, Course, after, based_on, begun, parameters_of, with_patch, with_places
 from headwater.cloud.history import ClosedRound, History, RunRecord
 from headwater.cloud.patience import Patience
 from headwater.cloud.plans import needs_statistics, plan
@@ -31,7 +31,7 @@ from headwater.schemas.errors import HeadwaterError, HistoryError, RunFailed
 from headwater.schemas.messages import Bundle, Model
 from headwater.schemas.statuses import NodeStatus, RunState, RunStatus
 from headwater.schemas.tensors import decode_tensors
-from headwater.schemas.wire import decode_object
+from headwater.schemas.wire import decode_object, reference
 from headwater.transport.objects import ObjectStore
 
 log = logging.getLogger("headwater.cloud")
@@ -129,7 +129,8 @@ class Coordinator:
         self._store.put(newest.model)
         course = begun(run, manifest, self._store.put(bundle), newest.model, newest.number, newest.memory)
         if newest.patch is not None:
-            course = replace(course, patch=self._store.put(newest.patch))
+            _, before = await self._sql(self._history.model_of, run.id, newest.number - 1)
+            course = with_patch(course, reference(before), self._store.put(newest.patch))
         return await self._taken_up(course) if newest.number else course
 
     async def _taken_up(self, course: Course) -> Course:

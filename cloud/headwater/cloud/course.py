@@ -23,7 +23,7 @@ from headwater.node.hosting import RoundResult
 from headwater.node.patching import Downlink, patch
 from headwater.schemas.errors import RunFailed
 from headwater.schemas.manifest import Manifest
-from headwater.schemas.messages import Model, ObjectRef
+from headwater.schemas.messages import Model, ObjectRef, PatchRef
 from headwater.schemas.run import RunDescription
 from headwater.schemas.tensors import decode_tensors, encode_tensors, model_specs
 from headwater.schemas.wire import decode_object, encode, reference
@@ -47,7 +47,7 @@ class Course:
     loss: float | None = None
     residual: memory.Residual = ()
     mask: memory.Mask = ()
-    patch: ObjectRef | None = None
+    patch: PatchRef | None = None
 
     @property
     def description(self) -> RunDescription:
@@ -119,6 +119,12 @@ def with_places(course: Course, children: frozenset[str]) -> tuple[Course, bytes
     return replace(course, models=models, model=reference(model), patch=None), model
 
 
+def with_patch(course: Course, before: ObjectRef, patch: ObjectRef) -> Course:
+    """The course to whose models a patch leads from those before."""
+    named = PatchRef(base=before, patch=patch, codec=course.description.downlink.codec)
+    return replace(course, patch=named)
+
+
 def based_on(course: Course, result: RoundResult) -> int | None:
     """The version of the model that a round's one update began from, where the rule of aggregation asks for it."""
     if result.plan.task != "train" or course.description.aggregation.mode != "asynchronous":
@@ -166,10 +172,10 @@ def _trained(course: Course, result: RoundResult, base: Parameters | None, fleet
     downlink = course.description.downlink
     if not downlink.is_on:
         return _version(course, number, optimise.moved(manifest, models, steps))
-    ask = Downlink(course.run.id, number, course.model.sha256, downlink, course.description.seed)
+    ask = Downlink(course.run.id, number, downlink, course.description.seed)
     payload, taken, residual = patch(ask, manifest, steps, course.residual)
     behind = _version(replace(course, residual=residual), number, optimise.moved(manifest, models, taken))
-    return replace(behind, course=replace(behind.course, patch=reference(payload)), patch=payload)
+    return replace(behind, course=with_patch(behind.course, course.model, reference(payload)), patch=payload)
 
 
 def _version(course: Course, number: int, models: Models) -> Behind:

@@ -2,7 +2,7 @@
 
 from headwater.core.schedule import learning_rate
 from headwater.schemas.base import Task
-from headwater.schemas.messages import ObjectRef, Plan, RoundKey
+from headwater.schemas.messages import ObjectRef, PatchRef, Plan, RoundKey
 from headwater.schemas.run import Normalising, RunDescription
 
 
@@ -28,7 +28,7 @@ def plan(
     *,
     model: ObjectRef,
     bundle: ObjectRef,
-    patch: ObjectRef | None = None,
+    patch: PatchRef | None = None,
 ) -> Plan:
     """What is asked of the cloud's children.
 

@@ -14,9 +14,11 @@ from headwater.core.round import worth_taking
 from headwater.node.identity import Identity
 from headwater.node.news import News
 from headwater.node.outbox import Outbox, Outgoing
+from headwater.node.patching import patched
 from headwater.node.sending import send_chunks
 from headwater.node.service import together
 from headwater.node.tasks import Background
+from headwater.schemas.learning import CODECS
 from headwater.schemas.messages import (
     Announcement,
     Bundle,
@@ -25,6 +27,7 @@ from headwater.schemas.messages import (
     Model,
     ObjectRef,
     Offer,
+    Patch,
     Plan,
     Reason,
     Receipt,
@@ -33,12 +36,13 @@ from headwater.schemas.messages import (
     Want,
 )
 from headwater.schemas.statuses import DataStatus
+from headwater.schemas.tensors import TensorError
 from headwater.schemas.topics import Topics
-from headwater.schemas.wire import WireError, decode, decode_object, encode
+from headwater.schemas.wire import WireError, decode, decode_object, encode, reference
 from headwater.transport.objects import Assembly, ObjectStore, chunks
 from headwater.transport.session import Caller, Connect, LinkDown
 
-M = TypeVar("M", Model, Bundle)
+M = TypeVar("M", Model, Bundle, Patch)
 
 log = logging.getLogger("headwater.node")
 
@@ -189,15 +193,26 @@ class Child:
         self._announcement = announcement
         self._arrived_at = asyncio.get_running_loop().time()
         self._late = retained
-        plan = self._plan()
-        wanted = (plan.bundle, plan.model) if plan else ()
-        self._assemblies = {
-            ref.sha256: self._assemblies.get(ref.sha256) or Assembly(ref) for ref in wanted if ref not in self._objects
-        }
+        self._assemble(self._plan())
         self._drop_superseded()
         # A parent that began anew, or lost its link, announces its round again, and may have lost what was under way.
         self._send_now = True
         self._news.tell()
+
+    def _assemble(self, plan: Plan | None, *, by_patch: bool = True) -> None:
+        """Expect what a plan needs and this node lacks; the patch alone where it has the model that it belongs on."""
+        wanted: tuple[ObjectRef, ...] = ()
+        if plan is not None and by_patch and plan.model not in self._objects and self._can_patch(plan):
+            assert plan.patch is not None
+            wanted = (plan.bundle, plan.patch.patch)
+        elif plan is not None:
+            wanted = (plan.bundle, plan.model)
+        self._assemblies = {
+            ref.sha256: self._assemblies.get(ref.sha256) or Assembly(ref) for ref in wanted if ref not in self._objects
+        }
+
+    def _can_patch(self, plan: Plan) -> bool:
+        return plan.patch is not None and plan.patch.base in self._objects and plan.patch.codec in CODECS
 
     def _on_chunk(self, chunk: Chunk) -> None:
         assembly = self._assemblies.get(chunk.object.sha256)
@@ -303,11 +318,31 @@ class Child:
         wait_s = 0.0 if self._late else WANT_AFTER_S
         while self._is_open(plan.key):
             if not self._assemblies:
-                return True
+                if await self._has_model(plan):
+                    return True
+                wait_s = 0.0
             if await self._news.wait(wait_s):
                 continue
             await self._ask_for_missing()
             wait_s = min(max(wait_s, WANT_AFTER_S / 2) * 2, WANT_AFTER_MAX_S)
+        return False
+
+    async def _has_model(self, plan: Plan) -> bool:
+        """Whether the model is there, where a patch leads to it by that; else it is expected whole."""
+        if plan.model in self._objects or plan.patch is None:
+            # One that does not fit into the store is not asked for again and again.
+            return True
+        try:
+            bundle, base = self._open(plan.bundle, Bundle), self._open(plan.patch.base, Model)
+            payload = await asyncio.to_thread(patched, bundle.manifest, base, self._open(plan.patch.patch, Patch))
+            if reference(payload) == plan.model:
+                self._objects.put(payload)
+                return True
+            problem = "it leads to another model"
+        except (WireError, TensorError) as error:
+            problem = str(error)
+        log.warning("the patch of round %d is of no use, the model is fetched whole: %s", plan.key.round, problem)
+        self._assemble(plan, by_patch=False)
         return False
 
     async def _ask_for_missing(self) -> None:

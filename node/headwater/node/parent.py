@@ -185,11 +185,13 @@ class Parent:
         loop = asyncio.get_running_loop()
         await self._tell_those_in_the_last()
         entries = await self._receipts.open(plan.key)
+        plan = self._negotiated(plan)
         hosted = self._open(plan, manifest, entries, Opening(counted=counted, models=models, places=places))
         hosted.keep_payloads = keep_payloads
         self._take_up(hosted, entries)
         await self._announce(self._announcement_of(hosted))
-        self._tasks.start(self._provider.broadcast((plan.bundle, plan.patch or plan.model)))
+        model = plan.patch.patch if plan.patch is not None else plan.model
+        self._tasks.start(self._provider.broadcast((plan.bundle, model)))
         self._tasks.start(self._tell_progress(hosted))
         while hosted.round.state == "open":
             await self._news.wait(min(hosted.round.deadline_at - loop.time(), ASK_AGAIN_AFTER_S))
@@ -228,6 +230,15 @@ class Parent:
             self._assemblies.clear()
             self._queue = admission.open_queue(IN_FLIGHT_BYTES, GRANT_TIMEOUT_S)
         return hosted
+
+    def _negotiated(self, plan: Plan) -> Plan:
+        """The plan without a patch that not everyone could read: then the model goes out whole."""
+        if plan.patch is None:
+            return plan
+        present = self._members.present
+        if all(plan.patch.codec in present[node].codecs for node in self.eligible(plan.data)):
+            return plan
+        return plan.model_copy(update={"patch": None})
 
     def _take_up(self, hosted: Hosted, entries: tuple[Entry, ...]) -> None:
         """Fold what the journal has of this round, and what came for it before it began."""

@@ -21,11 +21,10 @@ from headwater.schemas.wire import encode as encode_message
 
 @dataclass(frozen=True, slots=True)
 class Downlink:
-    """Which patch is to be made: to `version`, for those who hold the object `base`."""
+    """Which patch is to be made: to `version`, for those who hold the one before."""
 
     run: str
     version: int
-    base: bytes
     compression: Compression
     seed: int
 
@@ -47,7 +46,7 @@ def patch(
     draw = np.random.default_rng([downlink.seed, downlink.version])
     update = encode(values, specs, downlink.compression, draw)
     taken = decode(update, specs)
-    payload = encode_message(Patch(run=downlink.run, version=downlink.version, base=downlink.base, update=update))
+    payload = encode_message(Patch(run=downlink.run, version=downlink.version, update=update))
     left = tuple(np.asarray(tensor - sent, dtype=np.float32) for tensor, sent in zip(wanted, taken, strict=True))
     each = len(manifest.shared)
     made = tuple(

@@ -120,16 +120,24 @@ class Model(Frozen):
 
 
 class Patch(Frozen):
-    """How a model follows from the one that its reader already holds: by an update, encoded as one going up is.
+    """How a model follows from the one before it: by an update, encoded as one going up is.
 
-    `base` + `update`, added in float32, are the plan's model, bit by bit; its hash says whether they are.
+    The plan says which model it is to be added to. What comes of it is the plan's model, bit by bit; its hash says
+    whether it is.
     """
 
     kind: ClassVar = "patch"
     run: RunId
     version: Count
-    base: Sha256
     update: Annotated[bytes, Field(min_length=1)]
+
+
+class PatchRef(Frozen):
+    """A patch, the model that it belongs on, and the codec that its reader must know."""
+
+    base: ObjectRef
+    patch: ObjectRef
+    codec: Name
 
 
 class Plan(Frozen):
@@ -164,7 +172,7 @@ class Plan(Frozen):
     over_selection: Annotated[Weight, added_later(0.0)] = 0.0
     adaptive_deadline: Annotated[bool, added_later(False)] = False
     learning: Annotated[Learning, added_later(Learning())] = Learning()
-    patch: Annotated[ObjectRef | None, added_later(None)] = None
+    patch: Annotated[PatchRef | None, added_later(None)] = None
     mask: Annotated[ObjectRef | None, added_later(None)] = None
 
 
