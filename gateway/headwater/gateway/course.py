@@ -3,25 +3,33 @@
 It is written before the next edge round is announced, for that announcement tells the cluster that the last is over.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgpack
 from pydantic import Field, ValidationError
 
-from headwater.core.aggregate import Parameters, WeightedSum
+from headwater.core.aggregate import Sums, WeightedSum
+from headwater.core.optimise.cluster import Edge, after
 from headwater.node.hosting import RoundResult
 from headwater.schemas import limits
 from headwater.schemas.base import Count, Frozen, Weight
+from headwater.schemas.learning import Learning
 from headwater.schemas.manifest import Manifest
-from headwater.schemas.messages import Counts, Metric, Tensors
-from headwater.schemas.tensors import TensorError, decode_tensors, encode_tensors, parameter_specs
+from headwater.schemas.messages import Counts, Metric, Tensor, Tensors
+from headwater.schemas.tensors import (
+    TensorError,
+    companion_specs,
+    decode_tensors,
+    encode_tensors,
+    parameter_specs,
+)
 
 
 class Told(Frozen):
-    """What the edge rounds so far say beside the model. `weights` has the cluster's weight in each of them."""
+    """What the edge rounds so far say beside the models."""
 
-    weights: Annotated[tuple[Weight, ...], Field(max_length=1000)] = ()
     examples: Count = 0
     devices: Count = 0
     metrics: tuple[Metric, ...] = ()
@@ -32,7 +40,6 @@ class Told(Frozen):
         folded.add((), 0.0, self.metrics, self.tallies)
         folded.add((), 0.0, result.sum.metrics, result.sum.tallies)
         return Told(
-            weights=(*self.weights, result.sum.weight),
             examples=result.round.examples,
             devices=max(self.devices, result.round.devices),
             metrics=folded.metrics,
@@ -42,37 +49,55 @@ class Told(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The edge rounds of one plan so far, and the cluster's model behind them."""
+    """The edge rounds of one plan so far, and the cluster's models behind them."""
 
-    parameters: Parameters
+    edge: Edge
     told: Told = field(default_factory=Told)
 
-    @property
-    def done(self) -> int:
-        return len(self.told.weights)
-
-    @property
-    def weight(self) -> float:
-        """The cluster's weight: the mean of its edge rounds."""
-        return sum(self.told.weights) / len(self.told.weights)
+    def after(self, learning: Learning, manifest: Manifest, result: RoundResult) -> "Course":
+        return Course(after(learning, manifest, self.edge, result.sum), self.told.after(result))
 
 
 class _Written(Frozen):
     told: Told
-    tensors: Tensors
+    shares: Annotated[tuple[Annotated[tuple[Weight, ...], Field(max_length=limits.MAX_CLUSTERS)], ...], Field()]
+    local_steps: Weight
+    models: tuple[Tensors, ...]
+    companions: tuple[Tensors, ...]
 
 
 def written(course: Course) -> bytes:
     """For the disk."""
-    body = _Written(told=course.told, tensors=encode_tensors(course.parameters))
+    edge = course.edge
+    body = _Written(
+        told=course.told,
+        shares=edge.shares,
+        local_steps=edge.local_steps,
+        models=tuple(encode_tensors(parameters) for parameters in edge.models),
+        companions=tuple(encode_tensors(tensors) for tensors in edge.companions),
+    )
     return bytes(msgpack.packb(body.model_dump(), use_bin_type=True))
 
 
-def read(payload: bytes, manifest: Manifest) -> Course | None:
+def read(payload: bytes, learning: Learning, manifest: Manifest) -> Course | None:
     """What was written, or None where it is damaged or of another model."""
     try:
         body = msgpack.unpackb(payload, use_list=False, max_bin_len=limits.MAX_OBJECT_SIZE_BYTES)
         found = _Written.model_validate(body)
-        return Course(decode_tensors(found.tensors, parameter_specs(manifest.parameters)), found.told)
+        specs = parameter_specs(manifest.parameters)
+        edge = Edge(
+            tuple(decode_tensors(tensors, specs) for tensors in found.models),
+            tuple(_companions(found.companions, learning, manifest)),
+            found.shares,
+            found.local_steps,
+        )
+        return Course(edge, found.told)
     except (ValueError, ValidationError, TensorError, msgpack.UnpackException):
         return None
+
+
+def _companions(found: Sequence[tuple[Tensor, ...]], learning: Learning, manifest: Manifest) -> Iterator[Sums]:
+    """In float64, as sums are kept; of a model that nobody trained yet there are none."""
+    specs = [(name, shape, "float64") for name, shape, _ in companion_specs(manifest, learning)]
+    for tensors in found:
+        yield decode_tensors(tensors, specs) if tensors else ()

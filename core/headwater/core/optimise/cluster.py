@@ -4,8 +4,8 @@
     Δ = (x_κ2 − x_0) / Σ τ_k         FedNova's update of a cluster: normalised by all of its steps
     Δc = Σ mean_k Δc                 SCAFFOLD: each device's control variate moved in each edge round, from one c
 
-HierFAVG, Liu et al. 2020, algorithm 1, with the corrections of `strategy.py`. Of several models that coexist each is its
-own, and weighs as much as the devices that trained it, on average over the edge rounds.
+HierFAVG, Liu et al. 2020, algorithm 1, with the corrections of `strategy.py`. Of several models that coexist each goes
+its own way, and weighs as much as the devices that trained it, on average over the edge rounds.
 """
 
 from collections.abc import Sequence
@@ -62,6 +62,11 @@ def after(learning: Learning, manifest: Manifest, edge: Edge, total: WeightedSum
         models[model] = stepped(manifest, edge.models[model], step)
         companions[model] = _added(edge.companions[model], mean[len(manifest.shared) :])
     return Edge(tuple(models), tuple(companions), (*edge.shares, shares), edge.local_steps + steps)
+
+
+def as_it_is(sum_: WeightedSum) -> Total:
+    """A sum that goes up as it came."""
+    return Total(sum_.totals, sum_.weight, sum_.shares, steps_made(sum_.metrics))
 
 
 def total(learning: Learning, manifest: Manifest, edge: Edge, base: Sequence[Parameters]) -> Total:
