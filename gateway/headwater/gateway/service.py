@@ -1,6 +1,9 @@
 """Law: a gateway has two links, one relay between them, and one identity on both."""
 
+import asyncio
+import contextlib
 from functools import partial
+from typing import Final, NoReturn
 
 from headwater.gateway.relay import Relay
 from headwater.node.child import Child
@@ -15,7 +18,10 @@ from headwater.schemas.statuses import RoundStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
-from headwater.transport.session import Connect, Session
+from headwater.transport.session import Connect, LinkDown, Session
+
+TELL_DATA_AFTER_S: Final = 1.0
+"""Changes of a cluster's data within so long are told together."""
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -35,7 +41,7 @@ async def join(
     outbox = Outbox(store, has_two_parents=second is not None, saves_first=True)
 
     def child(connect: Connect, identity: Identity) -> Child:
-        return Child(connect, identity, objects, outbox, data=dict)
+        return Child(connect, identity, objects, outbox, data=parent.data)
 
     parents = Parents(uplink, identity, child, heartbeat_s=settings.heartbeat_s, second=second)
 
@@ -57,7 +63,21 @@ async def join(
     )
     relay = Relay(settings.node, parent, objects, store)
     try:
-        await together(parents.run(relay.work, rest=parent.close), parent.run())
+        await together(parents.run(relay.work, rest=parent.close), parent.run(), _tell_data(parent, parents))
     finally:
         await parent.drain()
         store.close()
+
+
+async def _tell_data(parent: Parent, parents: Parents) -> NoReturn:
+    """Say anew what the cluster has whenever that changed, for the cloud counts its fleet by it."""
+    told = parent.data()
+    while True:
+        await parent.news.wait()
+        await asyncio.sleep(TELL_DATA_AFTER_S)
+        held = parent.data()
+        if held != told:
+            # The next connection tells it too.
+            with contextlib.suppress(LinkDown):
+                await parents.tell_status()
+            told = held

@@ -36,6 +36,7 @@ from headwater.node.providing import Provider
 from headwater.node.receipts import Receipts
 from headwater.node.service import together
 from headwater.node.tasks import Background
+from headwater.schemas.limits import MAX_COUNT
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import (
     Alive,
@@ -51,7 +52,7 @@ from headwater.schemas.messages import (
     RoundKey,
     Want,
 )
-from headwater.schemas.statuses import NodeStatus, RoundStatus
+from headwater.schemas.statuses import DataStatus, NodeStatus, RoundStatus
 from headwater.schemas.tensors import TensorError
 from headwater.schemas.topics import NodeTopic, Topics
 from headwater.schemas.wire import WireError, decode, decode_object, decode_status, encode, reference
@@ -75,6 +76,8 @@ MAX_HELD_BYTES: Final = 64 * 1024 * 1024
 """Late deltas that came between two rounds; further ones come again."""
 
 HEARTBEAT_S: Final = 30.0
+MAX_DATA_KEYS: Final = 64
+"""As many as a node's status has room for."""
 
 
 class Parent:
@@ -150,7 +153,22 @@ class Parent:
 
     def examples(self, data: str) -> int:
         """How many training examples the children that are online say they have under this data key."""
-        return sum(status.data[data].train_examples for status in self._members.present.values() if data in status.data)
+        held = self.data().get(data)
+        return held.train_examples if held is not None else 0
+
+    def data(self) -> dict[str, DataStatus]:
+        """What the children that are online say they have together, by data key; the first `MAX_DATA_KEYS` keys."""
+        held: dict[str, list[DataStatus]] = {}
+        for status in self._members.present.values():
+            for key, of_key in status.data.items():
+                held.setdefault(key, []).append(of_key)
+        return {
+            key: DataStatus(
+                train_examples=min(MAX_COUNT, sum(one.train_examples for one in held[key])),
+                test_examples=min(MAX_COUNT, sum(one.test_examples for one in held[key])),
+            )
+            for key in sorted(held)[:MAX_DATA_KEYS]
+        }
 
     @staticmethod
     def _is_eligible(status: NodeStatus, data: str) -> bool:
@@ -326,7 +344,10 @@ class Parent:
             case membership.Restarted(node):
                 log.info("%s started anew", node)
                 self._joined(node)
-            case membership.Appeared(node) | membership.Changed(node):
+            case membership.Appeared(node):
+                self._joined(node)
+            case membership.Changed(node) if self._hosted is None or node not in self._hosted.round.cohort:
+                # One that is asked already, and declined, does not begin again for having more data.
                 self._joined(node)
             case membership.Gone(node, why):
                 log.info("%s is gone: %s", node, why)
