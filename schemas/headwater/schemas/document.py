@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from headwater.schemas import limits
+from headwater.schemas.combinations import CONFLICTS
 from headwater.schemas.messages import MESSAGES, Alive, Announcement, Chunk, Offer, Receipt, Refusal, Want
 from headwater.schemas.statuses import NodeStatus, Prediction, RoundStatus, RunStatus
 from headwater.schemas.topics import ROOT
@@ -115,11 +116,21 @@ def _message(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
+def combinations() -> str:
+    """What is refused together, as a table."""
+    rows = "".join(f"| {conflict.this} | {conflict.that} | {conflict.because} |\n" for conflict in CONFLICTS)
+    return (
+        "# What does not go together\n\nA run that asks for it is refused with the reason, before anything is sent. "
+        "Generated from `schemas/combinations.py`.\n\n| this | does not go with | because |\n|---|---|---|\n" + rows
+    )
+
+
 def documents() -> dict[str, str]:
     """File name to text."""
     return {
         "asyncapi.json": json.dumps(asyncapi(), indent=1, ensure_ascii=False) + "\n",
         "messages.schema.json": json.dumps(message_schemas(), indent=1, ensure_ascii=False) + "\n",
+        "combinations.md": combinations(),
     }
 
 

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from headwater.schemas import limits
 from headwater.schemas.base import Count, Fraction, Frozen, Name, Positive
+from headwater.schemas.combinations import first_conflict
 from headwater.schemas.learning import Clusters, Compression, Learning, Pace, Personal, Pruning, Selection, Strategy
 from headwater.schemas.manifest import Objective
 
@@ -346,6 +347,13 @@ class RunDescription(Frozen):
                 f"objective: reconstruction needs an output like its input, which kind {self.model.kind!r} has not; "
                 "take autoencoder or autoencoder1d"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "RunDescription":
+        problem = first_conflict(self)
+        if problem is not None:
+            raise ValueError(problem)
         return self
 
     @property
