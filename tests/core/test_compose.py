@@ -286,7 +286,7 @@ def graphs(draw: Draw) -> Graph:
 @given(
     graphs(),
     st.sampled_from(["mse", "cross_entropy"]),
-    st.sampled_from(["plain", "proximal", "corrected", "clipped"]),
+    st.sampled_from(["plain", "proximal", "corrected", "clipped", "alternating"]),
     st.sampled_from(["sgd", "nesterov", "adamw"]),
 )
 def test_any_graph_of_operators_passes_the_gate_and_is_pytorchs(

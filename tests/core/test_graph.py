@@ -312,6 +312,11 @@ def test_a_pull_away_from_the_anchor_does_not_pass_the_gate(monkeypatch: pytest.
     refused_by_the_gate(OFF, variant="proximal")
 
 
+def test_a_rate_for_the_wrong_parameters_does_not_pass_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "rate_of", lambda parameter: "shared_rate" if parameter.personal else "personal_rate")
+    refused_by_the_gate(OFF, variant="alternating")
+
+
 def test_a_correction_that_is_taken_away_does_not_pass_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(recipe, tape, grads, active):  # type: ignore[no-untyped-def]
         return {name: tape.emit("Sub", g, f"correction_{name}") for name, g in grads.items()}

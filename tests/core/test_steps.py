@@ -96,13 +96,13 @@ def test_a_run_in_segments_is_one_run(model: str, optimiser: str) -> None:
     same_in_segments(compiled(model, local=OPTIMISERS[optimiser]))
 
 
-@pytest.mark.parametrize("variant", ["proximal", "corrected", "clipped"])
+@pytest.mark.parametrize("variant", ["proximal", "corrected", "clipped", "alternating"])
 @pytest.mark.parametrize("model", ["Gemm", "Dropout"])
 def test_a_run_of_a_variant_in_segments_is_one_run(model: str, variant: Variant) -> None:
     same_in_segments(compiled(model, variant=variant, local=OPTIMISERS["adam, clipped"]))
 
 
-VARIANTS: tuple[Variant, ...] = ("plain", "proximal", "corrected", "clipped")
+VARIANTS: tuple[Variant, ...] = ("plain", "proximal", "corrected", "clipped", "alternating")
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)

@@ -9,7 +9,7 @@ from headwater.core.graph import Compiled, compile_bundle
 from headwater.core.graph.gate import Verification, verify
 from headwater.core.models import NORMALISER, build
 from headwater.schemas.errors import RunFailed
-from headwater.schemas.manifest import Manifest
+from headwater.schemas.manifest import Manifest, Variant
 from headwater.schemas.messages import Bundle, Model
 from headwater.schemas.run import OnnxModel, RunDescription
 from headwater.schemas.tensors import encode_tensors
@@ -51,7 +51,18 @@ def compiled_for(description: RunDescription, forward: bytes) -> Compiled:
         personal=description.model.personal,
         loss=description.loss,
         local=description.local,
+        variant=variant_of(description),
     )
+
+
+def variant_of(description: RunDescription) -> Variant:
+    """Which train graph a run needs. A proximal one trains plainly too, where nothing pulls."""
+    if description.strategy.local_rule == "scaffold":
+        return "corrected"
+    if description.personal.method == "fedrep":
+        return "alternating"
+    is_pulled = description.personal.method in ("ditto", "pfedme", "mocha")
+    return "proximal" if is_pulled or description.strategy.local_rule in ("proximal", "dynamic") else "plain"
 
 
 def prepare(

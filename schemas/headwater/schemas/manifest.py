@@ -13,7 +13,7 @@ from headwater.schemas.base import Dtype, Frozen, Name, Shape, added_later
 
 Objective = Literal["cross_entropy", "binary_cross_entropy", "mse", "mae", "huber", "reconstruction"]
 GraphName = Literal["train", "evaluate", "infer"]
-Variant = Literal["plain", "proximal", "corrected", "clipped"]
+Variant = Literal["plain", "proximal", "corrected", "clipped", "alternating"]
 
 
 LOCAL_STEPS: Final = "local_steps"
@@ -85,7 +85,9 @@ class Manifest(Frozen):
         `slot_<name>` for each slot, and a scalar `hyper_<name>` for each hyperparameter;
         variant proximal: `anchor_<name>` for each trainable parameter, what the proximal term pulls towards;
         variant corrected: `correction_<name>` for each, added to its gradient;
-        variant clipped: `noise_<name>` `[steps, *shape]` for each, standard normal.
+        variant clipped: `noise_<name>` `[steps, *shape]` for each, standard normal;
+        variant alternating: nothing more; `hyper_shared_rate` and `hyper_personal_rate` multiply the learning rate of
+        the shared and of the personal parameters, so that the one or the other may stand still.
     It gives `new_<name>` for each parameter that moves, `new_slot_<name>` for each slot, and a float32 scalar for each
     name in `metrics`. What it gives it takes again, so steps may be cut into runs
     anywhere without a trace.

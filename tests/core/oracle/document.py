@@ -115,6 +115,10 @@ def optimisers() -> Iterable[str]:
 
 
 VARIANTS = {
+    "alternating": (
+        "`hyper_shared_rate`, `hyper_personal_rate`",
+        "multiplies the learning rate of the shared and of the personal parameters",
+    ),
     "plain": ("", ""),
     "proximal": (
         "`hyper_proximal`, an `anchor` for each parameter",

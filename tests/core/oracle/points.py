@@ -121,6 +121,7 @@ class Steps:
     outputs: int = OUTPUTS
     rate: float = 0.1
     hyper: Mapping[str, float] = field(default_factory=dict)
+    personal: tuple[str, ...] = ()
 
 
 def local(**values: Any) -> LocalTraining:
@@ -164,6 +165,22 @@ SCENARIOS: dict[str, Steps] = {
     ),
     "corrected": Steps(variant="corrected"),
     "corrected, momentum, clipped": Steps(variant="corrected", local=local(optimiser="momentum", clip_norm=0.3)),
+    "alternating": Steps(
+        variant="alternating", hyper={"shared_rate": 0.5, "personal_rate": 2.0}, personal=("w2", "b2")
+    ),
+    "alternating, momentum, decay, the head alone": Steps(
+        variant="alternating",
+        hyper={"shared_rate": 0.0},
+        personal=("w2", "b2"),
+        local=local(optimiser="momentum", weight_decay=0.1),
+    ),
+    "alternating, adam, the body alone": Steps(
+        variant="alternating",
+        hyper={"personal_rate": 0.0},
+        personal=("w2", "b2"),
+        local=local(optimiser="adam"),
+        rate=0.01,
+    ),
     "clipped examples": Steps(variant="clipped", hyper={"example_norm": 0.8}),
     "clipped examples, none over the bound": Steps(variant="clipped", hyper={"example_norm": 1e4}),
     "clipped examples with noise": Steps(variant="clipped", hyper={"example_norm": 0.8, "noise_multiplier": 0.7}),
@@ -231,6 +248,7 @@ def compiled_steps(scenario: str) -> Compiled:
         loss=steps.loss,
         local=steps.local,
         variant=steps.variant,
+        personal=steps.personal,
     )
 
 

@@ -1,6 +1,7 @@
 """What PyTorch makes of the points: gradients by autograd, steps by torch.optim, examples one by one by torch.func."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import points
@@ -48,7 +49,8 @@ def steps(scenario: str) -> Arrays:
     given, what = points.step_inputs(scenario), points.SCENARIOS[scenario]
     parameters = {name: tensor_of(given[name]).requires_grad_() for name in NAMES}
     anchors = {name: tensor_of(given[f"anchor_{name}"]) for name in NAMES}
-    optimiser = _optimiser(list(parameters.values()), what.local)
+    rates = {n: what.hyper.get("personal_rate" if n in what.personal else "shared_rate", 1.0) for n in NAMES}
+    optimiser = _optimiser([{"params": [parameters[n]], "rate": rates[n]} for n in NAMES], what.local)
     loss, x, y = (
         _loss(what),
         tensor_of(given["x"]),
@@ -57,7 +59,8 @@ def steps(scenario: str) -> Arrays:
     after: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for step, (order, mask) in enumerate(zip(given["order"], given["mask"], strict=True)):
         rows = order[mask > 0]
-        optimiser.param_groups[0]["lr"] = float(given["learning_rate"][step])
+        for group in optimiser.param_groups:
+            group["lr"] = float(given["learning_rate"][step]) * group["rate"]
         optimiser.zero_grad()
         if what.variant == "clipped":
             _clip_examples(parameters, loss, x[rows], y[rows], what, {n: given[f"noise_{n}"][step] for n in NAMES})
@@ -82,7 +85,7 @@ def _predicted(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
     return torch.tanh(x @ parameters["w1"] + parameters["b1"]) @ parameters["w2"] + parameters["b2"]
 
 
-def _optimiser(parameters: list[Tensor], local: LocalTraining) -> torch.optim.Optimizer:
+def _optimiser(parameters: list[dict[str, Any]], local: LocalTraining) -> torch.optim.Optimizer:
     decay, betas = local.weight_decay, (local.beta1, local.beta2)
     if local.optimiser == "adam":
         return torch.optim.Adam(parameters, betas=betas, eps=local.epsilon, weight_decay=decay)

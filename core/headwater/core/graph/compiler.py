@@ -31,6 +31,13 @@ from headwater.schemas.run import LocalTraining, Loss
 
 IR_VERSION: Final = 10
 
+_VARIANT_HYPERPARAMETERS: Final[Mapping[Variant, Mapping[str, float]]] = {
+    "proximal": {"proximal": 0.0},
+    "clipped": {"example_norm": 1.0, "noise_multiplier": 0.0},
+    "alternating": {"shared_rate": 1.0, "personal_rate": 1.0},
+}
+"""What a variant takes besides; with these it trains plainly, but that `clipped` clips."""
+
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
@@ -170,9 +177,7 @@ def _manifest(recipe: Recipe, objective: ObjectiveName, name: str, classes: int)
         variant=recipe.variant,
         random=bool(dropping),
         slots=tuple(slots),
-        hyperparameters=hyperparameters(recipe.local)
-        | ({"example_norm": 1.0, "noise_multiplier": 0.0} if recipe.variant == "clipped" else {})
-        | ({"proximal": 0.0} if recipe.variant == "proximal" else {}),
+        hyperparameters=hyperparameters(recipe.local) | _VARIANT_HYPERPARAMETERS.get(recipe.variant, {}),
     )
 
 

@@ -18,7 +18,7 @@ from headwater.core.graph.compiler import Compiled
 from headwater.core.graph.exact import in_float64
 from headwater.core.graph.execution import Runnable
 from headwater.core.graph.refusal import UnsupportedModel
-from headwater.core.graph.update import RULES, clipped_numbers, decayed_numbers
+from headwater.core.graph.update import RULES, clipped_numbers, decayed_numbers, rate_of
 
 TOLERANCE: Final = 2e-3
 """Of a directional derivative, relative to the gradient's length: float32 steps against float64 differences."""
@@ -197,12 +197,17 @@ def _rate(compiled: Compiled) -> float:
     return 1.0 if RULES[compiled.local.optimiser].counts else 1024.0
 
 
+_ACTING: Final = {
+    "proximal": 0.5,
+    "noise_multiplier": 0.25,
+    "example_norm": 0.5,
+    "shared_rate": 0.5,
+    "personal_rate": 0.25,
+}
+
+
 def _telling(hyper: Mapping[str, float]) -> dict[str, float]:
-    return {
-        name: value
-        for name, value in {"proximal": 0.5, "noise_multiplier": 0.25, "example_norm": 0.5}.items()
-        if name in hyper
-    }
+    return {name: value for name, value in _ACTING.items() if name in hyper}
 
 
 def _mean_gradients(
@@ -244,10 +249,14 @@ def _expected(
 ) -> Arrays:
     local, rule, expected = compiled.local, RULES[compiled.local.optimiser], {}
     count = {"steps": _wide(slots["steps"]) + 1.0} if rule.counts else {}
+    rates = {parameter.name: rate_of(parameter) for parameter in compiled.manifest.trainable}
     for name, gradient in grads.items():
         own = {slot: _wide(slots[f"{slot}_{name}"]) for slot in rule.slots} | count
         weight, gradient = decayed_numbers(local, _wide(point.parameters[name]), gradient, rate)
         expected[name], moved = rule.numbers(weight, gradient, own, rate, hyper)
+        if compiled.manifest.variant == "alternating":
+            old = _wide(point.parameters[name])
+            expected[name] = old + hyper[rates[name]] * (expected[name] - old)
         expected |= {f"slot_{slot}_{name}": value for slot, value in moved.items()}
     return expected
 

@@ -2,7 +2,7 @@
 
 Variants differ in one place each: proximal adds μ·(w − anchor) to a gradient (Li et al. 2020, FedProx), corrected adds
 a control variate (Karimireddy et al. 2020, SCAFFOLD), clipped bounds each example's gradient and adds noise (Abadi et
-al. 2016, algorithm 1).
+al. 2016, algorithm 1), alternating has a rate for shared and one for personal parameters (Collins et al. 2021, FedRep).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from headwater.core.graph.differentiate import gradients, run_forward
 from headwater.core.graph.forward import Forward
 from headwater.core.graph.objective import Objective
 from headwater.core.graph.tape import FLOAT, INT64, Tape, Training, needed, value_info
-from headwater.core.graph.update import RATE, RULES, clipped, decayed, hyper, norm
+from headwater.core.graph.update import RATE, RULES, clipped, decayed, hyper, norm, rate_of
 from headwater.schemas.manifest import Manifest, Parameter, Variant
 from headwater.schemas.run import LocalTraining, Loss
 
@@ -174,9 +174,16 @@ def _updated(
     count = {"steps": tape.emit("Max", steps, tape.constant(1.0))} if steps else {}
     before, step = decayed(tape, recipe.local, shown[weight], shown[gradient], active)
     moved, found = rule.graph(tape, before, step, {slot: shown[name] for slot, name in own.items()} | count, active)
+    if recipe.variant == "alternating":
+        moved = _part_way(tape, shown[weight], moved, hyper(rate_of(parameter)))
     results = {weight: moved} | {own[slot]: name for slot, name in found.items()}
     shape = tape.axes(parameter.shape) if flat else ""
     return {key: tape.emit("Reshape", name, shape) if flat else name for key, name in results.items()}
+
+
+def _part_way(tape: Tape, old: str, new: str, share: str) -> str:
+    """old + share·(new − old): where the share is 0, old to the bit."""
+    return tape.emit("Add", old, tape.emit("Mul", tape.emit("Sub", new, old), share))
 
 
 def _output(tape: Tape, name: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.core.graph.tape import Tape
+from headwater.schemas.manifest import Parameter
 from headwater.schemas.run import LocalTraining, Optimiser
 
 Floats = NDArray[np.float64]
@@ -45,6 +46,11 @@ RATE: Final = "rate"
 def hyper(name: str) -> str:
     """The graph input of a hyperparameter."""
     return f"hyper_{name}"
+
+
+def rate_of(parameter: Parameter) -> str:
+    """The hyperparameter that multiplies a parameter's learning rate in the variant alternating."""
+    return "personal_rate" if parameter.personal else "shared_rate"
 
 
 def _moved(tape: Tape, weight: str, rate: str, step: str) -> str:
