@@ -211,13 +211,12 @@ PENDING = Memory({"c": A, "v": A}).after(K1, {"v": B}, {"c": C})
     ("memory", "key", "expected"),
     [
         (PENDING, K2, {"c": C, "v": B}),
-        (PENDING.settled(K1, taken=True), K2, {"c": C, "v": B}),
-        (PENDING.settled(K1, taken=False), K2, {"c": A, "v": B}),
-        (PENDING.settled(K2, taken=False), K2, {"c": C, "v": B}),
+        (PENDING.refused(K1), K2, {"c": A, "v": B}),
+        (PENDING.refused(K2), K2, {"c": C, "v": B}),
         (PENDING, K1.model_copy(update={"attempt": 1}), {"c": A, "v": B}),
         (PENDING, K1.model_copy(update={"step": 1}), {"c": C, "v": B}),
     ],
-    ids=["nothing heard", "taken", "refused", "another refused", "tried again", "next edge round"],
+    ids=["nothing heard", "refused", "another refused", "tried again", "next edge round"],
 )
 def test_what_depends_on_the_delta_follows_it(memory: Memory, key: RoundKey, expected: dict[str, np.ndarray]) -> None:
     assert memory.at(key) == expected
@@ -225,8 +224,8 @@ def test_what_depends_on_the_delta_follows_it(memory: Memory, key: RoundKey, exp
 
 def test_a_later_plan_settles_the_one_before() -> None:
     after = PENDING.after(K2, {}, {"c": B})
-    assert after.settled(K1, taken=False) == after
-    assert after.settled(K2, taken=False).at(K2) == {"c": C, "v": B}
+    assert after.refused(K1) is after
+    assert after.refused(K2).at(K2) == {"c": C, "v": B}
 
 
 # ── pace ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headwater.core.graph import compile_bundle
+from headwater.core.local import Memory
 from headwater.core.models import mlp
 from headwater.device import coach, state
 from headwater.device.agent import Agent, Means
@@ -273,8 +274,9 @@ async def test_personal_parameters_stay_here_survive_and_are_used(worker: Worker
     first = await agent(worker, tmp_path, classes()).work(plan)
     assert isinstance(first, Delta)
     assert [tensor.shape for tensor in first.tensors] == [parameter.shape for parameter in shared]
-    kept = LocalState(tmp_path).personal("r")
-    assert set(kept) == {parameter.name for parameter in personal}
+    stored = LocalState(tmp_path).kept("r")
+    assert set(stored) == {f"own {parameter.name}" for parameter in personal}
+    kept = {name.removeprefix("own "): value for name, value in stored.items()}
     named = {p.name: value for p, value in zip(OWN.manifest.parameters, OWN.initial, strict=True)}
     assert all((kept[name] != named[name]).any() for name in kept)
     # A fresh agent, as after a reboot, and the same model: its own parameters are there.
@@ -295,49 +297,72 @@ async def test_personal_parameters_that_do_not_fit_begin_anew(
     worker: Worker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = [p.name for p in OWN.manifest.parameters if p.personal]
-    wrong = {names[0]: np.zeros((99,), np.float32), names[1]: np.full(3, np.nan, np.float32)}
-    LocalState(tmp_path / "wrong").save_personal("r", wrong)
+    wrong = {f"own {names[0]}": np.zeros((99,), np.float32), f"own {names[1]}": np.full(3, np.nan, np.float32)}
+    LocalState(tmp_path / "wrong").save_memory("r", Memory(wrong))
     plan = assignment(OWN.bundle, OWN.initial)
     found = await agent(worker, tmp_path / "wrong", classes()).work(plan)
     assert caplog.text.count("begins anew") == 2
     assert found == await agent(worker, tmp_path / "none", classes()).work(plan)
 
 
+PENDING = Memory(
+    {"own a": np.arange(20, dtype=np.float32), "control b": np.ones((2, 2), np.float64)},
+    RoundKey(run="r", round=3, step=2, attempt=1),
+    {"control b": np.zeros((2, 2), np.float64)},
+)
+
+
+def same(one: Memory, other: Memory) -> None:
+    assert one.pending == other.pending
+    for found, expected in ((one.kept, other.kept), (one.if_taken, other.if_taken)):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize(
+    "memory", [Memory(), Memory({"own a": np.zeros(3)}), PENDING], ids=["empty", "kept", "pending"]
+)
+def test_both_futures_survive(memory: Memory, tmp_path: Path) -> None:
+    LocalState(tmp_path).save_memory("r", memory)
+    same(LocalState(tmp_path).memory("r"), memory)
+
+
 def test_the_newest_runs_are_kept(tmp_path: Path) -> None:
     kept = LocalState(tmp_path)
-    for number in range(state.PERSONAL_RUNS_KEPT + 3):
-        kept.save_personal(f"run{number}", {"a": np.array([number], np.float32)})
-        os.utime(tmp_path / "personal" / f"run{number}", (number, number))
-    kept.save_personal("last", {"a": np.zeros(1, np.float32)})
-    left = {path.name for path in (tmp_path / "personal").iterdir()}
-    assert len(left) == state.PERSONAL_RUNS_KEPT
-    assert {"last", f"run{state.PERSONAL_RUNS_KEPT + 2}"} <= left
-    assert kept.personal("run0") == {}
+    for number in range(state.RUNS_KEPT + 3):
+        kept.save_memory(f"run{number}", Memory({"a": np.array([number], np.float32)}))
+        os.utime(tmp_path / "memory" / f"run{number}", (number, number))
+    kept.save_memory("last", Memory({"a": np.zeros(1, np.float32)}))
+    left = {path.name for path in (tmp_path / "memory").iterdir()}
+    assert len(left) == state.RUNS_KEPT
+    assert {"last", f"run{state.RUNS_KEPT + 2}"} <= left
+    assert kept.kept("run0") == {}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 500), st.integers(1, 255), st.booleans())
 def test_a_damaged_file_is_no_state(tmp_path: Path, position: int, flip: int, cut: bool) -> None:
     kept = LocalState(tmp_path)
-    kept.save_personal("r", {"a": np.arange(20, dtype=np.float32), "b": np.ones((2, 2), np.float64)})
-    path = tmp_path / "personal" / "r"
+    kept.save_memory("r", PENDING)
+    path = tmp_path / "memory" / "r"
     payload = bytearray(path.read_bytes())
     at = position % len(payload)
     payload[at] ^= flip
     path.write_bytes(payload[:at] if cut else payload)
-    assert kept.personal("r") == {}
+    assert kept.memory("r") == Memory()
 
 
 def test_what_is_written_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = LocalState(tmp_path)
-    kept.save_personal("r", {"a": np.zeros(3, np.float32)})
+    kept.save_memory("r", Memory({"a": np.zeros(3, np.float32)}))
 
     def fails(*_: object) -> None:
         raise OSError("no power")
 
     replace_: Callable[..., None] = os.replace
     monkeypatch.setattr(os, "replace", fails)
-    kept.save_personal("r", {"a": np.ones(3, np.float32)})
+    kept.save_memory("r", Memory({"a": np.ones(3, np.float32)}))
     monkeypatch.setattr(os, "replace", replace_)
-    np.testing.assert_array_equal(kept.personal("r")["a"], np.zeros(3))
-    assert [path.name for path in (tmp_path / "personal").iterdir()] == ["r"]
+    np.testing.assert_array_equal(kept.kept("r")["a"], np.zeros(3))
+    assert [path.name for path in (tmp_path / "memory").iterdir()] == ["r"]

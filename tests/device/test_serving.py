@@ -247,7 +247,7 @@ class Bench:
     source: Windows = field(default_factory=Windows)
     published: list[Prediction] = field(default_factory=list)
     linked: bool = True
-    personal: Mapping[str, np.ndarray] = field(default_factory=dict)
+    kept: Mapping[str, np.ndarray] = field(default_factory=dict)
     open_bundle: Callable[[Bundle], Any] = lambda bundle: Pretender(bundle)
 
     def __post_init__(self) -> None:
@@ -257,7 +257,7 @@ class Bench:
             {"d": self.source},  # type: ignore[dict-item]
             folder=self.folder,
             open_bundle=self.open_bundle,
-            personal=lambda run: self.personal,
+            kept=lambda run: self.kept,
             publish=self.publish,
         )
 
@@ -347,7 +347,7 @@ async def test_after_a_reboot_the_last_good_model_answers_before_any_round(tmp_p
 
 
 async def test_a_devices_own_parameters_are_served(tmp_path: Path) -> None:
-    async with Bench(tmp_path, personal={"head": np.array([0.05], np.float32)}) as bench:
+    async with Bench(tmp_path, kept={"own head": np.array([0.05], np.float32)}) as bench:
         await bench.round(1, 0.9)
         await bench.window()
         assert bench.published[0].probabilities is not None

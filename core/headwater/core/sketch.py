@@ -34,6 +34,11 @@ def sketch(errors: ArrayLike) -> NDArray[np.float64]:
     return np.bincount(bucket_of(errors).ravel(), minlength=BUCKETS).astype(np.float64)
 
 
+def middles() -> NDArray[np.float64]:
+    """The geometric middle of each bucket."""
+    return np.asarray(SMALLEST * GAMMA ** (np.arange(BUCKETS) + 0.5))
+
+
 def quantile(counts: NDArray[Any], share: float) -> float:
     """A value that `share` of what was counted does not exceed, within a factor √γ.
 
@@ -49,4 +54,4 @@ def quantile(counts: NDArray[Any], share: float) -> float:
         raise ValueError("counts: nothing was counted, so there is no quantile")
     # The first bucket that holds anything is that of the least, whatever the share.
     bucket = int(np.argmax((reached >= share * reached[-1]) & (reached > 0)))
-    return float(SMALLEST * GAMMA ** (bucket + 0.5))
+    return float(middles()[bucket])

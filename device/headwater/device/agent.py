@@ -1,37 +1,44 @@
 """Law: an example never leaves this module; what goes up is a weighted sum, its weight, and sums of metrics.
 
 Plan + data → train → weigh → `Delta`. Clip, noise, compression, masks and signatures take their places in that line.
+How it trains is the method's to say (`core.local`, `core.personalise`); what it keeps for itself outlives a reboot.
 """
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from headwater.core.aggregate import difference, shared, weighted
-from headwater.device.coach import Beside, Lesson, NotNow, personal_of, train, with_personal
+from headwater.core.aggregate import weighted
+from headwater.core.local import Memory, Outcome, Setting, pace
+from headwater.core.local.method import Arrays, with_own
+from headwater.core.personalise import evaluation_of, round_of
+from headwater.device.coach import Beside, Coach, Lesson, NotNow
+from headwater.device.memory import CHOSEN, STEPS_PER_S, Memories, fitting, models_of
 from headwater.device.runtime.client import Worker
 from headwater.device.runtime.failures import GraphRefused, TrainingDiverged, TrainingTimedOut, WorkerFailed
 from headwater.device.runtime.steps import Course
-from headwater.device.runtime.trainer import Carry, Evaluation, Extras, Trainer, statistics, summed
+from headwater.device.runtime.trainer import NOTHING_TOLD, Evaluation, Trainer, statistics, summed
 from headwater.device.sources import DataMismatch, Dataset, Source, fits
 from headwater.device.state import LocalState
 from headwater.node.child import Assignment, Decline
-from headwater.schemas.messages import Bundle, Delta, ObjectRef, Plan
+from headwater.node.tasks import Background
+from headwater.schemas.manifest import LOCAL_STEPS, Manifest
+from headwater.schemas.messages import Bundle, Delta, Metric, Model, ObjectRef, Plan, RoundKey
 from headwater.schemas.statuses import DataStatus
-from headwater.schemas.tensors import Array, TensorError, decode_tensors, encode_tensors, parameter_specs
+from headwater.schemas.tensors import Array, TensorError, companion_specs, decode_tensors, encode_tensors
 
 log = logging.getLogger("headwater.device")
 
 TRAINERS_KEPT: Final = 2
 """Bundles known at once: this run's and the last one's."""
 
-_NOTHING: Final = Evaluation(())
+MAX_REFUSALS_NOTED: Final = 8
+"""At once; one more is taken for granted not to have been."""
 
 
 class _NoData(Exception):
@@ -67,6 +74,8 @@ class Agent:
         self._sources = sources
         self._time_limit_s = time_limit_s
         self._means = means or Means()
+        self._memories = Memories(self._means.state)
+        self._noting = Background(MAX_REFUSALS_NOTED)
         self._trainers: dict[bytes, Trainer] = {}
         self._one_at_a_time = asyncio.Lock()
 
@@ -74,6 +83,14 @@ class Agent:
         """What this device says of its data: how many examples, under which keys."""
         statuses = {key: source.status() for key, source in self._sources.items()}
         return {key: status for key, status in statuses.items() if status is not None}
+
+    def refused(self, key: RoundKey) -> None:
+        """The delta of a plan was not taken: what was kept in case it would be is not so."""
+        self._noting.start(self._note_refused(key))
+
+    async def _note_refused(self, key: RoundKey) -> None:
+        async with self._one_at_a_time:
+            await self._memories.refused(key)
 
     async def work(self, assignment: Assignment) -> Delta | Decline:
         """The delta of one plan, or why there is none. Cancelled, it stops at the next segment of steps."""
@@ -109,25 +126,25 @@ class Agent:
         if data is None:
             raise _NoData
         fits(data, manifest)
-        parameters = decode_tensors(assignment.model.tensors, parameter_specs(manifest.parameters))
+        models = models_of(manifest, assignment.model)
         if plan.task == "statistics":
             sums = await asyncio.to_thread(statistics, data)
-            return self._delta(plan, len(data.train_x), sums, _NOTHING)
+            return self._delta(plan, len(data.train_x), sums, NOTHING_TOLD)
         trainer = await asyncio.to_thread(self._trainer, plan.bundle, assignment.bundle)
-        if any(parameter.personal for parameter in manifest.parameters):
-            kept = await asyncio.to_thread(self._means.state.personal, plan.key.run)
-            parameters = with_personal(manifest, parameters, kept)
+        memory = await self._memories.of(plan.key.run)
+        lesson = self._lesson(plan, manifest, data, memory.at(plan.key))
+        setting = self._setting(lesson, manifest, models, assignment.model, memory)
+        coach = Coach(trainer, lesson, self._means.state, self._means.beside, until)
         if plan.task == "evaluate":
             if not len(data.test_x):
                 raise _NoTests
-            told = await self._evaluate(trainer, parameters, data, until)
-            return self._delta(plan, len(data.test_x), (), told)
-        carry = await self._train(plan, trainer, parameters, data, until)
-        told = summed(manifest, "train", carry.sums, carry.weight)
-        if plan.evaluate:
-            told += await self._evaluate(trainer, parameters, data, until)
-        change = difference(shared(manifest, carry.parameters), shared(manifest, parameters))
-        return self._delta(plan, len(data.train_x), weighted(change, data.weight), told, data.weight)
+            await coach.follow(evaluation_of(setting))
+            return self._delta(plan, len(data.test_x), (), coach.told)
+        began = asyncio.get_running_loop().time()
+        outcome = await coach.follow(round_of(setting))
+        elapsed_s = asyncio.get_running_loop().time() - began
+        await self._memories.put(plan.key.run, _after(memory, plan, setting, outcome, elapsed_s))
+        return self._update(plan, manifest, data, outcome, coach.told)
 
     def _trainer(self, ref: ObjectRef, bundle: Bundle) -> Trainer:
         trainer = self._trainers.pop(ref.sha256, None) or Trainer(bundle, self._means.worker)
@@ -136,10 +153,7 @@ class Agent:
             del self._trainers[next(iter(self._trainers))]
         return trainer
 
-    async def _train(
-        self, plan: Plan, trainer: Trainer, parameters: tuple[Array, ...], data: Dataset, until: float
-    ) -> Carry:
-        manifest, means = trainer.manifest, self._means
+    def _lesson(self, plan: Plan, manifest: Manifest, data: Dataset, kept: Arrays) -> Lesson:
         course = Course(
             batch_size=plan.batch_size,
             epochs=plan.local_epochs,
@@ -148,26 +162,45 @@ class Agent:
             key=plan.key,
             node=self._node,
         )
-        extras = Extras(noise=means.entropy() if manifest.variant == "clipped" else None)
-        carry = await train(trainer, Lesson(plan, course, parameters, data, extras), means.state, means.beside, until)
-        personal = personal_of(manifest, carry.parameters)
-        if personal:
-            await asyncio.to_thread(means.state.save_personal, plan.key.run, personal)
-        return carry
+        course = replace(course, epochs=_epochs(plan, course.steps_a_pass(len(data.train_x)), kept))
+        return Lesson(plan, course, data, self._means.entropy() if manifest.variant == "clipped" else None)
 
-    async def _evaluate(
-        self, trainer: Trainer, parameters: tuple[Array, ...], data: Dataset, until: float
-    ) -> Evaluation:
-        """The received model, with this device's own parameters, on the test part."""
-        if not len(data.test_x):
-            return _NOTHING
-        halted, left_s = threading.Event(), until - asyncio.get_running_loop().time()
-        try:
-            return await asyncio.to_thread(
-                trainer.evaluate, parameters, data.test_x, data.test_y, time_limit_s=left_s, halted=halted.is_set
-            )
-        finally:
-            halted.set()
+    def _setting(
+        self,
+        lesson: Lesson,
+        manifest: Manifest,
+        models: tuple[tuple[Array, ...], ...],
+        message: Model,
+        memory: Memory,
+    ) -> Setting:
+        plan = lesson.plan
+        kept = fitting(manifest, memory.at(plan.key))
+        specs = len(models) * companion_specs(manifest, plan.learning)
+        setting = Setting(
+            manifest=manifest,
+            learning=plan.learning,
+            models=tuple(with_own(manifest, model, kept) for model in models),
+            epochs=lesson.course.epochs,
+            learning_rate=plan.learning_rate,
+            batches=lesson.batches,
+            companions=decode_tensors(message.companions, specs) if message.companions else (),
+            memory=kept,
+        )
+        place = plan.learning.clusters.by == "place" and self._node in message.clusters
+        return setting.with_model(message.clusters.index(self._node)) if place else setting
+
+    def _update(self, plan: Plan, manifest: Manifest, data: Dataset, outcome: Outcome, told: Evaluation) -> Delta:
+        """The delta of a round of training."""
+        trained, weight = outcome.trained, data.weight
+        told = summed(manifest, "train", trained.sums, trained.weight) + told
+        if outcome.local_steps is not None:
+            steps = Metric(split="train", name=LOCAL_STEPS, total=weight * outcome.local_steps, weight=weight)
+            told += Evaluation((steps,))
+        delta = self._delta(plan, len(data.train_x), weighted(outcome.terms, weight), told, weight)
+        if outcome.of_models == 1:
+            return delta
+        shares = tuple(weight if model == outcome.chosen else 0.0 for model in range(outcome.of_models))
+        return delta.model_copy(update={"shares": shares})
 
     def _delta(
         self, plan: Plan, examples: int, terms: Sequence[Array], told: Evaluation, weight: float | None = None
@@ -184,3 +217,24 @@ class Agent:
             metrics=told.metrics,
             tallies=told.tallies,
         )
+
+
+def _epochs(plan: Plan, steps_a_pass: int, kept: Arrays) -> int:
+    """What the plan says, or where it gives a time, as many as this device makes in it."""
+    wanted = plan.learning.pace
+    if not wanted.target_s:
+        return plan.local_epochs
+    speed = float(kept[STEPS_PER_S]) if STEPS_PER_S in kept else None
+    return pace.epochs_within(wanted.target_s, speed, steps_a_pass, wanted.max_epochs)
+
+
+def _after(memory: Memory, plan: Plan, setting: Setting, outcome: Outcome, elapsed_s: float) -> Memory:
+    """What is kept behind a round. All that it took counts for the speed, so that the whole round fits its time."""
+    kept = dict(outcome.kept)
+    if outcome.of_models > 1:
+        kept[CHOSEN] = np.array(outcome.chosen)
+    if plan.learning.pace.target_s:
+        speed = setting.memory.get(STEPS_PER_S)
+        told = pace.measured(None if speed is None else float(speed), setting.epochs * setting.batches, elapsed_s)
+        kept[STEPS_PER_S] = np.array(told)
+    return memory.after(plan.key, kept, outcome.if_taken)

@@ -1,21 +1,26 @@
-"""Law: a plan is trained in segments, and between two of them the device may rest, wait, keep where it stands, or stop.
+"""Law: a method's trainings are made in segments, and between two of them the device may rest, wait, keep where it
+stands, or stop.
 
 A checkpoint is written after an epoch, and only when two seconds of work have gone by since the last: plans that are
-short never touch the disk, and a reboot costs one epoch or two seconds, whichever is longer.
+short never touch the disk, and a reboot costs one epoch or two seconds, whichever is longer. It holds the trainings of
+the plan that are done, and where the one under way stands; the method begins again, and is answered from there.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from headwater.core.local import Measured, Measuring, Reply, Request, Trained
+from headwater.core.local import Training as Asked
 from headwater.device.conditions import pause_s
 from headwater.device.runtime.failures import TrainingTimedOut
-from headwater.device.runtime.steps import Course, Segment, Steps
-from headwater.device.runtime.trainer import Carry, Extras, Trainer, Training
+from headwater.device.runtime.steps import Course, Minibatches, Segment, Steps
+from headwater.device.runtime.trainer import NOTHING_TOLD, Carry, Evaluation, Extras, Trainer, Training, told_as
 from headwater.device.sources.dataset import Dataset
 from headwater.device.state import LocalState
 from headwater.schemas.manifest import Manifest
@@ -28,6 +33,14 @@ log = logging.getLogger("headwater.device")
 CHECKPOINT_AFTER_S: Final = 2.0
 LOOK_EVERY_S: Final = 5.0
 """How often the conditions are looked at while they do not hold."""
+
+REST_AFTER_S: Final = 0.3
+"""Of work on single minibatches; longer segments are rested after each."""
+
+TRAININGS_KEPT: Final = 4
+"""Finished trainings of a plan that a checkpoint holds. A method that asks for more begins anew after a reboot."""
+
+T = TypeVar("T")
 
 
 class NotNow(Exception):
@@ -56,126 +69,232 @@ class Beside:
         if told:
             log.info("training goes on")
 
+    async def rest(self, busy_s: float, until: float) -> None:
+        """A pause after so much work, as the device's owner wants it. Raises NotNow as `ready` does."""
+        pause = pause_s(self.conditions, busy_s)
+        if pause > 0:
+            await asyncio.sleep(pause)
+        await self.ready(until)
+
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """One plan's training."""
+    """One plan's work on one device's data; `noise` is for a graph that adds some."""
 
     plan: Plan
     course: Course
-    received: Sequence[Array]
     data: Dataset
-    extras: Extras
+    noise: np.random.Generator | None = None
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What must be the same for a checkpoint to be of this training."""
-        plan, key = self.plan, self.plan.key
+        """What must be the same for a checkpoint to be of this plan."""
+        plan, key, course = self.plan, self.plan.key, self.course
         return {
             "key": [key.run, key.round, key.step, key.attempt],
             "model": plan.model.sha256.hex(),
             "bundle": plan.bundle.sha256.hex(),
-            "course": [plan.data, plan.local_epochs, plan.batch_size, plan.learning_rate, plan.seed],
+            "course": [plan.data, course.epochs, plan.batch_size, plan.learning_rate, plan.seed],
+            "learning": plan.learning.model_dump(mode="json"),
             "examples": len(self.data.train_x),
         }
 
+    @property
+    def batches(self) -> int:
+        """Of one pass."""
+        return self.course.steps_a_pass(len(self.data.train_x))
 
-async def train(trainer: Trainer, lesson: Lesson, state: LocalState, beside: Beside, until: float) -> Carry:
-    """Train a plan to its end.
+
+class Coach:
+    """Answers what a plan's method asks for. What it told of the test part is in `told`.
 
     Args:
         until: the loop's time at which it is too late.
-
-    Raises:
-        TrainingTimedOut, TrainingDiverged, GraphRefused, WorkerFailed: as `Trainer.train`.
-        NotNow: the conditions stopped to hold, for longer than the plan could wait.
     """
-    loop, course = asyncio.get_running_loop(), lesson.course
-    carry = _resumed(trainer, lesson, state) or trainer.begin(lesson.received)
-    training = trainer.training(carry, lesson.received, lesson.extras)
-    steps = Steps(course, len(lesson.data.train_x), begin=carry.epochs)
-    kept_at, kept_epochs = loop.time(), carry.epochs
-    while segment := steps.take(training.most_steps(course, lesson.data)):
-        left_s = until - loop.time()
+
+    def __init__(self, trainer: Trainer, lesson: Lesson, state: LocalState, beside: Beside, until: float) -> None:
+        self._trainer = trainer
+        self._lesson = lesson
+        self._state = state
+        self._beside = beside
+        self._until = until
+        self._minibatches = Minibatches(lesson.course, len(lesson.data.train_x))
+        self._finished: list[Trained] = []
+        self._asked = 0
+        self._busy_s = 0.0
+        self._kept_at = asyncio.get_running_loop().time()
+        self._resumed: _Standing | None = None
+        self.told = NOTHING_TOLD
+
+    async def follow(self, method: Generator[Request, Reply, T]) -> T:
+        """Answer a method to its end, and return what it comes to.
+
+        Raises:
+            TrainingTimedOut, TrainingDiverged, GraphRefused, WorkerFailed: as `Trainer.train`.
+            NotNow: the conditions stopped to hold, for longer than the plan could wait.
+        """
+        self._resumed = _standing(self._trainer.manifest, self._lesson, self._state)
+        reply: Reply | None = None
+        while True:
+            try:
+                request = next(method) if reply is None else method.send(reply)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            reply = await (self._train(request) if isinstance(request, Asked) else self._measure(request))
+
+    # ── training ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _train(self, asked: Asked) -> Trained:
+        number, before = self._asked, self._resumed
+        self._asked += 1
+        if before is not None and number < len(before.finished):
+            trained = before.finished[number]
+        elif asked.batch is not None:
+            trained = await self._on_one_batch(asked, asked.batch)
+        else:
+            begin = before.carry if before is not None and number == len(before.finished) else None
+            trained = await self._at_length(asked, begin or self._trainer.begin(asked.start))
+        if number < TRAININGS_KEPT:
+            self._finished.append(trained)
+        return trained
+
+    async def _at_length(self, asked: Asked, carry: Carry) -> Trained:
+        lesson, loop = self._lesson, asyncio.get_running_loop()
+        course = replace(lesson.course, epochs=asked.epochs, learning_rate=asked.learning_rate)
+        training = self._trainer.training(carry, asked.anchors or asked.start, self._extras(asked))
+        steps, kept_epochs = Steps(course, len(lesson.data.train_x), begin=carry.epochs), carry.epochs
+        while segment := steps.take(training.most_steps(course, lesson.data)):
+            began = loop.time()
+            await self._advance(training, segment, course)
+            now = loop.time()
+            if training.carry.epochs > kept_epochs and now - self._kept_at >= CHECKPOINT_AFTER_S:
+                await asyncio.to_thread(self._keep, training.carry)
+                self._kept_at, kept_epochs = loop.time(), training.carry.epochs
+            await self._beside.rest(now - began, self._until)
+        return _trained(training.carry, course.epochs * lesson.batches)
+
+    async def _on_one_batch(self, asked: Asked, number: int) -> Trained:
+        """`asked.epochs` steps on one minibatch. They are few, so what they need goes along with them."""
+        lesson, loop = self._lesson, asyncio.get_running_loop()
+        course = replace(lesson.course, epochs=asked.epochs, learning_rate=asked.learning_rate)
+        carry, extras = self._trainer.begin(asked.start), self._extras(asked)
+        training = self._trainer.training(carry, asked.anchors or asked.start, extras, is_short=True)
+        batch, left = self._minibatches.at(number), asked.epochs
+        while left:
+            part = batch.repeated(min(left, training.most_steps(course, lesson.data)))
+            left -= part.steps
+            began = loop.time()
+            await self._advance(training, part, course)
+            self._busy_s += loop.time() - began
+        if self._busy_s >= REST_AFTER_S:
+            busy_s, self._busy_s = self._busy_s, 0.0
+            await self._beside.rest(busy_s, self._until)
+        return _trained(training.carry, asked.epochs)
+
+    async def _advance(self, training: Training, segment: Segment, course: Course) -> None:
+        """One segment in a thread, so that the link stays alive. When this is cancelled, no more follow."""
+        left_s = self._until - asyncio.get_running_loop().time()
         if left_s <= 0:
             raise TrainingTimedOut(f"train: out of time after epoch {training.carry.epochs} of {course.epochs}")
-        began = loop.time()
-        await _advance(training, segment, lesson, left_s)
-        now = loop.time()
-        if training.carry.epochs > kept_epochs and now - kept_at >= CHECKPOINT_AFTER_S:
-            await asyncio.to_thread(_keep, state, lesson, trainer.manifest, training.carry)
-            kept_at, kept_epochs = loop.time(), training.carry.epochs
-        await _rest(beside, now - began, until)
-    return training.carry
+        await asyncio.to_thread(training.advance, segment, self._lesson.data, course.learning_rate, limit_s=left_s)
+
+    def _extras(self, asked: Asked) -> Extras:
+        return Extras(asked.corrections, self._lesson.noise, asked.hyperparameters)
+
+    def _keep(self, carry: Carry) -> None:
+        if self._asked <= TRAININGS_KEPT:
+            _save(self._state, self._lesson, self._trainer.manifest, _Standing(tuple(self._finished), carry))
+
+    # ── measuring ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _measure(self, asked: Measuring) -> Measured:
+        data, plan = self._lesson.data, self._lesson.plan
+        if "train" in asked.splits:
+            return Measured(_means(await self._evaluate(asked.parameters, data.train_x, data.train_y)))
+        if not len(data.test_x) or not (plan.evaluate or plan.task == "evaluate"):
+            return Measured()
+        found = await self._evaluate(asked.parameters, data.test_x, data.test_y)
+        for split in asked.splits:
+            self.told += told_as(found, split)
+        return Measured(_means(found))
+
+    async def _evaluate(self, parameters: Sequence[Array], x: Array, y: Array) -> Evaluation:
+        halted, left_s = threading.Event(), self._until - asyncio.get_running_loop().time()
+        try:
+            return await asyncio.to_thread(
+                self._trainer.evaluate, parameters, x, y, time_limit_s=left_s, halted=halted.is_set
+            )
+        finally:
+            halted.set()
 
 
-async def _advance(training: Training, segment: Segment, lesson: Lesson, left_s: float) -> None:
-    """One segment in a thread, so that the link stays alive. When this is cancelled, no more follow."""
-    await asyncio.to_thread(training.advance, segment, lesson.data, lesson.course.learning_rate, limit_s=left_s)
+def _trained(carry: Carry, steps: int) -> Trained:
+    return Trained(carry.parameters, carry.sums, carry.weight, steps)
 
 
-async def _rest(beside: Beside, busy_s: float, until: float) -> None:
-    pause = pause_s(beside.conditions, busy_s)
-    if pause > 0:
-        await asyncio.sleep(pause)
-    await beside.ready(until)
+def _means(found: Evaluation) -> dict[str, float]:
+    return {metric.name: metric.total / metric.weight for metric in found.metrics if metric.weight > 0}
 
 
 # ── what is kept ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _keep(state: LocalState, lesson: Lesson, manifest: Manifest, carry: Carry) -> None:
-    arrays: dict[str, Array] = {}
-    arrays |= {f"parameter {p.name}": value for p, value in zip(manifest.parameters, carry.parameters, strict=True)}
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """How far a plan is: its finished trainings, in order, and where the one behind them stands."""
+
+    finished: tuple[Trained, ...]
+    carry: Carry
+
+
+def _save(state: LocalState, lesson: Lesson, manifest: Manifest, standing: _Standing) -> None:
+    carry = standing.carry
+    arrays = _named("", manifest, carry.parameters, carry.sums)
     arrays |= {f"slot {s.name}": value for s, value in zip(manifest.slots, carry.slots, strict=True)}
-    arrays |= {f"sum {name}": value for name, value in carry.sums.items()}
-    state.save_checkpoint(lesson.identity, {"epochs": carry.epochs, "weight": carry.weight}, arrays)
+    for number, done in enumerate(standing.finished):
+        arrays |= _named(f"{number} ", manifest, done.parameters, done.sums)
+    finished = [[done.weight, done.steps] for done in standing.finished]
+    state.save_checkpoint(
+        lesson.identity, {"epochs": carry.epochs, "weight": carry.weight, "finished": finished}, arrays
+    )
 
 
-def _resumed(trainer: Trainer, lesson: Lesson, state: LocalState) -> Carry | None:
+def _named(prefix: str, manifest: Manifest, parameters: Sequence[Array], sums: Mapping[str, Array]) -> dict[str, Array]:
+    named = {f"{prefix}parameter {p.name}": value for p, value in zip(manifest.parameters, parameters, strict=True)}
+    return named | {f"{prefix}sum {name}": value for name, value in sums.items()}
+
+
+def _standing(manifest: Manifest, lesson: Lesson, state: LocalState) -> _Standing | None:
     """Where this plan stood before a reboot."""
     frame = state.checkpoint(lesson.identity)
     if frame is None:
         return None
-    begin, manifest = trainer.begin(lesson.received), trainer.manifest
+    arrays, header = frame.arrays, frame.header
     try:
-        carry = Carry(
-            _like(begin.parameters, [frame.arrays[f"parameter {p.name}"] for p in manifest.parameters]),
-            _like(begin.slots, [frame.arrays[f"slot {s.name}"] for s in manifest.slots]),
-            {name: _like([value], [frame.arrays[f"sum {name}"]])[0] for name, value in begin.sums.items()},
-            float(frame.header["weight"]),
-            int(frame.header["epochs"]),
+        slots = tuple(_sound(arrays[f"slot {s.name}"], s.shape, np.float32) for s in manifest.slots)
+        parameters, sums = _read("", manifest, arrays)
+        carry = Carry(parameters, slots, sums, float(header["weight"]), int(header["epochs"]))
+        finished = tuple(
+            Trained(*_read(f"{number} ", manifest, arrays), float(weight), int(steps))
+            for number, (weight, steps) in enumerate(header["finished"])
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         log.warning("the checkpoint does not fit its plan (%s); the training begins anew", error)
         return None
-    log.info("training goes on after epoch %d of %d", carry.epochs, lesson.course.epochs)
-    return carry
+    log.info("training %d goes on after epoch %d", len(finished) + 1, carry.epochs)
+    return _Standing(finished, carry)
 
 
-def with_personal(manifest: Manifest, received: Sequence[Array], kept: Mapping[str, Array]) -> tuple[Array, ...]:
-    """The received parameters with this device's own over them; own ones that do not fit begin anew."""
-    personal = {parameter.name for parameter in manifest.parameters if parameter.personal}
-    values = []
-    for parameter, value in zip(manifest.parameters, received, strict=True):
-        own = kept.get(parameter.name) if parameter.name in personal else None
-        try:
-            values.append(value if own is None else _like([value], [own])[0])
-        except ValueError as error:
-            log.warning("the personal parameter %s does not fit (%s) and begins anew", parameter.name, error)
-            values.append(value)
-    return tuple(values)
+def _read(prefix: str, manifest: Manifest, arrays: Mapping[str, Array]) -> tuple[tuple[Array, ...], dict[str, Array]]:
+    named = ((arrays[f"{prefix}parameter {p.name}"], p.shape) for p in manifest.parameters)
+    sums = {name: _sound(arrays[f"{prefix}sum {name}"], (), np.float64) for name in manifest.metrics}
+    return tuple(_sound(value, shape, np.float32) for value, shape in named), sums
 
 
-def personal_of(manifest: Manifest, parameters: Sequence[Array]) -> dict[str, Array]:
-    return {p.name: value for p, value in zip(manifest.parameters, parameters, strict=True) if p.personal}
-
-
-def _like(expected: Sequence[Any], found: Sequence[Any]) -> tuple[Any, ...]:
+def _sound(found: Array, shape: tuple[int, ...], dtype: Any) -> Array:
     """Raises ValueError for another shape or type, or what is not finite."""
-    for one, other in zip(expected, found, strict=True):
-        if one.shape != other.shape or one.dtype != other.dtype:
-            raise ValueError(f"{other.dtype} {list(other.shape)} where {one.dtype} {list(one.shape)} belongs")
-        if not np.isfinite(other).all():
-            raise ValueError("holds NaN or infinity")
-    return tuple(found)
+    if found.shape != shape or found.dtype != dtype:
+        raise ValueError(f"{found.dtype} {list(found.shape)} where {np.dtype(dtype)} {list(shape)} belongs")
+    if not np.isfinite(found).all():
+        raise ValueError("holds NaN or infinity")
+    return found

@@ -60,7 +60,7 @@ async def serve(settings: DeviceSettings) -> None:
     outbox = Outbox(store, has_two_parents=settings.fallback is not None)
 
     def child(connect: Connect, identity: Identity) -> Child:
-        return Child(connect, identity, objects, outbox, data=agent.data)
+        return Child(connect, identity, objects, outbox, data=agent.data, refused=agent.refused)
 
     parents = Parents(
         partial(Session, settings.broker),
@@ -106,7 +106,7 @@ def _server(
         live,
         folder=settings.state / "serving" / settings.node,
         open_bundle=lambda bundle: Trainer(bundle, worker),
-        personal=state.personal,
+        kept=state.kept,
         publish=lambda payload: parents.publish(topic, payload),
     )
 

@@ -1,7 +1,7 @@
 """Law: what outlives a reboot is written beside the old file, synced and renamed over it; what is damaged is no state.
 
 <folder>/checkpoint            the newest long training, after its last finished epoch
-<folder>/personal/<run>        the parameters of a run that never leave this device
+<folder>/memory/<run>          what a run's methods keep between rounds, which never leaves this device
 """
 
 import logging
@@ -11,17 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from headwater.core.local import Memory
 from headwater.device.disk import replace_file
 from headwater.device.runtime.frames import Array, Frame, FrameError, parts, read
 from headwater.schemas.limits import MAX_OBJECT_SIZE_BYTES
+from headwater.schemas.messages import RoundKey
 
 log = logging.getLogger("headwater.device")
 
-PERSONAL_RUNS_KEPT: Final = 8
-MAX_STATE_SIZE_BYTES: Final = 6 * MAX_OBJECT_SIZE_BYTES
-"""Parameters, three slots of an optimiser for each, and sums."""
+RUNS_KEPT: Final = 8
+MAX_STATE_SIZE_BYTES: Final = 10 * MAX_OBJECT_SIZE_BYTES
+"""Parameters, three slots of an optimiser for each, and sums; and the plan's trainings that are done."""
 
 MARK: Final = b"headwater state 1\n"
+_IF_TAKEN: Final = "if taken: "
 
 
 class LocalState:
@@ -41,18 +44,33 @@ class LocalState:
         frame = _read(self._folder / "checkpoint")
         return frame if frame is not None and frame.header.get("of") == dict(identity) else None
 
-    def save_personal(self, run: str, arrays: Mapping[str, Array]) -> None:
-        """Keep a run's personal parameters; the oldest runs' go."""
-        folder = self._folder / "personal"
-        _write(folder / run, Frame({}, arrays))
+    def save_memory(self, run: str, memory: Memory) -> None:
+        """Keep a run's memory; the oldest runs' go."""
+        pending = memory.pending
+        header = {"pending": [pending.round, pending.step, pending.attempt] if pending else None}
+        arrays = {**memory.kept, **{f"{_IF_TAKEN}{name}": value for name, value in memory.if_taken.items()}}
+        folder = self._folder / "memory"
+        _write(folder / run, Frame(header, arrays))
         kept = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in kept[PERSONAL_RUNS_KEPT:]:
+        for path in kept[RUNS_KEPT:]:
             path.unlink(missing_ok=True)
 
-    def personal(self, run: str) -> Mapping[str, Array]:
-        """A run's personal parameters by name, or none."""
-        frame = _read(self._folder / "personal" / run)
-        return frame.arrays if frame is not None else {}
+    def memory(self, run: str) -> Memory:
+        """A run's memory, or an empty one."""
+        frame = _read(self._folder / "memory" / run)
+        if frame is None:
+            return Memory()
+        named = {name: value for name, value in frame.arrays.items() if not name.startswith(_IF_TAKEN)}
+        taken = {name.removeprefix(_IF_TAKEN): value for name, value in frame.arrays.items() if name not in named}
+        match frame.header.get("pending"):
+            case [int(round_), int(step), int(attempt)]:
+                return Memory(named, RoundKey(run=run, round=round_, step=step, attempt=attempt), taken)
+            case _:
+                return Memory(named)
+
+    def kept(self, run: str) -> Mapping[str, Array]:
+        """The arrays of a run's memory, whatever becomes of the last delta."""
+        return self.memory(run).kept
 
 
 def _write(path: Path, frame: Frame) -> None:

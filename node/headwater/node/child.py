@@ -79,6 +79,12 @@ class Decline:
 
 Work = Callable[[Assignment], Awaitable[Delta | Decline]]
 Rest = Callable[[], Awaitable[None]]
+Refused = Callable[[RoundKey], None]
+"""Hears of a delta that was not taken. Of one that was it hears nothing: a quick round closes without a receipt."""
+
+
+def _nobody_asks(_: RoundKey) -> None:
+    """What this node sends leaves nothing behind."""
 
 
 class Child:
@@ -88,6 +94,7 @@ class Child:
         objects: models and bundles, by hash.
         outbox: its finished deltas, shared with its sides towards other parents.
         data: what this node says of its data now.
+        refused: told of each finished delta that was not taken, or never sent.
     """
 
     def __init__(
@@ -98,6 +105,7 @@ class Child:
         outbox: Outbox,
         *,
         data: Callable[[], Mapping[str, DataStatus]],
+        refused: Refused = _nobody_asks,
     ) -> None:
         if identity.parent is None:
             raise ValueError("parent: a child has one")
@@ -106,6 +114,7 @@ class Child:
         self._objects = objects
         self._outbox = outbox
         self._data = data
+        self._refused = refused
         self._topics = Topics(identity.fleet)
         self._news = News()
         self._announcement: Announcement | None = None
@@ -149,8 +158,11 @@ class Child:
             await self._outbox.save_all()
             match await self._unless_superseded(key, work(assignment)):
                 case Delta() as delta if self._is_worth(key):
-                    self._outbox.put(key, encode(delta))
+                    for gone in self._outbox.put(key, encode(delta)):
+                        self._refused(gone)
                     self._news.tell()
+                case Delta():
+                    self._refused(key)
                 case Decline(reason, detail):
                     await self._decline(key, reason, detail)
 
@@ -235,6 +247,8 @@ class Child:
     def _drop_superseded(self) -> None:
         for entry in self._outbox.superseded(self._is_worth):
             self._settle(entry.key)
+            if not entry.sent:
+                self._refused(entry.key)
 
     def _on_receipt(self, receipt: Receipt) -> None:
         if receipt.sender == self._parent:
@@ -247,6 +261,7 @@ class Child:
         log.warning("the parent refuses: %s (%s)", refusal.reason, refusal.detail)
         if refusal.key is not None:
             self._settle(refusal.key)
+            self._refused(refusal.key)
         elif refusal.reason == "unauthorised":
             # The parent has not heard of this node: its broker may have forgotten the birth.
             self._tasks.start(self._introduce())
@@ -432,6 +447,8 @@ class Child:
         if not await self._outbox.give(entry, self._parent):
             return
         try:
+            # Before it is: the parent's next word may be here sooner than the broker's that it has the last chunk.
+            entry.sent = True
             await send_chunks(self.session, topic, chunks(entry.payload, indices))
         except LinkDown as error:
             log.info("a delta waits for the link: %s", error)

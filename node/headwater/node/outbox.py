@@ -27,12 +27,13 @@ SETTLED_KEPT: Final = 8
 
 @dataclass(slots=True)
 class Outgoing:
-    """An encoded delta on its way up. `saved` says that the disk holds it."""
+    """An encoded delta on its way up. `saved` says that the disk holds it, `sent` that the parent may."""
 
     key: RoundKey
     payload: bytes
     ref: ObjectRef
     saved: bool = False
+    sent: bool = False
 
 
 class Outbox:
@@ -59,7 +60,7 @@ class Outbox:
             self._settled.append(settled)
         for key, payload in await asyncio.to_thread(self._store.outgoing):
             if key not in self._entries and key not in self._settled:
-                self._entries[key] = Outgoing(key, payload, reference(payload), saved=True)
+                self._entries[key] = Outgoing(key, payload, reference(payload), saved=True, sent=True)
                 log.info("the delta of round %d is taken up from disk", key.round)
         if not self._given:
             self._given.extend(await asyncio.to_thread(self._store.given))
@@ -80,12 +81,14 @@ class Outbox:
         """Whether this plan of `parent` is still to be done, and is not of a round in which another has a part."""
         return not (self.holds(key) or self.has_answered(key)) and self._owner(key) in (None, parent)
 
-    def put(self, key: RoundKey, payload: bytes) -> None:
+    def put(self, key: RoundKey, payload: bytes) -> tuple[RoundKey, ...]:
+        """Take a finished delta in. What comes back made room for it."""
         self._entries[key] = Outgoing(key, payload, reference(payload))
-        while len(self._entries) > MAX_OUTGOING:
-            oldest = next(iter(self._entries))
-            log.warning("the delta of round %d makes room for newer ones; no parent took it", oldest.round)
-            del self._entries[oldest]
+        oldest = tuple(self._entries)[: max(0, len(self._entries) - MAX_OUTGOING)]
+        for gone in oldest:
+            log.warning("the delta of round %d makes room for newer ones; no parent took it", gone.round)
+            del self._entries[gone]
+        return oldest
 
     def of(self, ref: ObjectRef) -> Outgoing | None:
         return next((entry for entry in self._entries.values() if entry.ref == ref), None)

@@ -31,7 +31,7 @@ from headwater.schemas.run import LocalTraining, Loss
 
 IR_VERSION: Final = 10
 
-_VARIANT_HYPERPARAMETERS: Final[Mapping[Variant, Mapping[str, float]]] = {
+_VARIANT_HYPERPARAMETERS: Final[Mapping[Variant, dict[str, float]]] = {
     "proximal": {"proximal": 0.0},
     "clipped": {"example_norm": 1.0, "noise_multiplier": 0.0},
     "alternating": {"shared_rate": 1.0, "personal_rate": 1.0},

@@ -25,11 +25,9 @@ class Memory:
         is_tried_again = last is not None and (last.round, last.step) == (key.round, key.step)
         return self.kept if is_tried_again else {**self.kept, **self.if_taken}
 
-    def settled(self, key: RoundKey, *, taken: bool) -> "Memory":
-        """The parent has answered. What is said of another plan than the last changes nothing any more."""
-        if key != self.pending:
-            return self
-        return Memory({**self.kept, **self.if_taken} if taken else self.kept)
+    def refused(self, key: RoundKey) -> "Memory":
+        """The delta was not taken. What is said of another plan than the last changes nothing any more."""
+        return Memory(self.kept) if key == self.pending else self
 
     def after(self, key: RoundKey, kept: Arrays, if_taken: Arrays) -> "Memory":
         """The memory behind the plan `key`."""

@@ -9,7 +9,7 @@ What it keeps between rounds are named arrays, `<kind> <parameter>`; they never 
 """
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -94,14 +94,15 @@ class Outcome:
     """What a round makes of a device.
 
     `terms` are what goes up, not yet weighted, in the order of `tensors.delta_specs`. `local_steps` is by how many
-    plain steps they were divided, where they were (FedNova). `chosen` is the model that they are about, where several
-    coexist. `kept` are arrays to keep whatever becomes of the delta, `if_taken` those that follow if it is taken.
+    plain steps they were divided, where they were (FedNova). `chosen` is the model that they are about, of `of_models`
+    that coexist. `kept` are arrays to keep whatever becomes of the delta, `if_taken` those that follow if it is taken.
     """
 
     trained: Trained
     terms: Sums
     local_steps: float | None = None
     chosen: int = 0
+    of_models: int = 1
     kept: Arrays = field(default_factory=dict)
     if_taken: Arrays = field(default_factory=dict)
 
@@ -114,7 +115,8 @@ class Setting:
     """What a device begins a round with.
 
     `models` coexist, one in most runs, each with this device's own values of the personal parameters. `companions` came
-    beside the model. `memory` is what was kept, each array fit for its parameter. A pass over the data has `batches`.
+    beside them, as many beside each. `memory` is what was kept, each array fit for its parameter. A pass over the data
+    has `batches`.
     """
 
     manifest: Manifest
@@ -129,6 +131,12 @@ class Setting:
     @property
     def received(self) -> Parameters:
         return self.models[0]
+
+    def with_model(self, number: int) -> "Setting":
+        """With one of the models that coexist, and what came beside it."""
+        each = len(self.companions) // len(self.models)
+        beside = self.companions[number * each :][:each]
+        return replace(self, models=(self.models[number],), companions=beside)
 
     @property
     def personal_rate(self) -> float:

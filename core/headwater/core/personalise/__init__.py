@@ -54,6 +54,7 @@ METHODS: Final[Mapping[PersonalMethod, Personalising]] = {
 
 def round_of(setting: Setting) -> Method:
     """All that a device does in a round of training."""
+    models = len(setting.models)
     chosen, setting = yield from _chosen(setting)
     method = METHODS[setting.learning.personal.method]
     yield from _measured(setting)
@@ -63,7 +64,7 @@ def round_of(setting: Setting) -> Method:
         kept |= yield from method.after(setting, outcome)
     if setting.learning.personal.baseline:
         kept |= yield from baseline.after(setting)
-    return replace(outcome, kept=kept, chosen=chosen)
+    return replace(outcome, kept=kept, chosen=chosen, of_models=models)
 
 
 def evaluation_of(setting: Setting) -> Generator[Request, Reply, None]:
@@ -80,7 +81,7 @@ def _chosen(setting: Setting) -> Generator[Request, Reply, tuple[int, Setting]]:
     if len(setting.models) == 1:
         return 0, setting
     chosen = yield from likeliest(setting)
-    return chosen, replace(setting, models=(setting.models[chosen],))
+    return chosen, setting.with_model(chosen)
 
 
 def _measured(setting: Setting) -> Generator[Request, Reply, None]:

@@ -32,6 +32,10 @@ class Course:
     key: RoundKey
     node: str
 
+    def steps_a_pass(self, examples: int) -> int:
+        """Minibatches of one pass over so many examples; the last may be ragged."""
+        return -(-examples // min(self.batch_size, examples))
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -46,6 +50,11 @@ class Segment:
     def steps(self) -> int:
         return len(self.order)
 
+    def repeated(self, times: int) -> "Segment":
+        """A single step's rows, so many times over; each time draws its own random numbers."""
+        seeds = self.seeds + np.arange(times)
+        return Segment(np.repeat(self.order, times, axis=0), np.repeat(self.mask, times, axis=0), seeds, self.epochs)
+
 
 class Steps:
     """A plan's steps, from the pass `begin` on. `Manifest` says what a step's inputs are."""
@@ -57,9 +66,8 @@ class Steps:
         self._rng = shuffling(course.seed, course.key, course.node)
         for _ in range(begin):
             self._rng.permutation(examples)
-        batch = min(course.batch_size, examples)
-        self._each = -(-examples // batch)
-        self._most = max(SEGMENT_ROWS // batch, 1)
+        self._each = course.steps_a_pass(examples)
+        self._most = max(SEGMENT_ROWS // min(course.batch_size, examples), 1)
         self._open: Segment | None = None
 
     def take(self, most: int) -> Segment | None:
@@ -86,6 +94,23 @@ class Steps:
         node = zlib.crc32(course.node.encode())
         rng = np.random.default_rng([course.seed, course.key.round, course.key.step, node, number, _SEEDS])
         return rng.integers(0, 2**31, size=self._each, dtype=np.int64)
+
+
+class Minibatches:
+    """A plan's minibatches by number, each asked for once or more, in ascending order."""
+
+    def __init__(self, course: Course, examples: int) -> None:
+        self._steps = Steps(course, examples)
+        self._number = -1
+        self._last: Segment | None = None
+
+    def at(self, number: int) -> Segment:
+        """Raises ValueError for one that has gone by, or comes behind the last."""
+        while self._number < number:
+            self._number, self._last = self._number + 1, self._steps.take(1)
+        if self._last is None or self._number != number:
+            raise ValueError(f"batch: {number} after {self._number}; ask for them in their order, to the last")
+        return self._last
 
 
 def _cut(segment: Segment, most: int) -> tuple[Segment, Segment | None]:

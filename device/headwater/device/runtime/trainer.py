@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.core.figures import place_of_device
 from headwater.device.runtime.client import UnknownBundle, UnknownSlot, Worker
 from headwater.device.runtime.failures import GraphRefused, TrainingDiverged, TrainingTimedOut
 from headwater.device.runtime.frames import Frame
@@ -65,6 +66,9 @@ class Evaluation:
     def __add__(self, other: "Evaluation") -> "Evaluation":
         """Both, of different splits."""
         return Evaluation(self.metrics + other.metrics, self.tallies + other.tallies)
+
+
+NOTHING_TOLD: Final = Evaluation(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +162,16 @@ class Trainer:
         slots = tuple(np.zeros(slot.shape, dtype=np.float32) for slot in manifest.slots)
         return Carry(tuple(np.asarray(value, dtype=np.float32) for value in parameters), slots, sums)
 
-    def training(self, carry: Carry, anchors: Sequence[Array], extras: Extras | None = None) -> "Training":
-        """Go on from `carry`. `anchors` are the received parameters, which a proximal term pulls towards."""
-        return Training(self.manifest, self._graphs, self.pace, carry, anchors, extras or Extras())
+    def training(
+        self, carry: Carry, anchors: Sequence[Array], extras: Extras | None = None, *, is_short: bool = False
+    ) -> "Training":
+        """Go on from `carry`.
+
+        Args:
+            anchors: what a proximal term pulls towards.
+            is_short: what no step changes goes along with each segment, which is cheaper for one than to be told once.
+        """
+        return Training(self.manifest, self._graphs, self.pace, carry, anchors, extras or Extras(), is_short=is_short)
 
     def train(
         self,
@@ -259,6 +270,8 @@ class Training:
         carry: Carry,
         anchors: Sequence[Array],
         extras: Extras,
+        *,
+        is_short: bool = False,
     ) -> None:
         self.carry = carry
         self._manifest = manifest
@@ -267,7 +280,8 @@ class Training:
         self._noise = extras.noise
         self._outputs = [f"new_{p.name}" for p in manifest.moving] + [f"new_slot_{s.name}" for s in manifest.slots]
         constants = _constants(manifest, carry.parameters, anchors, extras)
-        self._held = _Held("train", constants) if constants else None
+        self._along = constants if is_short else {}
+        self._held = _Held("train", constants) if constants and not is_short else None
 
     def most_steps(self, course: Course, data: Dataset) -> int:
         """How many steps the next segment may have, by time and by memory."""
@@ -282,7 +296,7 @@ class Training:
     def advance(self, segment: Segment, data: Dataset, learning_rate: float, *, limit_s: float) -> None:
         """Run a segment's steps. Raises as `Trainer.train`."""
         manifest, started = self._manifest, time.monotonic()
-        feed: dict[str, Array] = {}
+        feed = dict(self._along)
         feed |= {p.name: v for p, v in zip(manifest.parameters, self.carry.parameters, strict=True) if p.moves}
         feed |= {f"slot_{s.name}": v for s, v in zip(manifest.slots, self.carry.slots, strict=True)}
         weights = _weights(segment, data)
@@ -336,6 +350,17 @@ def summed(manifest: Manifest, split: Split, sums: Sums, weight: float) -> Evalu
     counted = [tally.name for tally in manifest.tallies if tally.name in sums]
     tallies = [Counts(split=split, name=name, values=encode_tensor(sums[name])) for name in counted]
     return Evaluation(tuple(metrics), tuple(tallies))
+
+
+def told_as(found: Evaluation, split: Split) -> Evaluation:
+    """What was found on a device's test part, as the figures of a split, with this device's place among the others."""
+    place = place_of_device({metric.name: metric.total / metric.weight for metric in found.metrics})
+    metrics = tuple(metric.model_copy(update={"split": split}) for metric in found.metrics)
+    tallies = tuple(tally.model_copy(update={"split": split}) for tally in found.tallies)
+    if place is None:
+        return Evaluation(metrics, tallies)
+    name, counts = place
+    return Evaluation(metrics, (*tallies, Counts(split=split, name=name, values=encode_tensor(counts))))
 
 
 def _sums(manifest: Manifest, split: Split) -> Iterator[tuple[str, tuple[int, ...]]]:

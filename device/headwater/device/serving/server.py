@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
+from headwater.device.memory import in_use, models_of
 from headwater.device.runtime.failures import GraphRefused, TrainingDiverged, TrainingTimedOut, WorkerFailed
 from headwater.device.runtime.trainer import Evaluation
 from headwater.device.serving.decision import Standing, decide
@@ -76,7 +77,7 @@ class Server:
     Args:
         folder: where the last good model of each data key is kept.
         open_bundle: guards a bundle's graphs and makes them run.
-        personal: a run's personal parameters by name, as this device last trained them.
+        kept: what this device keeps of a run, its personal model or parameters among it.
         publish: hands a prediction to the link, or raises LinkDown.
     """
 
@@ -88,7 +89,7 @@ class Server:
         *,
         folder: Path,
         open_bundle: Callable[[Bundle], Runs],
-        personal: Callable[[str], Mapping[str, Array]],
+        kept: Callable[[str], Mapping[str, Array]],
         publish: Callable[[bytes], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -97,7 +98,7 @@ class Server:
         self._sources = dict(sources)
         self._shelves = {key: Shelf(folder / f"{index}-{_plain(key)}") for index, key in enumerate(sorted(sources))}
         self._open_bundle = open_bundle
-        self._personal = personal
+        self._kept_of = kept
         self._publish = publish
         self._clock = clock
         self._bucket = full(settings.max_per_minute, clock())
@@ -168,7 +169,7 @@ class Server:
     def _consider(self, data: str, assignment: Assignment) -> None:
         standing = Standing(assignment.plan.key.run, assignment.model.version, assignment.plan.model.sha256.hex())
         try:
-            kept = Kept(standing, assignment.bundle, self._with_personal(assignment))
+            kept = Kept(standing, assignment.bundle, self._own(assignment))
             candidate = self._opened(data, kept, assignment.plan.bundle.sha256)
             test = self._test_part(data)
             candidate = self._measured(candidate, test)
@@ -215,18 +216,14 @@ class Server:
             except OSError as error:
                 log.warning("data.%s: %s is not on the disk, a reboot will lose it: %s", data, kept.standing, error)
 
-    def _with_personal(self, assignment: Assignment) -> Model:
-        """The model with this device's own values of its personal parameters."""
-        manifest = assignment.bundle.manifest
-        if not any(parameter.personal for parameter in manifest.parameters):
-            return assignment.model
-        values = decode_tensors(assignment.model.tensors, parameter_specs(manifest.parameters))
-        own = self._personal(assignment.plan.key.run)
-        merged = (
-            own.get(parameter.name, value) if parameter.personal else value
-            for parameter, value in zip(manifest.parameters, values, strict=True)
-        )
-        return assignment.model.model_copy(update={"tensors": encode_tensors(merged)})
+    def _own(self, assignment: Assignment) -> Model:
+        """The model as this device uses it: its personal one, or its own of several, with its own parameters."""
+        manifest, model = assignment.bundle.manifest, assignment.model
+        kept = self._kept_of(assignment.plan.key.run)
+        if not kept and not model.clusters:
+            return model
+        tensors = encode_tensors(in_use(manifest, models_of(manifest, model), kept))
+        return model.model_copy(update={"tensors": tensors, "clusters": (), "companions": ()})
 
     def _opened(self, data: str, kept: Kept, bundle: bytes) -> Served:
         """`bundle` is the bundle's hash. Raises GraphRefused or TensorError."""
