@@ -84,14 +84,16 @@ class Selection(Sparse):
     `uniform`: all alike. `examples`: as likely as they have examples. `loss`: of `candidates` times as many, drawn by
     their examples, those with the highest last known loss (power-of-choice, Cho et al. 2020). `diversity`: those whose
     label histograms, as far as they share them, make the evenest sum. `utility`: by loss, speed and energy (Oort, Lai
-    et al. 2021), with a share of `exploration` and the exponent `penalty` on what is slower than the deadline allows.
-    `turns`: whoever waited longest. Whatever the rule, a share `floor` of the places goes to those who waited longest.
+    et al. 2021), with a share of `exploration` and the exponent `penalty` on what is slower than `preferred_s`, which
+    left out is the median of the known times. `turns`: whoever waited longest. Whatever the rule, a share `floor` of
+    the places goes to those who waited longest.
     """
 
     by: SelectionRule = "uniform"
     candidates: Annotated[float, Field(ge=1, le=100)] = 2.0
     exploration: Annotated[float, Field(ge=0, le=1)] = 0.1
     penalty: Annotated[float, Field(ge=0, le=10)] = 2.0
+    preferred_s: Positive | None = None
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
