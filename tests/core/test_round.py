@@ -13,6 +13,7 @@ from headwater.core.round import (
     Declined,
     Fold,
     Hold,
+    Invited,
     Joined,
     Left,
     Refuse,
@@ -270,6 +271,17 @@ def test_what_was_acknowledged_before_a_kill_is_in_though_fewer_are_enough_and_t
     assert (round_.state, sorted(round_.received), told) == ("closed", ["a", "b"], [Close()])
 
 
+def test_another_takes_the_place_of_one_that_declines() -> None:
+    """Who was not chosen is waited for from then on; how many are needed does not change."""
+    chosen = opened("a", "b", quorum=1.0, open_to_all=False)
+    round_, told = play(chosen, (arrived("a"), 101.0), (Invited("c"), 102.0), (Declined(KEY, "b"), 102.0))
+    assert (round_.state, round_.waiting, round_.quorum) == ("open", {"c"}, 2)
+    round_, told = play(round_, (arrived("c"), 103.0))
+    assert (round_.state, told) == ("closed", [Fold("c"), Acknowledge("c"), Close()])
+    over, told = play(round_, (Invited("d"), 104.0))
+    assert (over, told) == (round_, [])
+
+
 # ── property ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 NODES = "abcd"
@@ -286,6 +298,7 @@ keys = st.sampled_from(
 events = st.one_of(
     st.builds(arrived, st.sampled_from(NODES + "z"), keys, st.sampled_from([1.0, 2.0, 4.0])),
     st.builds(Joined, st.sampled_from(NODES + "z")),
+    st.builds(Invited, st.sampled_from(NODES + "z")),
     st.builds(Left, st.sampled_from(NODES)),
     st.builds(Declined, keys, st.sampled_from(NODES)),
     st.just(Tick()),
@@ -337,7 +350,7 @@ def test_whatever_happens_each_is_counted_once_and_the_round_ends(
             assert new[0].factor == (1 + KEY.round - event.key.round) ** -0.5
             assert (event.sender, event.key) not in {*folded, ("b", behind(1))}
             folded.append((event.sender, event.key))
-        if isinstance(event, Joined) and open_to_all and was_open:
+        if (isinstance(event, Invited) or (isinstance(event, Joined) and open_to_all)) and was_open:
             ever_in.add(event.node)
         assert not (max_staleness == 0 and any(isinstance(effect, Hold) for effect in effects))
         closes += sum(isinstance(effect, Close) for effect in effects)

@@ -79,8 +79,10 @@ class Fleet:
         return parent
 
     def device(self, node: str, parent: str, *, after_s: float = 0.0) -> Child:
+        return self.doing(node, parent, self.work(node, after_s))
+
+    def doing(self, node: str, parent: str, work: Work) -> Child:
         child = self.make(node)(self.connect, Identity(self.name, node, "device", parent))
-        work = self.work(node, after_s)
         self.tasks[node] = [asyncio.create_task(child.session.run()), asyncio.create_task(child.follow(work))]
         return child
 

@@ -53,6 +53,14 @@ class Pace:
             return float("inf")
         return max(SAFETY * (self.mean_s + 4 * self.deviation_s), self.at_least_s)
 
+    @property
+    def typical_s(self) -> float | None:
+        """What it takes in the mean; None where nothing is known. A whole deadline missed counts as twice that, as
+        four times when it was missed again, and so on, for of such a time only the least is known."""
+        if not self.failures:
+            return self.mean_s
+        return self.at_least_s * 2.0 ** min(self.failures, MAX_SPARED_ROUNDS)
+
 
 Times = Mapping[str, Pace]
 """What a parent knows of its children, `MAX_CHILDREN` at most; begin with `{}`. One for each task: an evaluation is

@@ -66,11 +66,18 @@ class Declined:
 
 
 @dataclass(frozen=True, slots=True)
+class Invited:
+    """A child that was not chosen is asked after all, in place of one that declines."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
 
-Event = Arrived | Joined | Left | Declined | Tick
+Event = Arrived | Joined | Left | Declined | Invited | Tick
 
 
 # ── effects ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -243,6 +250,8 @@ def _apply(round_: Round, event: Event) -> tuple[Round, tuple[Effect, ...]]:
             return _joined(round_, node), ()
         case Left(node) if round_.state == "open":
             return replace(round_, away=round_.away | ({node} & round_.cohort)), ()
+        case Invited(node) if round_.state == "open":
+            return replace(round_, cohort=round_.cohort | {node}), ()
         case Declined(key, node) if round_.state == "open" and key == round_.key:
             return replace(round_, away=round_.away | ({node} & round_.cohort)), ()
     return round_, ()

@@ -37,7 +37,8 @@ class Contribution:
     """What one child gave to a round, `after_s` seconds after it opened.
 
     `key` is that of the plan which the delta answers: an older round's where it is stale, and the sum holds `factor`
-    times it then. `ref` names the encoded delta; `payload` is that, where the host was asked to keep it.
+    times it then. `ref` names the encoded delta; `payload` is that, where the host was asked to keep it. `loss` is its
+    mean training loss, where it says that.
     """
 
     node: str
@@ -49,6 +50,7 @@ class Contribution:
     factor: float
     ref: ObjectRef
     payload: bytes | None = None
+    loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,10 @@ class Hosted:
     keep_payloads: bool = False
     folded: dict[tuple[str, bytes], RoundKey] = field(default_factory=dict)
     """What is in the sum, by sender and the encoded delta's hash."""
+    reserves: list[str] | None = None
+    """Who takes the places of those who decline, the next one last; None: nobody declined yet."""
+    invited_at: float = 0.0
+    """When such a place was last announced."""
 
     @property
     def is_tolerant(self) -> bool:
@@ -177,8 +183,14 @@ def fold(hosted: Hosted, arrival: Arrival, factor: float, now: float) -> None:
             factor=factor,
             ref=ref,
             payload=arrival.payload if hosted.keep_payloads else None,
+            loss=_training_loss(delta),
         )
     )
+
+
+def _training_loss(delta: Delta) -> float | None:
+    totals = [(m.total, m.weight) for m in delta.metrics if m.split == "train" and m.name == "loss" and m.weight > 0]
+    return totals[0][0] / totals[0][1] if totals else None
 
 
 def result_of(hosted: Hosted, traffic: Traffic, now: float) -> RoundResult:

@@ -14,7 +14,7 @@ from typing import Final
 from headwater.core import admission
 from headwater.core import members as membership
 from headwater.core import round as rounds
-from headwater.core.select import chosen
+from headwater.node.choosing import Choosing
 from headwater.node.heartbeat import beat_down
 from headwater.node.hosting import (
     Arrival,
@@ -63,6 +63,7 @@ log = logging.getLogger("headwater.node")
 
 PROGRESS_EVERY_S: Final = 0.25
 ASK_AGAIN_AFTER_S: Final = 1.0
+INVITE_EVERY_S: Final = 0.25
 MAX_ASSEMBLING_BYTES: Final = 256 * 1024 * 1024
 MAX_BACKGROUND: Final = 1024
 """Answers under way at once; a child that misses one asks again."""
@@ -112,6 +113,7 @@ class Parent:
         self._tasks = Background(MAX_BACKGROUND)
         self._members = membership.Members(identity.node)
         self._pacing = Pacing()
+        self._choosing = Choosing(self._pacing)
         self._hosted: Hosted | None = None
         self._announcement = Announcement(parent=identity.node)
         # A process that begins does not know yet whether a round is open, and says nothing of it.
@@ -149,7 +151,10 @@ class Parent:
 
     def eligible(self, data: str) -> frozenset[str]:
         """The children that are online and have something under this data key, or lead others who may."""
-        return frozenset(name for name, status in self._members.present.items() if self._is_eligible(status, data))
+        return frozenset(self._eligible(data))
+
+    def _eligible(self, data: str) -> dict[str, NodeStatus]:
+        return {name: status for name, status in self._members.present.items() if self._is_eligible(status, data)}
 
     def examples(self, data: str) -> int:
         """How many training examples the children that are online say they have under this data key."""
@@ -216,6 +221,7 @@ class Parent:
             self._perform(hosted, rounds.Tick(), None)
             self._ask_for_missing(loop.time())
             self._admit(admission.Tick())
+            await self._invite(hosted, loop.time())
         return await self._ended(hosted, loop.time())
 
     async def close(self) -> None:
@@ -233,14 +239,14 @@ class Parent:
     # ── a round's beginning and end ─────────────────────────────────────────────────────────────────────────────
 
     def _open(self, plan: Plan, manifest: Manifest, entries: tuple[Entry, ...], opening: Opening) -> Hosted:
-        now, eligible = asyncio.get_running_loop().time(), self.eligible(plan.data)
+        now, eligible = asyncio.get_running_loop().time(), self._eligible(plan.data)
         opening = replace(
             opening,
-            members=eligible,
-            chosen=chosen(eligible, plan.cohort, plan.over_selection, plan.seed, plan.key),
+            members=frozenset(eligible),
+            chosen=self._choosing.chosen(plan, eligible),
             contributors=frozenset(entry.sender for entry in entries),
         )
-        cohort = eligible if opening.chosen.cohort is None else opening.chosen.cohort
+        cohort = opening.members if opening.chosen.cohort is None else opening.chosen.cohort
         hosted = open_hosted(plan, manifest, opening, self.session.traffic, now, self._pacing.deadline_s(plan, cohort))
         self._hosted = hosted
         if not hosted.is_tolerant:
@@ -253,8 +259,7 @@ class Parent:
         """The plan without a patch that not everyone could read: then the model goes out whole."""
         if plan.patch is None:
             return plan
-        present = self._members.present
-        if all(plan.patch.codec in present[node].codecs for node in self.eligible(plan.data)):
+        if all(plan.patch.codec in status.codecs for status in self._eligible(plan.data).values()):
             return plan
         return plan.model_copy(update={"patch": None})
 
@@ -280,6 +285,14 @@ class Parent:
             offers=len(hosted.round.cohort) * hosted.max_delta_bytes > OFFERS_BEYOND_BYTES,
         )
 
+    async def _invite(self, hosted: Hosted, now: float) -> None:
+        """Announce the round again where others take the places of those who declined, once in `INVITE_EVERY_S`."""
+        told = self._announcement.cohort
+        if told is None or len(told) == len(hosted.round.cohort) or now < hosted.invited_at + INVITE_EVERY_S:
+            return
+        hosted.invited_at = now
+        await self._announce(self._announcement_of(hosted))
+
     async def _ended(self, hosted: Hosted, now: float) -> RoundResult:
         await self._receipts.end()
         self._announcement = self._announcement.model_copy(update={"closed": hosted.plan.key})
@@ -287,6 +300,8 @@ class Parent:
         result = result_of(hosted, self.session.traffic, now)
         self._pacing.learn(hosted.plan, hosted.round, result.contributions, now)
         self._pacing.forget_others_than(self._members.children)
+        self._choosing.learn(hosted.plan, hosted.round, result.contributions)
+        self._choosing.forget_others_than(self._members.children)
         return result
 
     async def _tell_those_in_the_last(self) -> None:
@@ -471,6 +486,12 @@ class Parent:
             return
         log.warning("%s cannot follow round %d: %s (%s)", node, refusal.key.round, refusal.reason, refusal.detail)
         hosted.refuse(Refused(node, refusal.reason, refusal.detail))
+        if node in hosted.round.waiting:
+            now = asyncio.get_running_loop().time()
+            another = self._choosing.in_place_of(hosted, self._eligible(hosted.plan.data), now)
+            # Asked first, for when nobody is left to wait for the round is over.
+            if another is not None:
+                self._perform(hosted, rounds.Invited(another), None)
         self._perform(hosted, rounds.Declined(refusal.key, node), None)
         self._news.tell()
 
