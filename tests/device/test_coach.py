@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from headwater.core.models import mlp
 from headwater.device import coach, state
 from headwater.device.agent import Agent, Means
 from headwater.device.coach import Beside
+from headwater.device.consent import Consent
 from headwater.device.runtime.client import Bounds, Worker
 from headwater.device.runtime.steps import Pace
 from headwater.device.runtime.trainer import Trainer, Training
@@ -130,6 +132,35 @@ async def test_a_plan_that_would_wait_too_long_is_declined_in_words(worker: Work
         "the device's own conditions did not hold in time: it is 12:00, outside conditions.hours 22:00-06:00",
     )
     assert 0.1 < time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 0.2])
+async def test_a_device_without_patience_declines_long_before_the_plan_is_over(
+    patience_s: float, worker: Worker, tmp_path: Path
+) -> None:
+    beside = Beside(lambda: "too hot", ConditionSettings(patience_s=patience_s), look_every_s=0.02)
+    started = time.monotonic()
+    result = await agent(worker, tmp_path, numbers(), beside).work(assignment(SLOW, ZERO, deadline_s=60.0))
+    assert result == Decline("not_now", "the device's own conditions did not hold in time: too hot")
+    assert patience_s <= time.monotonic() - started < patience_s + 5
+
+
+async def test_patience_outlasts_an_obstacle_that_is_shorter(worker: Worker, tmp_path: Path) -> None:
+    obstacles = iter(["too hot", "too hot"])
+    beside = Beside(lambda: next(obstacles, None), ConditionSettings(patience_s=10.0), look_every_s=0.02)
+    assert isinstance(await agent(worker, tmp_path, numbers(), beside).work(assignment(SLOW, ZERO)), Delta)
+
+
+async def test_the_owners_rule_declines_in_its_own_words(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = ModuleType("rules")
+    rules.small = lambda examples, **_: examples < 60 or "too much for today"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rules", rules)
+    beside = Beside(consent=Consent("rules:small"))
+    declined = await agent(worker, tmp_path, numbers(60), beside).work(assignment(SLOW, ZERO))
+    assert declined == Decline("not_now", "too much for today")
+    assert isinstance(await agent(worker, tmp_path, numbers(59), beside).work(assignment(SLOW, ZERO)), Delta)
 
 
 async def test_conditions_that_fail_in_the_middle_pause_and_the_result_is_the_same(

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from headwater.device.sources import DataMismatch, fits, open_sources
 from headwater.device.sources.live import sensors, windowing
 from headwater.device.sources.live.examples import features, form_of
-from headwater.device.sources.live.listening import is_noticeable, listeners
+from headwater.device.sources.live.listening import listeners
 from headwater.device.sources.live.payload import (
     MAX_NESTING,
     MAX_PAYLOAD_SIZE_BYTES,
@@ -746,18 +746,6 @@ async def test_a_feed_gives_each_new_window_and_a_slow_reader_loses_the_oldest(t
     assert windows[-1].x[0].tolist() == [(windows[-1].at_s - 1) % 100, windows[-1].at_s % 100]
     sensed(live, clock, 9)
     assert [window async for window in feed] == []
-
-
-def test_growth_is_told_when_it_is_noticeable() -> None:
-    def counts(train: int, test: int = 0) -> dict[str, DataStatus]:
-        return {"k": DataStatus(train_examples=train, test_examples=test)}
-
-    assert is_noticeable({}, counts(1))
-    assert is_noticeable(counts(1), {})
-    assert not is_noticeable(counts(100, 10), counts(110, 11))
-    assert is_noticeable(counts(100, 10), counts(111, 10))
-    assert is_noticeable(counts(100, 0), counts(100, 1))
-    assert not is_noticeable({}, {})
 
 
 async def test_sources_of_one_broker_share_a_connection(tmp_path: Path) -> None:

@@ -31,13 +31,10 @@ def live(path: Path, **changes: Any) -> LiveSource:
     return LiveSource("pump", SensorSource.model_validate(spec, strict=False), path)
 
 
-async def nothing() -> None: ...
-
-
 @contextlib.asynccontextmanager
 async def running(source: LiveSource, port: int) -> AsyncIterator[None]:
     """The source as the device's service runs it, stopped at the end."""
-    tasks = [asyncio.ensure_future(s) for s in services("d1", BrokerSettings(port=port), [source], dict, nothing)]
+    tasks = [asyncio.ensure_future(s) for s in services("d1", BrokerSettings(port=port), [source])]
     try:
         yield
         for task in tasks:

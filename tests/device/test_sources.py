@@ -459,7 +459,7 @@ def test_an_owners_function_gives_the_data() -> None:
         ("no_such_package:f", "No module named 'no_such_package'"),
         ("own_data:fails", "failed with RuntimeError: the sensor is off"),
         ("own_data:wrong", "returned list; return train_x"),
-        ("own_data:np", "failed with TypeError: 'module' object is not callable"),
+        ("own_data:np", "own_data:np: it is a module; name a function"),
         ("own_broken:f", "own_broken:f: importing it failed with RuntimeError: no driver"),
         ("..own:f", "importing it failed with TypeError"),
         ("own_data:ragged", "own_data:ragged: x: .*features must be numbers in rows of one length"),

@@ -23,6 +23,7 @@ from headwater.device.runtime.client import Worker
 from headwater.device.runtime.failures import GraphRefused, TrainingDiverged, TrainingTimedOut, WorkerFailed
 from headwater.device.runtime.steps import Course
 from headwater.device.runtime.trainer import NOTHING_TOLD, Evaluation, Trainer, statistics, summed
+from headwater.device.sharing import Sharing
 from headwater.device.sources import DataMismatch, Dataset, Source, fits
 from headwater.device.state import LocalState
 from headwater.node.child import Assignment, Decline
@@ -55,6 +56,7 @@ class Means:
 
     worker: Worker = field(default_factory=Worker)
     state: LocalState = field(default_factory=lambda: LocalState(Path("headwater-state")))
+    sharing: Sharing | None = None
     beside: Beside = field(default_factory=Beside)
     entropy: Callable[[], np.random.Generator] = np.random.default_rng
 
@@ -82,7 +84,11 @@ class Agent:
     def data(self) -> dict[str, DataStatus]:
         """What this device says of its data: how many examples, under which keys."""
         statuses = {key: source.status() for key, source in self._sources.items()}
-        return {key: status for key, status in statuses.items() if status is not None}
+        known = {key: status for key, status in statuses.items() if status is not None}
+        sharing = self._means.sharing
+        if sharing is None:
+            return known
+        return {key: sharing.with_histogram(key, status) for key, status in known.items()}
 
     def refused(self, key: RoundKey) -> None:
         """The delta of a plan was not taken: what was kept in case it would be is not so."""
@@ -126,6 +132,9 @@ class Agent:
         if data is None:
             raise _NoData
         fits(data, manifest)
+        if self._means.sharing is not None:
+            await asyncio.to_thread(self._means.sharing.saw, plan.data, data)
+        await self._means.beside.allowed(plan, len(data.train_x))
         models = models_of(manifest, assignment.model)
         if plan.task == "statistics":
             sums = await asyncio.to_thread(statistics, data)

@@ -18,6 +18,7 @@ import numpy as np
 from headwater.core.local import Measured, Measuring, Reply, Request, Trained
 from headwater.core.local import Training as Asked
 from headwater.device.conditions import pause_s
+from headwater.device.consent import Consent
 from headwater.device.runtime.failures import TrainingTimedOut
 from headwater.device.runtime.steps import Course, Minibatches, Segment, Steps
 from headwater.device.runtime.trainer import NOTHING_TOLD, Carry, Evaluation, Extras, Trainer, Training, told_as
@@ -49,15 +50,27 @@ class NotNow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """How a training lives beside the device's own work. `obstacle` looks at the sensors."""
+    """How a training lives beside the device's own work. `obstacle` looks at the sensors, `consent` asks the owner."""
 
     obstacle: Callable[[], str | None] = lambda: None
     conditions: ConditionSettings = field(default_factory=ConditionSettings)
     look_every_s: float = LOOK_EVERY_S
+    consent: Consent | None = None
+
+    async def allowed(self, plan: Plan, examples: int) -> None:
+        """Raises NotNow where the owner's rule objects to this plan."""
+        why = await self.consent.objection(plan, examples) if self.consent is not None else None
+        if why is not None:
+            raise NotNow(why)
 
     async def ready(self, until: float) -> None:
-        """Wait until the conditions hold; the log says for which. Raises NotNow at the loop's time `until`."""
+        """Wait until the conditions hold; the log says for which.
+
+        Raises NotNow at the loop's time `until`, or when they did not hold for `conditions.patience_s`.
+        """
         loop, told = asyncio.get_running_loop(), ""
+        if self.conditions.patience_s is not None:
+            until = min(until, loop.time() + self.conditions.patience_s)
         while why := self.obstacle():
             left_s = until - loop.time()
             if left_s <= 0:

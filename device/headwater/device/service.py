@@ -1,5 +1,6 @@
 """Law: a device agent is its data, its link and its work, running until it is told to stop."""
 
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
@@ -7,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from headwater.device.agent import Agent, Means
 from headwater.device.coach import Beside
+from headwater.device.consent import Consent
 from headwater.device.runtime.client import Bounds, Worker
 from headwater.device.runtime.trainer import Trainer
 from headwater.device.sensors import Sensors, watch
+from headwater.device.sharing import Sharing, classes_of
 from headwater.device.sources import LiveSource, Source, open_sources
 from headwater.device.sources.live.listening import services
 from headwater.device.state import LocalState
+from headwater.device.telling import Battery, Word, tell_changes
 from headwater.node.child import Assignment, Child, Decline
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
@@ -38,7 +42,7 @@ async def serve(settings: DeviceSettings) -> None:
         DataError: a data source is at fault.
         BrokerUnreachable, AccessRefused: the broker is.
     """
-    beside = Beside(watch(settings.conditions, Sensors(), datetime.now), settings.conditions)
+    beside = _beside(settings)
     sources = open_sources(settings.data, settings.state / "data" / settings.node)
     worker = Worker(
         Bounds(
@@ -48,11 +52,15 @@ async def serve(settings: DeviceSettings) -> None:
         )
     )
     state = LocalState(settings.state / "training" / settings.node)
+    sharing = _sharing(settings, state)
+    await sharing.look(sources)
+    battery = Battery(Sensors(), time.monotonic) if settings.sharing.battery else None
+    percent = battery.percent if battery is not None else lambda: None
     agent = Agent(
         settings.node,
         sources,
         time_limit_s=settings.training_limit_s,
-        means=Means(worker=worker, state=state, beside=beside),
+        means=Means(worker=worker, state=state, beside=beside, sharing=sharing),
     )
     identity = Identity(settings.fleet, settings.node, "device", settings.parent)
     store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
@@ -60,7 +68,7 @@ async def serve(settings: DeviceSettings) -> None:
     outbox = Outbox(store, has_two_parents=settings.fallback is not None)
 
     def child(connect: Connect, identity: Identity) -> Child:
-        return Child(connect, identity, objects, outbox, data=agent.data, refused=agent.refused)
+        return Child(connect, identity, objects, outbox, data=agent.data, refused=agent.refused, battery=percent)
 
     parents = Parents(
         partial(Session, settings.broker),
@@ -69,7 +77,12 @@ async def serve(settings: DeviceSettings) -> None:
         heartbeat_s=settings.heartbeat_s,
         second=second_of(settings.fallback, identity, settings.broker),
     )
-    live = services(settings.node, settings.broker, sources.values(), agent.data, parents.tell_status)
+    live = services(settings.node, settings.broker, sources.values())
+
+    async def word() -> Word:
+        await sharing.look(sources)
+        return Word(agent.data(), percent())
+
     server = _server(settings, sources, worker, state, parents) if settings.serving.enabled else None
 
     async def work(assignment: Assignment) -> Delta | Decline:
@@ -80,10 +93,23 @@ async def serve(settings: DeviceSettings) -> None:
 
     serving = [_serving(server, worker)] if server else []
     try:
-        await together(parents.run(work), *live, *serving)
+        await together(parents.run(work), tell_changes(word, parents.tell_status), *live, *serving)
     finally:
         worker.close()
         store.close()
+
+
+def _sharing(settings: DeviceSettings, state: LocalState) -> Sharing:
+    """Raises ConfigError where it is not said what would be shared."""
+    classes = classes_of(settings.sharing, settings.data) if settings.sharing.histogram else {}
+    return Sharing(classes, settings.sharing.epsilon, state)
+
+
+def _beside(settings: DeviceSettings) -> Beside:
+    """Raises ConfigError where a rule needs what is not there."""
+    conditions = settings.conditions
+    consent = Consent(conditions.rule) if conditions.rule is not None else None
+    return Beside(watch(conditions, Sensors(), datetime.now), conditions, consent=consent)
 
 
 def _server(

@@ -2,12 +2,14 @@
 
 <folder>/checkpoint            the newest long training, after its last finished epoch
 <folder>/memory/<run>          what a run's methods keep between rounds, which never leaves this device
+<folder>/told/<data key>       what was told of its labels, with the noise that was drawn for it
 """
 
 import logging
 import os
 import zlib
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,6 +73,18 @@ class LocalState:
     def kept(self, run: str) -> Mapping[str, Array]:
         """The arrays of a run's memory, whatever becomes of the last delta."""
         return self.memory(run).kept
+
+    def save_told(self, key: str, header: Mapping[str, Any], counts: Array, histogram: Array) -> None:
+        """Keep what is told of some data's labels, and of which."""
+        _write(self._told(key), Frame(header, {"counts": counts, "histogram": histogram}))
+
+    def told(self, key: str) -> Frame | None:
+        """What was last told of some data's labels."""
+        return _read(self._told(key))
+
+    def _told(self, key: str) -> Path:
+        # A key may be any text.
+        return self._folder / "told" / blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 def _write(path: Path, frame: Frame) -> None:

@@ -95,6 +95,7 @@ class Child:
         outbox: its finished deltas, shared with its sides towards other parents.
         data: what this node says of its data now.
         refused: told of each finished delta that was not taken, or never sent.
+        battery: the level of its battery, in percent; None without one.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Child:
         *,
         data: Callable[[], Mapping[str, DataStatus]],
         refused: Refused = _nobody_asks,
+        battery: Callable[[], float | None] = lambda: None,
     ) -> None:
         if identity.parent is None:
             raise ValueError("parent: a child has one")
@@ -115,6 +117,7 @@ class Child:
         self._outbox = outbox
         self._data = data
         self._refused = refused
+        self._battery = battery
         self._topics = Topics(identity.fleet)
         self._news = News()
         self._announcement: Announcement | None = None
@@ -168,7 +171,7 @@ class Child:
 
     async def tell_status(self) -> None:
         """Say who this node is and what data it has. Raises LinkDown where nobody hears it."""
-        status = self._identity.status("online", self._data())
+        status = self._identity.status("online", self._data(), self._battery())
         await self.session.publish(status.topic, status.payload, retain=True)
 
     async def _on_connect(self) -> None:

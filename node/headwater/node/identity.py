@@ -7,6 +7,7 @@ from functools import cache
 from importlib.metadata import version
 
 from headwater.schemas.base import Role
+from headwater.schemas.learning import CODECS
 from headwater.schemas.statuses import DataStatus, NodeState, NodeStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
@@ -28,7 +29,9 @@ class Identity:
     parent: str | None
     boot: str = field(default_factory=new_boot)
 
-    def status(self, state: NodeState, data: Mapping[str, DataStatus]) -> Publication:
+    def status(
+        self, state: NodeState, data: Mapping[str, DataStatus], battery_percent: float | None = None
+    ) -> Publication:
         """The retained word on this node."""
         status = NodeStatus(
             node=self.node,
@@ -38,6 +41,8 @@ class Identity:
             boot=self.boot,
             software=_software(),
             data=dict(data),
+            codecs=() if self.role == "cloud" else CODECS[1:],
+            battery_percent=battery_percent,
         )
         return Publication(Topics(self.fleet).status(self.node), encode_status(status), retain=True)
 

@@ -44,6 +44,9 @@ NodeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """One level of a topic: no slash, no wildcard, no space."""
 
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+EntryPoint = Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
+"""A function of an owner's, `package.module:function`."""
+
 Name = Annotated[str, Field(min_length=1, max_length=limits.MAX_NAME_LENGTH)]
 Text = Annotated[str, Field(max_length=limits.MAX_TEXT_LENGTH)]
 Count = Annotated[int, Field(ge=0, le=limits.MAX_COUNT)]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, SecretStr
 
-from headwater.schemas.base import Fraction, Frozen, Name, NodeId, Positive
+from headwater.schemas.base import EntryPoint, Fraction, Frozen, Name, NodeId, Positive, Weight
 from headwater.schemas.links import BrokerSettings as BrokerSettings
 from headwater.schemas.links import TlsSettings as TlsSettings
 from headwater.schemas.sources import SourceSpec
@@ -47,7 +47,11 @@ class ConditionSettings(Frozen):
     """When a device trains: behind its own work, and only while these hold.
 
     `niceness` and `max_cpu_share` (of one core) say how much it takes. `hours` is a local time window like
-    "22:00-06:00".
+    "22:00-06:00". A plan waits for them for `patience_s` and is declined then, so that another device may be asked; 0
+    declines at once, and left out it waits for as long as the plan does.
+
+    `rule` is a function of the owner's, `package.module:function`, with the last word: it is called with `run`,
+    `round`, `data` and the number of `examples`, and answers True, or False or a sentence, which declines the plan.
     """
 
     niceness: Annotated[int, Field(ge=0, le=19)] = 10
@@ -56,6 +60,24 @@ class ConditionSettings(Frozen):
     min_battery_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
     max_temperature_c: FiniteFloat | None = None
     hours: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")] | None = None
+    patience_s: Weight | None = None
+    rule: EntryPoint | None = None
+
+
+class SharingSettings(Frozen):
+    """What a device tells of itself that helps its parent choose; it stands in its retained status.
+
+    `histogram`: how many training examples it has of each label, with Laplace noise of scale 1/`epsilon`. That reveals
+    which labels are frequent here, and how they shift as the data grow; of one example whether it is there is hidden
+    as well as e^`epsilon` says, each time that it is told anew. A count is told anew when a tenth of the labels
+    changed, and these costs add up. `classes` says how many labels there are, by data key, where the data's source does
+    not. `battery`: the level of its battery, where it has one.
+    """
+
+    histogram: bool = False
+    epsilon: Positive = 1.0
+    classes: Annotated[dict[Name, Annotated[int, Field(ge=2)]], Field(max_length=64)] = Field(default_factory=dict)
+    battery: bool = True
 
 
 class FallbackSettings(Frozen):
@@ -92,6 +114,7 @@ class DeviceSettings(Frozen):
     store_size_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     conditions: ConditionSettings = Field(default_factory=ConditionSettings)
+    sharing: SharingSettings = Field(default_factory=SharingSettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 

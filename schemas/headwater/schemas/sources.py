@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from headwater.schemas.base import Frozen, Name, Positive
+from headwater.schemas.base import EntryPoint, Frozen, Name, Positive
 from headwater.schemas.links import BrokerSettings
 
 MAX_HELD_POINTS: Final = 100_000
@@ -64,7 +64,7 @@ class PythonSource(Frozen):
     """A function of the owner's, `package.module:function`; it returns train_x, train_y, test_x, test_y."""
 
     kind: Literal["python"]
-    entry: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
+    entry: EntryPoint
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 

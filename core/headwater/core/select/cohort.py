@@ -35,6 +35,7 @@ class Chosen(NamedTuple):
 
 EVERYONE: Final = Chosen(None, 0)
 
+
 def chosen(
     members: Iterable[str],
     fraction: float,

@@ -1,8 +1,6 @@
 """Law: an owner's function is trusted to run, and its result is checked like any other data."""
 
-import importlib
-from operator import attrgetter
-
+from headwater.device.entry import NoEntry, function_of
 from headwater.device.sources.dataset import Dataset, dataset
 from headwater.schemas.errors import DataError
 from headwater.schemas.sources import PythonSource
@@ -14,13 +12,10 @@ def load_python(spec: PythonSource) -> Dataset:
     Raises:
         DataError: the entry point is not there, fails, or returns something else.
     """
-    module_name, _, attribute = spec.entry.partition(":")
     try:
-        function = attrgetter(attribute)(importlib.import_module(module_name))
-    except (ImportError, AttributeError) as error:
-        raise DataError(f"entry: {spec.entry}: {error}; is the package installed for this Python?") from None
-    except Exception as error:
-        raise DataError(f"entry: {spec.entry}: importing it failed with {type(error).__name__}: {error}") from error
+        function = function_of(spec.entry)
+    except NoEntry as error:
+        raise DataError(f"entry: {error}") from None
     try:
         result = function(**spec.arguments)
     except Exception as error:
