@@ -68,6 +68,22 @@ class PythonSource(Frozen):
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
+PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""A file or folder of that name lies right where it is looked for, and nowhere else."""
+
+
+class PreparedSource(Frozen):
+    """Parts of a data set that `headwater data prepare NAME` has made: a driver, a home, a turbine each.
+
+    They lie in `folder`; without it, where that command puts them.
+    """
+
+    kind: Literal["prepared"]
+    name: PartName
+    parts: Annotated[tuple[PartName, ...], Field(min_length=1, max_length=1024)]
+    folder: Path | None = None
+
+
 TopicName = Annotated[str, Field(pattern=r"^[^+#\x00]+$", max_length=1024)]
 """One MQTT topic, without wildcards."""
 
@@ -216,7 +232,7 @@ class SensorSource(Frozen):
         return tuple(i for i, channel in enumerate(self.channels) if not names or channel.name in names)
 
 
-StaticSource = WatchSource | DigitsSource | FileSource | PythonSource
+StaticSource = WatchSource | DigitsSource | FileSource | PythonSource | PreparedSource
 """Those that are read once."""
 
 SourceSpec = Annotated[StaticSource | SensorSource, Field(discriminator="kind")]

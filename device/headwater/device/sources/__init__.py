@@ -1,7 +1,7 @@
 """Law: examples are checked once, at the door; inside, a `Dataset` is finite, of one shape, and has something to learn.
 
-watch.py   digits.py   files.py   python.py      one module for each kind that is read once
-live/                                            sensors, whose examples come while the agent runs
+watch.py   digits.py   files.py   prepared.py   python.py      one module for each kind that is read once
+live/                                                          sensors, whose examples come while the agent runs
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from headwater.device.sources.dataset import DataMismatch, Dataset, checked, fit
 from headwater.device.sources.digits import load_digits
 from headwater.device.sources.files import load_file
 from headwater.device.sources.live.sensors import LiveSource
+from headwater.device.sources.prepared import load_prepared
 from headwater.device.sources.python import load_python
 from headwater.device.sources.source import Fixed, Source
 from headwater.device.sources.watch import load_watch
@@ -20,6 +21,7 @@ from headwater.schemas.errors import ConfigError
 from headwater.schemas.sources import (
     DigitsSource,
     FileSource,
+    PreparedSource,
     PythonSource,
     SensorSource,
     SourceSpec,
@@ -66,6 +68,8 @@ def load(key: str, spec: StaticSource) -> Dataset:
             dataset = load_file(spec)
         case PythonSource():
             dataset = load_python(spec)
+        case PreparedSource():
+            dataset = load_prepared(spec)
     return checked(f"data.{key}", dataset)
 
 

@@ -3,8 +3,9 @@
 import csv
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,7 @@ from headwater.device.sources.dataset import MAX_EXAMPLES, Dataset, dataset
 from headwater.schemas.errors import DataError
 from headwater.schemas.sources import FileSource
 
-_DAMAGED: Final = (ValueError, csv.Error, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+DAMAGED: Final = (ValueError, csv.Error, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 """What the readers raise on bytes that are not of the kind that the file's name says (RuntimeError: an NPZ file that
 claims to be encrypted, or packed in a way that zipfile does not know)."""
 
@@ -40,7 +41,7 @@ def load_file(spec: FileSource) -> Dataset:
         table = _READERS[kind](spec)
     except OSError as error:
         raise DataError(f"{spec.path}: {error.strerror or error}; check data path and permissions") from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f"{spec.path}: {error}; this is no sound {kind} file, write it again") from None
     x, y = _features(spec, table), _target(spec, table)
     split = len(x) - int(len(x) * spec.test_fraction)
@@ -74,16 +75,26 @@ def _read_csv(spec: FileSource) -> _Table:
 
 
 def _read_npz(spec: FileSource) -> _Table:
+    return _Table(read_npz(spec.path, lambda found: _wanted(spec, found)), _row)
+
+
+def read_npz(path: Path, wanted: Callable[[Sequence[str]], Iterable[str]]) -> dict[str, NDArray[Any]]:
+    """The arrays of an NPZ file that `wanted` picks of the names in it.
+
+    Raises:
+        DataError: it holds something else than plain arrays.
+        OSError, or one of `DAMAGED`: it cannot be read.
+    """
     try:
-        loaded = np.load(spec.path, allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             raise ValueError("one array without a name")
         with loaded as arrays:
-            return _Table({name: np.asarray(arrays[name]) for name in _wanted(spec, list(arrays))}, _row)
+            return {name: np.asarray(arrays[name]) for name in wanted(list(arrays))}
     except ValueError as error:
         # numpy's own advice is to allow pickles: not here.
         what = "holds pickled objects, or is no NPZ file" if "pickle" in str(error) else str(error)
-        raise DataError(f"{spec.path}: {what}; save plain arrays with numpy.savez") from None
+        raise DataError(f"{path}: {what}; save plain arrays with numpy.savez") from None
 
 
 def _read_parquet(spec: FileSource) -> _Table:
