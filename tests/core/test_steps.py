@@ -195,19 +195,22 @@ def test_tallies_of_classes_are_counts() -> None:
     assert found["correct"] == found["class_correct"].sum()
 
 
-def test_the_sketch_of_errors_is_counts_in_buckets() -> None:
+@pytest.mark.parametrize("objective", ["mse", "mae", "huber", "reconstruction"])
+def test_the_sketch_of_errors_is_counts_in_buckets(objective: Objective) -> None:
     weights = {"w": np.eye(6, dtype=np.float32), "b": np.zeros(6, np.float32)}
     made = compile_bundle(
-        forward([node("Gemm", "x", "w", "b", out="y")], weights, outputs=(6,)), objective="reconstruction", name="m"
+        forward([node("Gemm", "x", "w", "b", out="y")], weights, outputs=(6,)), objective=objective, name="m"
     )
-    x = np.random.default_rng(4).normal(0, 1, (300, 6)).astype(np.float32)
+    signs = np.sign(np.random.default_rng(4).normal(0, 1, (300, 6)))
     # An error in the middle of a bucket, over all of them and beyond both ends.
     middles = SMALLEST * GAMMA ** (np.arange(-2, BUCKETS + 2)[np.arange(300) % (BUCKETS + 4)] + 0.5)
+    errors = np.sqrt(middles)[:, None].astype(np.float32) * signs.astype(np.float32)
+    # A model that gives nothing but 0 misses a target by all of it.
     given = start(made) | {"w": np.zeros((6, 6), np.float32), "mask": np.ones(300, np.float32)}
-    x = np.sqrt(middles)[:, None].astype(np.float32) * np.sign(x)
-    found = Runnable(made.bundle.graphs["evaluate"]).run(given | {"x": x})["error_sketch"]
+    given |= {"x": errors} if objective == "reconstruction" else {"x": np.ones_like(errors), "y": errors}
+    found = Runnable(made.bundle.graphs["evaluate"]).run(given)["error_sketch"]
     np.testing.assert_array_equal(
-        found, np.bincount(bucket_of((x.astype(np.float64) ** 2).mean(axis=1)), minlength=BUCKETS)
+        found, np.bincount(bucket_of((errors.astype(np.float64) ** 2).mean(axis=1)), minlength=BUCKETS)
     )
     assert (found > 0).all()
 

@@ -130,7 +130,8 @@ def test_a_classifier_gives_a_label_and_its_probabilities(
 
 
 def test_a_regression_gives_values_and_a_reconstruction_its_error() -> None:
-    assert said(Meaning("mse", False), [1.5, -2.0]).value == (1.5, -2.0)
+    forecast = said(Meaning("mse", False, threshold=0.3), [1.5, -2.0])
+    assert (forecast.value, forecast.threshold, forecast.alert) == ((1.5, -2.0), 0.3, False)
     usual = said(Meaning("reconstruction", False, threshold=1.0), [1.0, 1.0], [1.0, 2.0])
     assert (usual.error, usual.threshold, usual.alert) == (0.5, 1.0, False)
     assert said(Meaning("reconstruction", False, threshold=0.4), [1.0, 1.0], [1.0, 2.0]).alert

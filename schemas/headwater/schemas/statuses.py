@@ -93,8 +93,9 @@ class DeviceFigures(Frozen):
 
 
 class Figures(Frozen):
-    """What a split's tallies say: of a classifier its classes, in order; of a reconstruction its errors' quantiles; and
-    how accuracy, or the loss where there are no classes, spreads over devices."""
+    """What a split's tallies say: of a classifier its classes, in order; of a regression or a reconstruction the
+    quantiles of its squared errors, each the mean over an example's values; and how accuracy, or the loss where there
+    are no classes, spreads over devices."""
 
     balanced_accuracy: Share | None = None
     classes: Annotated[tuple[ClassFigures, ...], Field(max_length=limits.MAX_TALLY_LENGTH)] = ()
@@ -115,8 +116,9 @@ class ModelName(Frozen):
 class Prediction(Frozen):
     """What a device's model says of one window of its live data. `time` is the window's end, in seconds since 1970.
 
-    A classifier gives `label` and `probabilities`, a regression `value`; a reconstruction gives `error`, and
-    `threshold`, beyond which it is an anomaly. `alert` is what somebody should look at. What does not apply is null.
+    A classifier gives `label` and `probabilities`, a regression `value`, a reconstruction `error`: the mean of its
+    squares. Both of the latter give `threshold`, beyond which an error is an anomaly; a regression's is known only
+    when what it foretold has come. `alert` is what somebody should look at. What does not apply is null.
     """
 
     node: NodeId

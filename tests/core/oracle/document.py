@@ -101,8 +101,8 @@ def refused() -> Iterable[str]:
 def objectives() -> Iterable[str]:
     yield "\n## Objectives\n\n| objective | metrics | tallies | the model may end with |\n|---|---|---|---|\n"
     for name, row in OBJECTIVES.items():
-        tallies = {"cross_entropy": "class_examples, class_correct, class_predicted", "reconstruction": "error_sketch"}
-        yield f"| {name} | {', '.join(row.metrics)} | {tallies.get(name, '')} | {row.steps_over or ''} |\n"
+        tallies = ", ".join(tally.name for tally in row.tallies((None, 2)))
+        yield f"| {name} | {', '.join(row.metrics)} | {tallies} | {row.steps_over or ''} |\n"
     yield "\nAn example's weight goes in by the mask, class weights and label smoothing by `[loss]` of a run.\n"
 
 

@@ -212,6 +212,23 @@ def _huber_gradient(tape: Tape, prediction: str, target: str, share: str, loss: 
     return _scaled(tape, prediction, share, clipped)
 
 
+def _sketch(shape: Shape) -> tuple[Tally, ...]:
+    return (Tally(name="error_sketch", length=BUCKETS),)
+
+
+def _sketch_counts(tape: Tape, prediction: str, target: str, keep: str) -> Values:
+    """Each example's squared error in its bucket: floor(log(e/smallest)/log γ), the ends open (Masson et al. 2019).
+
+    Squared whatever the loss: an alarm's threshold then means the same under each.
+    """
+    error = tape.emit("Max", _squared(tape, prediction, target), tape.constant(SMALLEST))
+    place = tape.emit("Log", tape.emit("Div", error, tape.constant(SMALLEST)))
+    bucket = tape.emit("Floor", tape.emit("Mul", place, tape.constant(1.0 / math.log(GAMMA))))
+    last = tape.emit("Min", bucket, tape.constant(float(BUCKETS - 1)))
+    rows = _one_hot(tape, tape.emit("Cast", last, to=onnx.TensorProto.INT64), BUCKETS)
+    return (_summed(tape, rows, keep),)
+
+
 # ── binary cross-entropy ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -274,20 +291,6 @@ def _itself(shape: Shape, classes: int, x: Shape) -> None:
         raise UnsupportedModel(f"output: shape {list(shape)}; reconstruction needs that of the input, {list(x)}")
 
 
-def _sketch(shape: Shape) -> tuple[Tally, ...]:
-    return (Tally(name="error_sketch", length=BUCKETS),)
-
-
-def _sketch_counts(tape: Tape, prediction: str, target: str, keep: str) -> Values:
-    """Each example's error in its bucket: floor(log(e/smallest)/log γ), the ends open (Masson et al. 2019)."""
-    error = tape.emit("Max", _squared(tape, prediction, target), tape.constant(SMALLEST))
-    place = tape.emit("Log", tape.emit("Div", error, tape.constant(SMALLEST)))
-    bucket = tape.emit("Floor", tape.emit("Mul", place, tape.constant(1.0 / math.log(GAMMA))))
-    last = tape.emit("Min", bucket, tape.constant(float(BUCKETS - 1)))
-    rows = _one_hot(tape, tape.emit("Cast", last, to=onnx.TensorProto.INT64), BUCKETS)
-    return (_summed(tape, rows, keep),)
-
-
 OBJECTIVES: Final[dict[ObjectiveName, Objective]] = {
     "cross_entropy": Objective(
         ("loss", "correct"),
@@ -306,9 +309,11 @@ OBJECTIVES: Final[dict[ObjectiveName, Objective]] = {
         _binary_cross_entropy_gradient,
         steps_over="Sigmoid",
     ),
-    "mse": Objective(("loss", "absolute_error"), _number, _mse, _mse_gradient),
-    "mae": Objective(("loss", "squared_error"), _number, _mae, _mae_gradient),
-    "huber": Objective(("loss", "absolute_error", "squared_error"), _number, _huber, _huber_gradient),
+    "mse": Objective(("loss", "absolute_error"), _number, _mse, _mse_gradient, _sketch, _sketch_counts),
+    "mae": Objective(("loss", "squared_error"), _number, _mae, _mae_gradient, _sketch, _sketch_counts),
+    "huber": Objective(
+        ("loss", "absolute_error", "squared_error"), _number, _huber, _huber_gradient, _sketch, _sketch_counts
+    ),
     "reconstruction": Objective(("loss", "absolute_error"), _itself, _mse, _mse_gradient, _sketch, _sketch_counts),
 }
 

@@ -60,7 +60,7 @@ class Meaning:
                 beyond = self.threshold is not None and error > self.threshold
                 return {"error": error, "threshold": self.threshold, "alert": beyond}
             case _:
-                return {"value": _told(flat)}
+                return {"value": _told(flat), "threshold": self.threshold}
 
     def _classified(self, shares: NDArray[np.float64]) -> dict[str, Any]:
         best = int(np.argmax(shares))
@@ -89,7 +89,7 @@ def score_of(metrics: Sequence[Metric]) -> Score | None:
 
 
 def threshold_of(tallies: Sequence[Counts], share: float) -> float | None:
-    """The reconstruction error that `share` of the test part stays below, or None where nothing was counted."""
+    """The squared error that `share` of the test part stays below, or None where nothing was counted."""
     for tally in tallies:
         counts = decode_tensor(tally.values, tally.name)
         if tally.name == NAME and counts.sum() > 0:
