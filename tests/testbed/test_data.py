@@ -220,15 +220,27 @@ def test_the_levels_of_a_home_are_its_own_thirds() -> None:
     assert np.bincount(small.train_y) / len(small.train_y) == pytest.approx([1 / 3] * 3, abs=0.01)
 
 
-def test_a_turbine_stands_still_in_no_example_and_lacks_no_step() -> None:
-    times = np.arange(np.datetime64("2014-01-01T00:00"), np.datetime64("2014-01-01T05:00"), np.timedelta64(10, "m"))
-    values = np.full((30, 6), 10.0)
-    values[8, turbines.POWER] = -1.0
-    values[14, turbines.PITCH] = 90.0
-    kept = np.delete(np.arange(30), 20)
-    hours, table = turbines._hours(times[kept][::-1], values[kept][::-1])
-    assert hours.astype("datetime64[h]").astype(str).tolist() == ["2014-01-01T00", "2014-01-01T04"]
-    assert table.shape == (2, 6, 6)
+def test_a_turbine_stands_still_in_no_window_and_lacks_no_step() -> None:
+    times = np.arange(np.datetime64("2014-01-01T00:00"), np.datetime64("2014-01-01T12:00"), np.timedelta64(10, "m"))
+    values = np.full((72, 6), 10.0)
+    values[2, turbines.POWER] = -1.0
+    values[25, turbines.PITCH] = 90.0
+    kept = np.delete(np.arange(72), 50)
+    begins, table = turbines._windows(times[kept][::-1], values[kept][::-1])
+    # 0 o'clock it stood, at 4 it was out of the wind, at 8 a step is missing; a window has three hours.
+    assert begins.astype("datetime64[h]").astype(int).tolist() == [385704 + hour for hour in (1, 5, 9)]
+    assert table.shape == (3, 18, 6)
+
+
+def test_no_step_of_a_turbine_is_in_two_parts() -> None:
+    hours = np.arange(np.datetime64("2014-12-31T00"), np.datetime64("2015-07-02T00"), np.timedelta64(1, "h"))
+    windows = np.full((len(hours), 18, 6), 100.0)
+    windows[:, :, turbines.WIND] = np.arange(len(hours))[:, None] + np.arange(18) / 6
+    part = turbines._part(hours, windows, 0)
+    winds = [x[:, :18] for x in (part.train_x, part.test_x)]
+    assert winds[0].max() < winds[1].min()
+    assert len(part.train_x) == 22
+    assert len(part.judged_x) == 24
 
 
 def test_the_hour_of_a_log_is_told_in_universal_time() -> None:
@@ -238,13 +250,13 @@ def test_the_hour_of_a_log_is_told_in_universal_time() -> None:
 
 def test_faults_take_half_of_the_days_and_only_what_they_change_is_one() -> None:
     times = np.arange(np.datetime64("2015-07-01T00"), np.datetime64("2015-07-25T00"), np.timedelta64(1, "h"))
-    hours = np.full((len(times), 6, 6), 500.0)
-    changed, faulty = turbines.with_faults(times, hours, np.random.default_rng(0))
+    windows = np.full((len(times), 18, 6), 500.0)
+    changed, faulty = turbines.with_faults(times, windows, np.random.default_rng(0))
     # Of 24 days 12 are faulty, 4 of each kind; a cap at 683 kW does not touch a power of 500.
     assert faulty.sum() == 8 * 24
     assert (changed[:, 0, turbines.POWER] == 375).sum() == 4 * 24
     assert (changed[:, 0, turbines.WIND] < 500).sum() == 4 * 24
-    assert (hours == 500).all()
+    assert (windows == 500).all()
 
 
 def test_stretches_of_a_shuttle_share_no_row_and_no_anomaly_is_trained_on() -> None:

@@ -1,157 +1,146 @@
 """Law: the demo shows the gap, honestly: each alone against all together, on everyone's test part and on a stranger.
 
-Nine people's smartwatches in two gyms learn to tell seven exercises apart. The tenth person takes no part, and is only
-tested on. Data are read by the device processes; the testbed reads them again to judge the models.
+A scenario says who learns what. Data are read by the device processes; the testbed reads them again to judge models.
 """
 
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
 
+import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from headwater.cloud.history import open_history
-from headwater.cloud.preparation import forward_model
-from headwater.device.sources import load
+from headwater.cloud.history.records import RoundRecord
+from headwater.device.sources import Dataset, load
+from headwater.device.sources.prepared import data_folder, part_file, part_of
 from headwater.node.service import INTERRUPTED
-from headwater.schemas.errors import ConfigError, HeadwaterError, RunFailed
+from headwater.schemas.errors import ConfigError, DataError, HeadwaterError, RunFailed
 from headwater.schemas.messages import Model
 from headwater.schemas.run import RunDescription
-from headwater.schemas.sources import WatchSource
+from headwater.schemas.sources import PreparedSource
 from headwater.schemas.statuses import RunStatus
 from headwater.schemas.tensors import Array, decode_tensors, parameter_specs
 from headwater.schemas.wire import decode_object
-from headwater.testbed.baselines import Judge, alone, together, trainer_of
+from headwater.testbed.baselines import averaged, together, trainer_of
+from headwater.testbed.data.catalogue import known
+from headwater.testbed.data.parts import JUDGED
+from headwater.testbed.data.preparing import is_prepared
+from headwater.testbed.judging import ALARM, Judge, Judged, Test
 from headwater.testbed.observer import Observer
-from headwater.testbed.tree import Standing, Tree, standing
+from headwater.testbed.outcome import EVERYONE, Outcome, Told, as_json, tables
+from headwater.testbed.page import FIGURE, PAGE, write_page
+from headwater.testbed.scenarios import DEFAULT, UNSEEN, Scenario, Source
+from headwater.testbed.tree import Standing, standing
 from headwater.testbed.view import View
 
-PEOPLE: Final = tuple(range(1, 10))
-STRANGER: Final = 10
-EVERYONE: Final = "everyone's test part"
-UNSEEN: Final = "the unseen person"
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the demo found. Accuracies by test set; `alone` by device."""
-
-    run: str
-    rounds: int
-    fleet: dict[str, float]
-    alone: dict[str, dict[str, float]]
-    bytes: dict[str, dict[str, int]]
-    wall_s: float
-    database: str
-
-    def local_mean(self, test: str) -> float:
-        return sum(accuracy[test] for accuracy in self.alone.values()) / len(self.alone)
-
-
-def run_demo(*, rounds: int, folder: Path, seed: int, as_json: bool) -> int:
+def run_demo(scenario: Scenario, folder: Path, *, with_json: bool) -> int:
     """Run the whole demo; returns the exit code."""
-    console = Console(stderr=as_json)
-    description = _description(rounds, seed)
-    try:
-        _clear(folder)
-    except OSError as error:
-        print(f"headwater: --folder {folder}: {error.strerror}; choose another folder", file=sys.stderr)
-        return ConfigError.exit_code
+    console = Console(stderr=with_json)
     # An interrupt by SIGTERM ends the processes as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        outcome = asyncio.run(_watch(description, folder, console))
+        outcome = played(scenario, folder, console)
+        drawn = write_page(outcome, folder / PAGE)
     except KeyboardInterrupt:
         console.print("\nstopped; every process has ended.", highlight=False)
         return INTERRUPTED
     except HeadwaterError as error:
         print(f"headwater: {error}", file=sys.stderr)
         return error.exit_code
-    _report(outcome, console)
-    if as_json:
-        print(json.dumps(_as_json(outcome, description)), flush=True)
+    _report(outcome, folder, drawn, console)
+    if with_json:
+        print(json.dumps(as_json(outcome)), flush=True)
     return 0
 
 
-def _clear(folder: Path) -> None:
+def played(scenario: Scenario, folder: Path, console: Console) -> Outcome:
+    """What came of a scenario whose fleet was started, learned, and was ended.
+
+    Raises:
+        DataError: its data were not prepared.
+        ConfigError: the folder cannot be written.
+        RunFailed, ProcessDied: a part of the fleet failed.
+    """
+    for name in scenario.prepared:
+        if not is_prepared(known(name), data_folder(os.environ, Path.home())):
+            raise DataError(f"scenario {scenario.name}: its data are not here yet; headwater data prepare {name}")
+    try:
+        _clear(scenario, folder)
+    except OSError as error:
+        raise ConfigError(f"--folder {folder}: {error.strerror}; choose another folder") from None
+    return asyncio.run(_watch(scenario, folder, console))
+
+
+def _clear(scenario: Scenario, folder: Path) -> None:
     """Take away what an earlier demo left there, and nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
-    nodes = ("cloud", *demo_tree().gateways, *demo_tree().devices)
-    for name in [f"{node}.{kind}" for node in nodes for kind in ("toml", "log")]:
+    nodes = ("cloud", *scenario.clusters, *scenario.devices)
+    for name in (PAGE, FIGURE, *(f"{node}.{kind}" for node in nodes for kind in ("toml", "log"))):
         (folder / name).unlink(missing_ok=True)
     for end in ("", "-wal", "-shm"):
         (folder / f"history.db{end}").unlink(missing_ok=True)
 
 
-def demo_tree() -> Tree:
-    """Nine devices, one person each, below two gateways."""
-    names = {person: f"watch-{person}" for person in PEOPLE}
-    return Tree(
-        fleet="demo",
-        clusters={
-            "gym-north": tuple(names[person] for person in PEOPLE[:5]),
-            "gym-south": tuple(names[person] for person in PEOPLE[5:]),
-        },
-        data={name: {"watch": {"kind": "watch", "persons": [person]}} for person, name in names.items()},
-    )
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    """What the devices reach alone, and who judges."""
+
+    judge: Judge
+    told: Mapping[str, Told]
 
 
-def _description(rounds: int, seed: int) -> RunDescription:
-    return RunDescription.model_validate(
-        {
-            "name": "exercises",
-            "data": "watch",
-            "rounds": rounds,
-            "seed": seed,
-            "model": {"kind": "mlp", "features": 72, "classes": 7, "hidden": (64,), "normalise": True},
-            "local": {"epochs": 1, "batch_size": 16, "learning_rate": 0.1},
-            "cohort": {"deadline_s": 20.0, "min_children": 2},
-        }
-    )
-
-
-async def _watch(description: RunDescription, folder: Path, console: Console) -> Outcome:
+async def _watch(scenario: Scenario, folder: Path, console: Console) -> Outcome:
     started = monotonic()
-    tree = demo_tree()
-    processes = 1 + 2 * len(tree.gateways) + 1 + len(tree.devices)
-    console.print(f"Starting {processes} processes: 3 brokers, a cloud, 2 gateways, 9 devices …", highlight=False)
+    console.print(_starting(scenario), highlight=False)
     halt = threading.Event()
-    judging = asyncio.create_task(asyncio.to_thread(_alone, description, halt.is_set))
+    judging = asyncio.create_task(asyncio.to_thread(_alone, scenario, halt.is_set))
     with contextlib.ExitStack() as stack:
         # asyncio waits for its threads at the end: one that nobody needs any more must hear of it.
         stack.callback(halt.set)
-        fleet = stack.enter_context(standing(tree, folder))
-        observer = Observer(tree.fleet, fleet.ports)
+        fleet = stack.enter_context(standing(scenario.tree(), folder))
+        observer = Observer(fleet.tree.fleet, fleet.ports)
         following = asyncio.create_task(observer.follow())
         try:
             await observer.wait_ready(fleet)
-            run, status = await _one_run(description, fleet, observer, console)
+            run, status = await _one_run(scenario.run, fleet, observer, console)
             if status.state != "finished":
                 raise RunFailed(f"run {run}: {status.state}: {status.detail}; see the logs in {folder}")
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
         links = _links(observer)
-        judge, others = await judging
+        alone = await judging
+    rounds, model = _history_of(fleet.database, run, alone.judge)
     return Outcome(
+        scenario=scenario,
         run=run,
-        rounds=description.rounds,
-        fleet=judge.accuracy(_final(fleet.database, run, judge)),
-        alone=others,
+        fleet=alone.judge.figures(model, _threshold(rounds)),
+        alone=alone.told,
+        curve=_curve(rounds),
         bytes=links,
         wall_s=monotonic() - started,
         database=fleet.database,
+    )
+
+
+def _starting(scenario: Scenario) -> str:
+    gateways, devices = len(scenario.clusters), len(scenario.devices)
+    brokers = 1 + gateways
+    return (
+        f"Starting {brokers + 1 + gateways + devices} processes: {brokers} brokers, a cloud, "
+        f"{gateways} gateway{'s' if gateways > 1 else ''}, {devices} devices …"
     )
 
 
@@ -169,26 +158,66 @@ async def _one_run(
         return run, await observer.wait_run(run, fleet, view.look)
 
 
-def _alone(description: RunDescription, halted: Callable[[], bool]) -> tuple[Judge, dict[str, dict[str, float]]]:
-    """Each device's own model, judged."""
-    data = {person: load("watch", WatchSource(kind="watch", persons=(person,))) for person in (*PEOPLE, STRANGER)}
-    trainer, initial = trainer_of(description, forward_model(description, None))
-    judge = Judge(trainer, {EVERYONE: together(list(data.values())), UNSEEN: data[STRANGER]})
-    models = {
-        f"watch-{person}": alone(trainer, initial, description, f"watch-{person}", data[person], halted)
-        for person in PEOPLE
-    }
-    return judge, {name: judge.accuracy(model) for name, model in models.items()}
+def _alone(scenario: Scenario, halted: Callable[[], bool]) -> _Alone:
+    """Each device's own model, judged by its own threshold."""
+    tests = {name: test_of(scenario.sources[name]) for name in (*scenario.devices, UNSEEN)}
+    trainer, initial = trainer_of(scenario.run)
+    judge = Judge(trainer, {EVERYONE: everyones(tests), scenario.stranger: tests[UNSEEN]})
+    told = {}
+    for device in scenario.devices:
+        data = tests[device].data
+        model = averaged(trainer, initial, scenario.run, {device: data}, halted=halted)
+        told[device] = judge.figures(model, judge.threshold(model, data))
+    return _Alone(judge, told)
 
 
-def _final(database: str, run: str, judge: Judge) -> tuple[Array, ...]:
+def test_of(source: Source) -> Test:
+    """What a source's device has, with the judged examples of its part, which it does not read."""
+    data = load(UNSEEN, source)
+    if not isinstance(source, PreparedSource):
+        return Test(data)
+    folder = source.folder or data_folder(os.environ, Path.home())
+    found = [part_of(source.name, part_file(folder, source.name, part), JUDGED) for part in source.parts]
+    if not all(name in part for part in found for name in JUDGED):
+        return Test(data)
+    return Test(data, Judged(*(np.concatenate([part[name] for part in found]) for name in JUDGED)))
+
+
+def everyones(tests: Mapping[str, Test]) -> Test:
+    """All of them as one."""
+    judged = [test.judged for test in tests.values() if test.judged is not None]
+    data: Dataset = together([test.data for test in tests.values()])
+    if not judged:
+        return Test(data)
+    joined = (np.concatenate([getattr(one, name) for one in judged]) for name in ("x", "y", "anomaly"))
+    return Test(data, Judged(*joined))
+
+
+# ── what the history says ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _history_of(database: str, run: str, judge: Judge) -> tuple[tuple[RoundRecord, ...], tuple[Array, ...]]:
+    """The rounds that closed, and the last model."""
     history = open_history(database)
     try:
+        rounds = tuple(r for r in history.rounds_of(run) if r.state == "closed")
         _, payload = history.model_of(run)
     finally:
         history.close()
     manifest = judge.trainer.manifest
-    return decode_tensors(decode_object(payload, Model).tensors, parameter_specs(manifest.parameters))
+    return rounds, decode_tensors(decode_object(payload, Model).tensors, parameter_specs(manifest.parameters))
+
+
+def _threshold(rounds: tuple[RoundRecord, ...]) -> float | None:
+    """The federated one: the quantile of the errors on all devices' test parts, from the sketch that they added up."""
+    told = [r.test.error_quantiles for r in rounds if r.test is not None and r.test.error_quantiles]
+    return told[-1][ALARM] if told else None
+
+
+def _curve(rounds: tuple[RoundRecord, ...]) -> tuple[float, ...]:
+    """What each round's model reached on the devices' test parts: its accuracy, else its loss."""
+    reached = {r.round: r.test_loss if r.accuracy is None else r.accuracy for r in rounds if r.task == "train"}
+    return tuple(value for _, value in sorted(reached.items()) if value is not None)
 
 
 def _links(observer: Observer) -> dict[str, dict[str, int]]:
@@ -201,25 +230,25 @@ def _links(observer: Observer) -> dict[str, dict[str, int]]:
     return links
 
 
-def _report(outcome: Outcome, console: Console) -> None:
-    table = Table(title=f"Accuracy after {outcome.rounds} rounds", title_justify="left")
-    table.add_column("model")
-    for test in (EVERYONE, UNSEEN):
-        table.add_column(f"on {test}", justify="right")
-    for name, accuracy in outcome.alone.items():
-        table.add_row(f"{name} alone", *(f"{accuracy[test]:.3f}" for test in (EVERYONE, UNSEEN)), style="dim")
-    table.add_row("one device alone, mean", *(f"{outcome.local_mean(test):.3f}" for test in (EVERYONE, UNSEEN)))
-    table.add_row("the fleet", *(f"{outcome.fleet[test]:.3f}" for test in (EVERYONE, UNSEEN)), style="bold green")
-    console.print(table)
+# ── what people read ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _report(outcome: Outcome, folder: Path, drawn: bool, console: Console) -> None:
+    for table in tables(outcome):
+        console.print(table)
     for link, counts in outcome.bytes.items():
         console.print(f"  {link}: {counts['down']:,} bytes down, {counts['up']:,} up", highlight=False)
+    scenario = outcome.scenario
+    again = "demo" if scenario.name == DEFAULT else f"demo {scenario.name}"
+    figure = "with its figure" if drawn else "without a figure, which takes: pip install 'headwater[plots]'"
     console.print(
         f"\nTook {outcome.wall_s:.0f} s. No recording left its device: what travelled were models and weighted sums.\n"
+        f"A page about it is {folder / PAGE}, {figure}.\n"
         f"The history lies in {outcome.database}. Next, try:\n\n"
         f"  export HEADWATER_DATABASE={outcome.database}\n"
         f"  {_command()} run show\n"
-        f"  {_command()} run export --output exercises.onnx\n"
-        f"  {_command()} demo --rounds 10 --seed 1\n",
+        f"  {_command()} run export --output {scenario.run.name}.onnx\n"
+        f"  {_command()} {again} --rounds 10 --seed 1\n",
         highlight=False,
         soft_wrap=True,
     )
@@ -231,22 +260,3 @@ def _command() -> str:
         return "headwater"
     program = Path(sys.executable).with_name("headwater")
     return str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)
-
-
-def _as_json(outcome: Outcome, description: RunDescription) -> dict[str, Any]:
-    return {
-        "rounds": outcome.rounds,
-        "devices": len(PEOPLE),
-        "gateways": len(demo_tree().gateways),
-        "accuracy": {
-            "local_mean": round(outcome.local_mean(EVERYONE), 4),
-            "global": round(outcome.fleet[EVERYONE], 4),
-            "unseen_person": round(outcome.fleet[UNSEEN], 4),
-            "local_mean_unseen_person": round(outcome.local_mean(UNSEEN), 4),
-        },
-        "wall_s": round(outcome.wall_s, 2),
-        "bytes": outcome.bytes,
-        "history": outcome.database,
-        "run_id": outcome.run,
-        "seed": description.seed,
-    }

@@ -77,7 +77,7 @@ CATALOGUE: Final = {
         ),
         DataSet(
             name="turbines",
-            about="four wind turbines: the power of an hour by its wind, and what is less than it should be",
+            about="four wind turbines: the power by the wind, and when it is less than it should be",
             requirement="openoa==3.2",
             members={turbines.MEMBER: "be5ea66a3355286e491f5618250dc83e85252a8cb337748d7ba19edc50df6138"},
             licence="Etalab Open Licence 2.0 (the data); BSD-3-Clause (the package openoa)",
