@@ -211,7 +211,7 @@ class Coordinator:
             counted=counted,
             keep_payloads=description.keep_deltas,
             models=len(course.models.parameters),
-            places=course.models.clusters if description.clusters.by == "place" else (),
+            places=course.models.clusters if description.learning.has_places else (),
         )
         # The journal is the history's, and may be away when the round opens.
         return await self._patience.through(partial(host, ask, course.manifest))

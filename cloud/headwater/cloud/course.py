@@ -18,6 +18,7 @@ from headwater.core import optimise
 from headwater.core.aggregate import Parameters, Sums, means, shared
 from headwater.core.normalise import normalised
 from headwater.core.optimise import Models
+from headwater.core.optimise.relation import anchors_of
 from headwater.core.staleness import mixed
 from headwater.node.hosting import RoundResult
 from headwater.node.patching import Downlink, patch
@@ -25,7 +26,7 @@ from headwater.schemas.errors import RunFailed
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import Model, ObjectRef, PatchRef
 from headwater.schemas.run import RunDescription
-from headwater.schemas.tensors import decode_tensors, encode_tensors, model_specs
+from headwater.schemas.tensors import Array, encode_tensors, models_of
 from headwater.schemas.wire import decode_object, encode, reference
 
 
@@ -87,19 +88,17 @@ def begun(
 
 def parameters_of(manifest: Manifest, model: bytes) -> tuple[Parameters, ...]:
     """An encoded version's models, each in the manifest's order."""
-    message = decode_object(model, Model)
-    count = len(message.clusters) or 1
-    flat = decode_tensors(message.tensors, model_specs(manifest, count))
-    each = len(manifest.parameters)
-    return tuple(flat[begin : begin + each] for begin in range(0, len(flat), each))
+    return models_of(manifest, decode_object(model, Model))
 
 
-def encoded(run: str, version: int, models: Models) -> bytes:
+def encoded(run: RunRecord, manifest: Manifest, version: int, models: Models) -> bytes:
     """The models of a version as they travel."""
-    companions = [control for state in models.states for control in state.get("control", ())]
+    companions: list[Array] = [control for state in models.states for control in state.get("control", ())]
+    if run.description.personal.method == "mocha":
+        companions = list(anchors_of(manifest, models.parameters))
     return encode(
         Model(
-            run=run,
+            run=run.id,
             version=version,
             tensors=encode_tensors(value for parameters in models.parameters for value in parameters),
             clusters=models.clusters,
@@ -110,12 +109,12 @@ def encoded(run: str, version: int, models: Models) -> bytes:
 
 def with_places(course: Course, children: frozenset[str]) -> tuple[Course, bytes | None]:
     """The course with a model for each child of the cloud, where a run has one for each place; and the version anew."""
-    if course.description.clusters.by != "place":
+    if not course.description.learning.has_places:
         return course, None
     models = optimise.grown(course.description.learning, course.manifest, course.models, children)
     if models is course.models:
         return course, None
-    model = encoded(course.run.id, course.round, models)
+    model = encoded(course.run, course.manifest, course.round, models)
     return replace(course, models=models, model=reference(model), patch=None), model
 
 
@@ -181,7 +180,7 @@ def _trained(course: Course, result: RoundResult, base: Parameters | None, fleet
 def _version(course: Course, number: int, models: Models) -> Behind:
     if not all(np.isfinite(value).all() for parameters in models.parameters for value in parameters):
         raise RunFailed(f"round {number}: the model is no longer finite; lower local.learning_rate")
-    model = encoded(course.run.id, number, models)
+    model = encoded(course.run, course.manifest, number, models)
     course = replace(course, models=models, model=reference(model), round=number, patch=None)
     return Behind(course, model, memory.written(models.states, course.residual, course.mask))
 

@@ -1,6 +1,8 @@
 """Law: a run's description becomes graphs and a first model by its seed alone, and nothing unverified goes out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,9 @@ from headwater.schemas.messages import Bundle, Model
 from headwater.schemas.run import OnnxModel, RunDescription
 from headwater.schemas.tensors import encode_tensors
 from headwater.schemas.wire import encode
+
+LIKENESS_SPREAD: Final = 1.0
+"""How far the models of a clustered run begin from the first, in standard deviations of each tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +94,27 @@ def prepare(
         forward=source,
         manifest=compiled.manifest,
         bundle=encode(Bundle(manifest=compiled.manifest, graphs=compiled.bundle.graphs)),
-        model=encode(Model(run=run, version=0, tensors=encode_tensors(parameters))),
+        model=encode(_first(run, description, parameters)),
         verification=verification,
     )
+
+
+def _first(run: str, description: RunDescription, parameters: Sequence[NDArray[np.float32]]) -> Model:
+    """Version 0. Models that coexist by likeness must differ to begin with, or all devices would choose the first: each
+    but that one is moved a little, at random (Ghosh et al. 2020, section 6, draw all of them)."""
+    if description.clusters.by != "likeness":
+        return Model(run=run, version=0, tensors=encode_tensors(parameters))
+    names = tuple(f"likeness-{number}" for number in range(1, description.clusters.count + 1))
+    tensors = [_moved(value, description.seed, number) for number in range(len(names)) for value in parameters]
+    return Model(run=run, version=0, tensors=encode_tensors(tensors), clusters=names)
+
+
+def _moved(value: NDArray[np.float32], seed: int, number: int) -> NDArray[np.float32]:
+    """By a fraction of the tensor's own spread; what is constant, as a bias or a normaliser, stays."""
+    if not number:
+        return value
+    drawn = np.random.default_rng([seed, number]).standard_normal(value.shape)
+    return np.asarray(value + LIKENESS_SPREAD * value.std() * drawn, dtype=np.float32)
 
 
 def _check_shapes(manifest: Manifest, parameters: tuple[NDArray[np.float32], ...]) -> None:

@@ -18,7 +18,7 @@ from headwater.core.local import Memory, Outcome, Setting, pace
 from headwater.core.local.method import Arrays, with_own
 from headwater.core.personalise import evaluation_of, round_of
 from headwater.device.coach import Beside, Coach, Lesson, NotNow
-from headwater.device.memory import CHOSEN, STEPS_PER_S, Memories, fitting, models_of
+from headwater.device.memory import CHOSEN, STEPS_PER_S, Memories, fitting
 from headwater.device.runtime.client import Worker
 from headwater.device.runtime.failures import GraphRefused, TrainingDiverged, TrainingTimedOut, WorkerFailed
 from headwater.device.runtime.steps import Course
@@ -27,11 +27,12 @@ from headwater.device.sharing import Sharing
 from headwater.device.sources import DataMismatch, Dataset, Source, fits
 from headwater.device.state import LocalState
 from headwater.node.child import Assignment, Decline
+from headwater.node.places import own
 from headwater.node.tasks import Background
 from headwater.schemas.manifest import LOCAL_STEPS, Manifest
 from headwater.schemas.messages import Bundle, Delta, Metric, Model, ObjectRef, Plan, RoundKey
 from headwater.schemas.statuses import DataStatus
-from headwater.schemas.tensors import Array, TensorError, companion_specs, decode_tensors, encode_tensors
+from headwater.schemas.tensors import Array, TensorError, companion_specs, decode_tensors, encode_tensors, models_of
 
 log = logging.getLogger("headwater.device")
 
@@ -103,7 +104,7 @@ class Agent:
         plan = assignment.plan
         async with self._one_at_a_time:
             try:
-                return await self._contribute(assignment)
+                return await self._contribute(own(assignment, self._node))
             except _NoData:
                 known = ", ".join(self.data()) or "nothing"
                 return Decline("no_data", f"data: no {plan.data!r} here; this device has {known}")
@@ -185,7 +186,7 @@ class Agent:
         plan = lesson.plan
         kept = fitting(manifest, memory.at(plan.key))
         specs = len(models) * companion_specs(manifest, plan.learning)
-        setting = Setting(
+        return Setting(
             manifest=manifest,
             learning=plan.learning,
             models=tuple(with_own(manifest, model, kept) for model in models),
@@ -195,8 +196,6 @@ class Agent:
             companions=decode_tensors(message.companions, specs) if message.companions else (),
             memory=kept,
         )
-        place = plan.learning.clusters.by == "place" and self._node in message.clusters
-        return setting.with_model(message.clusters.index(self._node)) if place else setting
 
     def _update(self, plan: Plan, manifest: Manifest, data: Dataset, outcome: Outcome, told: Evaluation) -> Delta:
         """The delta of a round of training."""

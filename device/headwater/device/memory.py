@@ -15,8 +15,8 @@ from headwater.core.local import Memory
 from headwater.core.local.method import Arrays, with_own
 from headwater.device.state import LocalState
 from headwater.schemas.manifest import Manifest
-from headwater.schemas.messages import Model, RoundKey
-from headwater.schemas.tensors import Array, decode_tensors, model_specs
+from headwater.schemas.messages import RoundKey
+from headwater.schemas.tensors import Array
 
 log = logging.getLogger("headwater.device")
 
@@ -79,13 +79,6 @@ def fitting(manifest: Manifest, kept: Arrays) -> dict[str, Array]:
         else:
             fit[name] = value
     return fit
-
-
-def models_of(manifest: Manifest, model: Model) -> tuple[ModelArrays, ...]:
-    """The models of a message, each in the manifest's order. Raises TensorError."""
-    count, each = len(model.clusters) or 1, len(manifest.parameters)
-    flat = decode_tensors(model.tensors, model_specs(manifest, count))
-    return tuple(flat[begin : begin + each] for begin in range(0, len(flat), each))
 
 
 def in_use(manifest: Manifest, models: Sequence[ModelArrays], kept: Mapping[str, Array]) -> ModelArrays:

@@ -21,6 +21,7 @@ from headwater.node.child import Assignment, Child, Decline
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.parents import Parents, second_of
+from headwater.node.places import own
 from headwater.node.service import together
 from headwater.node.store import NodeStore
 from headwater.schemas.errors import ConfigError
@@ -88,7 +89,7 @@ async def serve(settings: DeviceSettings) -> None:
     async def work(assignment: Assignment) -> Delta | Decline:
         result = await agent.work(assignment)
         if server is not None and isinstance(result, Delta):
-            server.offer(assignment)
+            server.offer(own(assignment, settings.node))
         return result
 
     serving = [_serving(server, worker)] if server else []

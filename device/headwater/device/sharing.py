@@ -23,7 +23,15 @@ from headwater.device.sources import Dataset, Source
 from headwater.device.state import LocalState
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.settings import SharingSettings
-from headwater.schemas.sources import DigitsSource, FileSource, PythonSource, SensorSource, SourceSpec, WatchSource
+from headwater.schemas.sources import (
+    DigitsSource,
+    FileSource,
+    PreparedSource,
+    PythonSource,
+    SensorSource,
+    SourceSpec,
+    WatchSource,
+)
 from headwater.schemas.statuses import MAX_HISTOGRAM, DataStatus
 
 TOLD_AGAIN: Final = 0.1
@@ -93,7 +101,7 @@ def _described(spec: SourceSpec) -> int | None:
             return len(spec.labels) or spec.classes
         case SensorSource():
             return len(spec.label.labels) or spec.label.classes if spec.label else 0
-        case PythonSource():
+        case PythonSource() | PreparedSource():
             return None
 
 

@@ -28,7 +28,7 @@ from headwater.node.places import own
 from headwater.node.store import NodeStore
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import Delta, ObjectRef, Plan
-from headwater.schemas.tensors import Array, TensorError, decode_tensors, encode_tensors, model_specs
+from headwater.schemas.tensors import Array, TensorError, encode_tensors, models_of
 from headwater.schemas.wire import encode
 from headwater.transport.objects import ObjectStore
 
@@ -79,7 +79,7 @@ class Relay:
         """The delta of one plan, or why there is none. A plan that an earlier process began goes on where it was."""
         try:
             assignment = self._of_its_place(assignment)
-            models = _models(assignment)
+            models = models_of(assignment.bundle.manifest, assignment.model)
         except TensorError as error:
             return Decline(error.reason, f"model: {error}")
         # The children's births have come before the connection is proven.
@@ -171,12 +171,3 @@ class Relay:
             shares=total.shares,
         )
         return await self.uplink.encoded(delta, terms, assignment)
-
-
-def _models(assignment: Assignment) -> tuple[Parameters, ...]:
-    """The plan's models. Raises TensorError where they are not the manifest's."""
-    manifest = assignment.bundle.manifest
-    count = len(assignment.model.clusters) or 1
-    flat = decode_tensors(assignment.model.tensors, model_specs(manifest, count))
-    each = len(manifest.parameters)
-    return tuple(flat[begin : begin + each] for begin in range(0, len(flat), each))

@@ -16,7 +16,7 @@ def own(assignment: Assignment, node: str) -> Assignment:
         TensorError: there is no model for this node yet, or the tensors are not as many as there are models.
     """
     plan, model = assignment.plan, assignment.model
-    if plan.learning.clusters.by != "place" or not model.clusters:
+    if not (plan.learning.has_places and model.clusters):
         return assignment
     if node not in model.clusters:
         raise TensorError("wrong_shape", f"there is no model for {node} yet; the next round has one")

@@ -221,3 +221,8 @@ class Learning(Sparse):
     gateway_uplink: Compression | None = None
     pace: Pace = Field(default_factory=Pace)
     pruning: Pruning = Field(default_factory=Pruning)
+
+    @property
+    def has_places(self) -> bool:
+        """Whether each child of the cloud has a model of its own."""
+        return self.clusters.by == "place" or self.personal.method == "mocha"

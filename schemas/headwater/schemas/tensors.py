@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from headwater.schemas.base import Dtype, Task
 from headwater.schemas.learning import Learning
 from headwater.schemas.manifest import Manifest, Parameter
-from headwater.schemas.messages import Reason, Tensor
+from headwater.schemas.messages import Model, Reason, Tensor
 
 Array = NDArray[Any]
 Spec = tuple[str, tuple[int, ...], str]
@@ -95,6 +95,17 @@ def model_specs(manifest: Manifest, models: int = 1) -> tuple[Spec, ...]:
     return models * parameter_specs(manifest.parameters)
 
 
+def models_of(manifest: Manifest, model: Model) -> tuple[tuple[Array, ...], ...]:
+    """The models of a message, each in the manifest's order.
+
+    Raises:
+        TensorError: they are not the manifest's.
+    """
+    count, each = len(model.clusters) or 1, len(manifest.parameters)
+    flat = decode_tensors(model.tensors, model_specs(manifest, count))
+    return tuple(flat[begin : begin + each] for begin in range(0, len(flat), each))
+
+
 def delta_specs(task: Task, manifest: Manifest, learning: Learning = PLAIN, models: int = 1) -> tuple[Spec, ...]:
     """What a delta's tensors must be: the shared parameters, or the sums of x and of x², or nothing.
 
@@ -105,7 +116,8 @@ def delta_specs(task: Task, manifest: Manifest, learning: Learning = PLAIN, mode
         case "train" if learning.uplink.codec == "sketch":
             return (("sketch", (learning.uplink.rows, learning.uplink.columns), "float32"),)
         case "train":
-            return models * (*parameter_specs(manifest.shared), *companion_specs(manifest, learning))
+            controls = companion_specs(manifest, learning) if learning.strategy.local_rule == "scaffold" else ()
+            return models * (*parameter_specs(manifest.shared), *controls)
         case "statistics":
             return ("sum of x", manifest.x.shape, "float64"), ("sum of x²", manifest.x.shape, "float64")
         case "evaluate":
@@ -113,8 +125,13 @@ def delta_specs(task: Task, manifest: Manifest, learning: Learning = PLAIN, mode
 
 
 def companion_specs(manifest: Manifest, learning: Learning) -> tuple[Spec, ...]:
-    """What a strategy has travel beside the model and beside its delta, in the order of the shared trainable ones."""
-    if learning.strategy.local_rule != "scaffold":
+    """What travels beside the model, a tensor for each shared trainable parameter: SCAFFOLD's control variate, which a
+    delta has too, or MOCHA's anchor."""
+    if learning.strategy.local_rule == "scaffold":
+        what = "control"
+    elif learning.personal.method == "mocha":
+        what = "anchor"
+    else:
         return ()
-    controlled = (parameter for parameter in manifest.shared if parameter.trainable)
-    return tuple((f"control of {parameter.name}", parameter.shape, "float32") for parameter in controlled)
+    corrected = (parameter for parameter in manifest.shared if parameter.trainable)
+    return tuple((f"{what} of {parameter.name}", parameter.shape, "float32") for parameter in corrected)

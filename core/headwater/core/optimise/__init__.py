@@ -3,6 +3,8 @@
 server.py      the optimisers: FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi
 strategy.py    what SCAFFOLD, FedNova and FedDyn do around them
 models.py      the same for several models that coexist
+cluster.py     what a gateway makes of its edge rounds
+relation.py    MOCHA: tasks that are related
 
 A state is named tensors in float64, beside the model that it belongs to.
 """

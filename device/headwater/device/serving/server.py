@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from headwater.device.memory import in_use, models_of
+from headwater.device.memory import in_use
 from headwater.device.runtime.failures import GraphRefused, TrainingDiverged, TrainingTimedOut, WorkerFailed
 from headwater.device.runtime.trainer import Evaluation
 from headwater.device.serving.decision import Standing, decide
@@ -26,7 +26,7 @@ from headwater.node.child import Assignment
 from headwater.schemas.messages import Bundle, Model
 from headwater.schemas.settings import ServingSettings
 from headwater.schemas.statuses import Prediction
-from headwater.schemas.tensors import Array, TensorError, decode_tensors, encode_tensors, parameter_specs
+from headwater.schemas.tensors import Array, TensorError, decode_tensors, encode_tensors, models_of, parameter_specs
 from headwater.schemas.wire import encode, encode_status, reference
 from headwater.transport.link import LinkDown
 
