@@ -6,12 +6,12 @@
     P = (Σ + ε·I)^(−1)
     a_t = w̄ − Σ_{s≠t} P_ts·v_s / P_tt      where the others expect task t: what its proximal term pulls towards
 
-MOCHA minimises Σ_t f_t(w_t) + λ/2·tr(Wᵀ·P·W) over W and Σ in turns. With Σ fixed the gradient of the second part by w_t
-is λ·P_tt·(w_t − a_t): a pull to an anchor, which any device can follow in the primal, whatever its model. Of MOCHA's
-assumptions these hold: stragglers and those who drop out only leave their task where it was, and the relation is
-learned at the cloud from the models alone. These do not: losses need not be convex (so there is no rate, and no dual to solve),
-blocks are not updated exactly, and one strength λ stands in for the pull of each task. And a task's model, unlike other
-personal ones, is known to the cloud.
+MOCHA minimises Σ_t f_t(w_t) + λ/2·tr(Wᵀ·P·W) over W and Σ in turns. With Σ fixed the gradient of the second part by
+w_t is λ·P_tt·(w_t − a_t): a pull to an anchor, which any device can follow in the primal, whatever its model. Of
+MOCHA's assumptions these hold: stragglers and those who drop out only leave their task where it was, and the relation
+is learned at the cloud from the models alone. These do not: losses need not be convex (so there is no rate, and no
+dual to solve), blocks are not updated exactly, and one strength λ stands in for the pull of each task. And a task's
+model, unlike other personal ones, is known to the cloud.
 """
 
 from collections.abc import Sequence
