@@ -4,12 +4,23 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwater.core.figures import balanced_accuracy, error_quantiles, figures_by_split, per_class
+from headwater.core.figures import (
+    ACCURACIES,
+    balanced_accuracy,
+    by_device,
+    error_quantiles,
+    figures,
+    figures_by_split,
+    in_words,
+    per_class,
+    place_of_device,
+)
 from headwater.core.sketch import BUCKETS, GAMMA, LARGEST, SMALLEST, bucket_of, quantile, sketch
 from headwater.schemas.messages import Counts
+from headwater.schemas.statuses import DeviceFigures
 from headwater.schemas.tensors import encode_tensor
 
 errors = st.floats(SMALLEST, LARGEST, exclude_min=True)
@@ -114,3 +125,65 @@ def test_each_split_has_its_figures() -> None:
     assert [c.recall for c in told["test"].classes] == [1.0, 0.5]
     assert told["train"].error_quantiles["p50"] == pytest.approx(1.0, rel=0.12)
     assert told["train"].classes == ()
+
+
+# ── over devices ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def spread(*means: dict[str, float]) -> DeviceFigures:
+    """What the sums of some devices' places say."""
+    placed = [place_of_device(one) for one in means]
+    assert all(placed)
+    name = placed[0][0]  # type: ignore[index]
+    told = by_device({name: sum(counts for _, counts in placed)})  # type: ignore[misc]
+    assert told is not None
+    return told
+
+
+def test_mean_and_worst_decile_of_twenty_devices() -> None:
+    told = spread(*({"correct": 0.5 + 0.02 * i, "loss": 9.0} for i in range(20)))
+    assert told.devices == 20
+    assert told.mean == pytest.approx(0.69)
+    assert told.worst_decile == pytest.approx(0.51)
+
+
+def test_a_tenth_of_a_few_devices_is_a_part_of_the_worst() -> None:
+    assert spread({"correct": 0.9}, {"correct": 0.4}, {"correct": 1.0}).worst_decile == pytest.approx(0.4)
+    # 1.5 devices: the worst, and half of the next.
+    told = spread(*({"correct": value} for value in (0.2, 0.8, *[1.0] * 13)))
+    assert told.worst_decile == pytest.approx((0.2 + 0.8 / 2) / 1.5)
+
+
+def test_without_classes_the_worst_have_the_largest_loss() -> None:
+    told = spread(*({"loss": value} for value in (0.1, 0.2, 8.0)))
+    assert told.worst_decile == pytest.approx(8.0, rel=0.12)
+    assert told.mean == pytest.approx(8.3 / 3, rel=0.12)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+@settings(max_examples=40)
+def test_the_spread_is_that_of_the_hundredths(accuracies: list[float]) -> None:
+    told, worst = (
+        spread(*({"correct": value} for value in accuracies)),
+        sorted(round(100 * a) / 100 for a in accuracies),
+    )
+    weights = [max(0.0, min(1.0, 0.1 * len(worst) - place)) for place in range(len(worst))]
+    expected = sum(w * value for w, value in zip(weights, worst, strict=True)) / sum(weights)
+    assert told.mean == pytest.approx(sum(worst) / len(worst), abs=1e-9)
+    assert told.worst_decile == pytest.approx(expected, abs=1e-9)
+    assert told.worst_decile <= told.mean + 1e-9
+
+
+def test_nobody_measured_has_no_place() -> None:
+    assert place_of_device({}) is None
+    assert by_device({}) is None
+    assert in_words({"test": None}) == ""
+
+
+def test_people_read_whose_figures_they_are() -> None:
+    _, counts = place_of_device({"correct": 0.25})  # type: ignore[misc]
+    told = {split: figures({ACCURACIES: counts}) for split in ("test", "personal", "local")}
+    assert in_words(told) == (  # type: ignore[arg-type]
+        "by device: global 0.2500 (worst tenth 0.2500), personal 0.2500 (worst tenth 0.2500), "
+        "alone 0.2500 (worst tenth 0.2500)"
+    )

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 import typer
 
+from headwater.schemas.base import Split
 from headwater.schemas.config import load
 from headwater.schemas.errors import ConfigError, RunFailed
 from headwater.schemas.run import OnnxModel, RunDescription
@@ -252,17 +253,21 @@ def _brief(record: "RunRecord") -> dict[str, Any]:
 
 
 def _told(round_: "RoundRecord") -> dict[str, Any]:
-    figures = {"train": round_.train, "test": round_.test}
+    figures = {split: getattr(round_, split) for split in get_args(Split)}
     return asdict(round_) | {split: told.model_dump() if told else None for split, told in figures.items()}
 
 
 def _line(round_: "RoundRecord") -> str:
     loss = "-" if round_.loss is None else f"{round_.loss:.4f}"
     accuracy = "-" if round_.accuracy is None else f"{round_.accuracy:.4f}"
-    return (
+    line = (
         f"round {round_.round:>4} {round_.task:<10} {round_.state:<7} {round_.received}/{round_.cohort} in, "
         f"{round_.devices} devices, loss {loss}, accuracy {accuracy}, {round_.elapsed_s:.2f} s"
     )
+    from headwater.core.figures import in_words
+
+    over_devices = in_words({"test": round_.test, "personal": round_.personal, "local": round_.local})
+    return f"{line}; {over_devices}" if over_devices else line
 
 
 def _show(as_json: bool, value: Any, text: str) -> None:

@@ -29,6 +29,9 @@ LOSSES: Final = "device_loss"
 """How many devices have which accuracy, or loss: the standing tallies of `manifest.DEVICE_TALLIES`."""
 
 DECILE: Final = 0.1
+SPLITS: Final[Mapping[Split, str]] = {"test": "global", "personal": "personal", "local": "alone", "train": "train"}
+"""Whose figures those of a split are, for people."""
+
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 MAX_CLASSES_TOLD: Final = 128
@@ -90,6 +93,13 @@ def _spread(counts: NDArray[Any], values: NDArray[np.float64]) -> DeviceFigures 
         mean=float(counts @ values) / devices,
         worst_decile=float(worst @ values) / (DECILE * devices),
     )
+
+
+def in_words(by_split: Mapping[Split, Figures | None]) -> str:
+    """How the splits that have figures by device spread over devices, for a line that people read."""
+    found = {split: told.by_device for split, told in by_split.items() if told is not None and told.by_device}
+    told = [f"{SPLITS[split]} {f.mean:.4f} (worst tenth {f.worst_decile:.4f})" for split, f in found.items()]
+    return f"by device: {', '.join(told)}" if told else ""
 
 
 def figures(tallies: Mapping[str, NDArray[Any]]) -> Figures:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree as RichTree
 
+from headwater.core.figures import in_words
 from headwater.schemas.statuses import RoundStatus
 from headwater.testbed.observer import Observer
 from headwater.testbed.tree import Tree
@@ -86,6 +87,10 @@ class View:
         table.add_row(
             f"loss [bold]{loss}[/]", f"accuracy [bold]{accuracy}[/] on the devices' test parts", f"cohort {cohort}"
         )
+        closed = self._observer.closed
+        spread = in_words(closed[-1].figures) if closed else ""
+        if spread:
+            table.add_row(spread)
         return table
 
 
@@ -98,6 +103,7 @@ def line(round_: RoundStatus) -> str:
         f"{round_.received}/{round_.cohort} in, {round_.devices} devices",
         f"loss {loss:.4f}" if loss is not None else "",
         f"accuracy {accuracy:.4f}" if accuracy is not None else "",
+        in_words(round_.figures),
         f"{_size(round_.bytes_down)} down, {_size(round_.bytes_up)} up",
         f"{round_.elapsed_s:.2f} s",
     ]

@@ -195,10 +195,10 @@ class History(Transactions):
                 for refused in closed.refusals
             )
             for metric in closed.metrics:
-                version = closed.measured if metric.split == "test" else closed.round
+                version = closed.round if metric.split == "train" else closed.measured
                 session.merge(tables.Metric(run=closed.run, version=version, **metric.model_dump()))
             for tally in closed.tallies:
-                version = closed.measured if tally.split == "test" else closed.round
+                version = closed.round if tally.split == "train" else closed.measured
                 counts = decode_tensor(tally.values, tally.name).tolist()
                 session.merge(
                     tables.Tally(run=closed.run, version=version, split=tally.split, name=tally.name, counts=counts)
@@ -243,7 +243,7 @@ class History(Transactions):
             return frozenset((node, RoundKey(run=run, round=on, attempt=attempt)) for node, on, attempt in rows)
 
     def rounds_of(self, run: str) -> tuple[RoundRecord, ...]:
-        """All attempts in order, each with its metrics: the train loss of the round, the test metrics of its result."""
+        """All attempts in order, each with its metrics: the train loss of the round, all else of its result."""
         with self._transaction("read rounds") as session:
             _existing(session, run)
             rows = session.scalars(

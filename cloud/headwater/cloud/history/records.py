@@ -42,8 +42,8 @@ class ClosedRound:
     """An attempt that has ended, with all that is written of it at once.
 
     `model` is the encoded new version, or None where the round made none (evaluate, failed); `memory` what its strategy
-    keeps beside it, and `patch` what leads there from the last version. Test metrics belong to version `measured`, the
-    model that the round began with; train metrics to the round.
+    keeps beside it, and `patch` what leads there from the last version. Train metrics belong to the round, all
+    others to version `measured`, the model that the round began with.
     """
 
     run: str
@@ -75,7 +75,8 @@ class ClosedRound:
 class RoundRecord:
     """A round as the history tells it, with the means of its metrics and the figures of its tallies.
 
-    What is of the train split is of the round; what is of the test split is of the model that the round made.
+    What is of the train split is of the round; what is of the others is of the model that the round made: of itself
+    (`test`), of what each device made of it for itself (`personal`), and of what each reached alone by then (`local`).
     """
 
     round: int
@@ -96,3 +97,5 @@ class RoundRecord:
     accuracy: float | None
     train: Figures | None = None
     test: Figures | None = None
+    personal: Figures | None = None
+    local: Figures | None = None

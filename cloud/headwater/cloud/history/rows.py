@@ -58,4 +58,6 @@ def round_record(
         accuracy=means.get((row.round, "test", "correct")) if result is not None else None,
         train=figures.get((row.round, "train")) if result is not None else None,
         test=figures.get((row.round, "test")) if result is not None else None,
+        personal=figures.get((row.round, "personal")) if result is not None else None,
+        local=figures.get((row.round, "local")) if result is not None else None,
     )
