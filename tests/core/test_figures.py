@@ -97,10 +97,10 @@ def test_the_figures_are_those_of_the_answers_themselves(pairs: list[tuple[int, 
     labels, answers = np.array(pairs).T
     hits = labels[labels == answers]
     counts = [np.bincount(of, minlength=4).astype(float) for of in (labels, hits, answers)]
-    for label, figures in enumerate(per_class(*counts)):
+    for label, of_class in enumerate(per_class(*counts)):
         asked, answered = answers[labels == label], labels[answers == label]
-        assert figures.recall == (np.mean(asked == label) if len(asked) else None)
-        assert figures.precision == (np.mean(answered == label) if len(answered) else None)
+        assert of_class.recall == (np.mean(asked == label) if len(asked) else None)
+        assert of_class.precision == (np.mean(answered == label) if len(answered) else None)
 
 
 def test_counts_that_cannot_be_stop_nobody() -> None:

@@ -122,6 +122,7 @@ class Agent:
                 return Decline("training_failed", str(error))
 
     async def _contribute(self, assignment: Assignment) -> Delta:
+        assignment = own(assignment, self._node)
         plan, manifest = assignment.plan, assignment.bundle.manifest
         deadline = assignment.arrived_at + plan.deadline_s
         source = self._sources.get(plan.data)
