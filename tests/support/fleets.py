@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from headwater.gateway.relay import Relay
-from headwater.node.child import Assignment, Child, Decline, Work
+from headwater.node.child import Assignment, Child, Decline, Refused, Work
 from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
@@ -81,8 +81,8 @@ class Fleet:
     def device(self, node: str, parent: str, *, after_s: float = 0.0) -> Child:
         return self.doing(node, parent, self.work(node, after_s))
 
-    def doing(self, node: str, parent: str, work: Work) -> Child:
-        child = self.make(node)(self.connect, Identity(self.name, node, "device", parent))
+    def doing(self, node: str, parent: str, work: Work, refused: Refused = lambda key: None) -> Child:
+        child = self.make(node, refused)(self.connect, Identity(self.name, node, "device", parent))
         self.tasks[node] = [asyncio.create_task(child.session.run()), asyncio.create_task(child.follow(work))]
         return child
 
@@ -95,11 +95,11 @@ class Fleet:
         self.tasks[node] = [asyncio.create_task(parents.run(self.work(node, after_s)))]
         return parents
 
-    def make(self, node: str) -> MakeChild:
+    def make(self, node: str, refused: Refused = lambda key: None) -> MakeChild:
         objects, outbox = ObjectStore(10**7), Outbox(self.store(node), has_two_parents=True)
 
         def child(connect: Connect, identity: Identity) -> Child:
-            return Child(connect, identity, objects, outbox, data=lambda: self.data)
+            return Child(connect, identity, objects, outbox, data=lambda: self.data, refused=refused)
 
         return child
 

@@ -19,6 +19,7 @@ from headwater.cloud.history import RunRecord
 from headwater.cloud.plans import needs_statistics, plan
 from headwater.cloud.preparation import prepare
 from headwater.core import round as rounds
+from headwater.core.local import Memory
 from headwater.core.select import Situation, chosen
 from headwater.device.agent import Agent, Means
 from headwater.device.memory import in_use, models_of
@@ -43,6 +44,9 @@ from headwater.transport.session import Traffic
 
 STORE_SIZE_BYTES: Final = 256 * 2**20
 LIMIT_S: Final = 600.0
+MEMORY: Final = Path("/dev/shm")
+"""A disk on which syncing costs nothing, where the machine has one."""
+
 RUN: Final = "laboratory"
 
 Clusters = Mapping[str, Sequence[str]]
@@ -144,7 +148,9 @@ class Laboratory:
     ) -> None:
         self.description = description
         self.data = dict(data)
-        self._temporary = tempfile.TemporaryDirectory() if folder is None else None
+        self._temporary = (
+            tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) if folder is None else None
+        )
         self._folder = folder or Path(cast(tempfile.TemporaryDirectory[str], self._temporary).name)
         self._worker = Worker(Bounds(niceness=0))
         self._objects = ObjectStore(STORE_SIZE_BYTES)
@@ -199,9 +205,9 @@ class Laboratory:
             if device in host.children:
                 host.children[device] = self._device(device)
 
-    def kept(self, device: str) -> Mapping[str, Array]:
+    def memory(self, device: str) -> Memory:
         """What a device keeps of the run."""
-        return LocalState(self._folder / device).kept(RUN)
+        return LocalState(self._folder / device).memory(RUN)
 
     def personal(self, device: str) -> tuple[Array, ...]:
         """The model that a device uses."""
@@ -209,7 +215,7 @@ class Laboratory:
         if payload is None:
             raise RunFailed("laboratory: the model does not fit into its store")
         manifest = self.course.manifest
-        return in_use(manifest, models_of(manifest, decode_object(payload, Model)), self.kept(device))
+        return in_use(manifest, models_of(manifest, decode_object(payload, Model)), self.memory(device).kept)
 
     # ── the tree ────────────────────────────────────────────────────────────────────────────────────────────────
 
