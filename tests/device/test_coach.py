@@ -21,21 +21,19 @@ from headwater.core.graph import compile_bundle
 from headwater.core.local import Memory
 from headwater.core.models import mlp
 from headwater.device import coach, state
-from headwater.device.agent import Agent, Means
 from headwater.device.coach import Beside
 from headwater.device.consent import Consent
 from headwater.device.runtime.client import Bounds, Worker
 from headwater.device.runtime.steps import Pace
 from headwater.device.runtime.trainer import Trainer, Training
-from headwater.device.sources import Fixed
 from headwater.device.sources.dataset import Dataset
 from headwater.device.state import LocalState
-from headwater.node.child import Assignment, Decline
-from headwater.schemas.messages import Bundle, Delta, Model, Plan, RoundKey
+from headwater.node.child import Decline
+from headwater.schemas.messages import Delta, RoundKey
 from headwater.schemas.settings import ConditionSettings
-from headwater.schemas.tensors import decode_tensor, encode_tensors
-from headwater.schemas.wire import encode, reference
+from headwater.schemas.tensors import decode_tensor
 from support.devices import averaging, bundle
+from support.working import agent, assignment, classes
 
 ZERO = (np.zeros((), np.float32),)
 SLOW = bundle({"train": averaging()})
@@ -44,24 +42,6 @@ SLOW = bundle({"train": averaging()})
 def numbers(count: int = 60) -> Dataset:
     x = np.linspace(1, 3, count, dtype=np.float32)
     return Dataset(x, x, x[:0], x[:0])
-
-
-def assignment(made: Bundle, parameters: tuple, **changes: object) -> Assignment:  # type: ignore[type-arg]
-    model = Model(run="r", version=0, tensors=encode_tensors(parameters))
-    plan = Plan(
-        key=RoundKey(run="r", round=1),
-        task="train",
-        data="d",
-        model=reference(encode(model)),
-        bundle=reference(encode(made)),
-        learning_rate=0.01,
-    )
-    return Assignment(plan.model_copy(update=changes), model, made, time.monotonic())
-
-
-def agent(worker: Worker, folder: Path, data: Dataset, beside: Beside | None = None, limit_s: float = 30.0) -> Agent:
-    means = Means(worker=worker, state=LocalState(folder), beside=beside or Beside())
-    return Agent("d", {"d": Fixed(data)}, time_limit_s=limit_s, means=means)
 
 
 @pytest.fixture(scope="module")
@@ -281,13 +261,6 @@ async def test_a_disk_that_takes_nothing_costs_no_training(
 OWN = compile_bundle(
     mlp(4, (8,), 3, rng=np.random.default_rng(0)), objective="cross_entropy", name="m", personal=("*bias",)
 )
-
-
-def classes(n: int = 60) -> Dataset:
-    rng = np.random.default_rng(1)
-    y = rng.integers(0, 3, n)
-    x = (np.eye(4)[y] * 3 + rng.normal(0, 0.3, (n, 4))).astype(np.float32)
-    return Dataset(x, y, x, y)
 
 
 def loss_of(delta: Delta | Decline) -> float:
