@@ -97,11 +97,14 @@ def test_diversity_takes_one_of_each_label() -> None:
 
 
 def test_diversity_fills_what_is_missing() -> None:
-    """(6, 0) + (1, 5) = (7, 5) is evener than (6, 0) + (2, 2) = (8, 2), or + (0, 40) = (6, 40)."""
-    about = situation(*labelled(a=(6, 0), b=(1, 5), c=(2, 2), d=(0, 40)), by="diversity")
-    with_a = {cohort for cohort in cohorts(about, 2, 200) if "a" in cohort}
-    # (1, 5) + (6, 0) is b's choice too; d, so large, takes a.
-    assert with_a == {frozenset("ab"), frozenset("ad")}
+    """After a: b makes √7 + √5 = 4.88, c √8 + √2 = 4.24, d √6 + √4 = 4.45. Likewise b takes a, c takes b, d takes a."""
+    about = situation(*labelled(a=(6, 0), b=(1, 5), c=(2, 2), d=(0, 4)), by="diversity", candidates=2.0)
+    assert set(cohorts(about, 2)) == {frozenset("ab"), frozenset("bc"), frozenset("ad")}
+
+
+def test_diversity_looks_at_no_more_than_it_drew() -> None:
+    about = situation(*labelled(a=(6, 0), b=(1, 5), c=(2, 2), d=(0, 4)), by="diversity", candidates=1.0)
+    assert set(cohorts(about, 2)) == {frozenset(pair) for pair in ("ab", "ac", "ad", "bc", "bd", "cd")}
 
 
 def test_who_shares_no_histogram_takes_part_as_often_as_by_chance() -> None:
@@ -139,11 +142,21 @@ def test_utility_asks_the_useful_and_some_that_are_new() -> None:
     useful = [Candidate(name, 10, 1.0, round_s=1.0) for name in "abc"]
     slow = [Candidate(name, 10, 1.0, round_s=50.0) for name in "de"]
     new = [Candidate(name, 10) for name in "xyz"]
-    for cohort in cohorts(situation(*useful, *slow, *new, by="utility", exploration=0.25, preferred_s=1.0), 4):
+    everyone = (*useful, *slow, *new)
+    for cohort in cohorts(situation(*everyone, rounds=200, by="utility", exploration=0.25, preferred_s=1.0), 4):
         assert len(cohort & {"x", "y", "z"}) == 1
         assert cohort >= {"a", "b", "c"}
-    for cohort in cohorts(situation(*useful, *slow, *new, by="utility", exploration=0.0, preferred_s=1.0), 3):
+    for cohort in cohorts(situation(*everyone, by="utility", exploration=0.0, preferred_s=1.0), 3):
         assert cohort == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(("rounds", "new"), [(0, 9), (1, 9), (10, 8), (50, 4), (90, 2), (500, 2)])
+def test_utility_explores_less_and_less(rounds: int, new: int) -> None:
+    """Of ten places ⌈10 · max(0.2, 0.9 · 0.98^R)⌉."""
+    known = [Candidate(f"k{i}", 10, 1.0) for i in range(10)]
+    unknown = [Candidate(f"u{i}", 10) for i in range(10)]
+    for cohort in cohorts(situation(*known, *unknown, rounds=rounds, by="utility", exploration=0.2), 10, seeds=3):
+        assert sum(name.startswith("u") for name in cohort) == new
 
 
 def test_utility_explores_where_too_few_are_known() -> None:

@@ -82,11 +82,12 @@ class Selection(Sparse):
     """By what a parent chooses among its children, where a fraction of them takes part.
 
     `uniform`: all alike. `examples`: as likely as they have examples. `loss`: of `candidates` times as many, drawn by
-    their examples, those with the highest last known loss (power-of-choice, Cho et al. 2020). `diversity`: those whose
-    label histograms, as far as they share them, make the evenest sum. `utility`: by loss, speed and energy (Oort, Lai
-    et al. 2021), with a share of `exploration` and the exponent `penalty` on what is slower than `preferred_s`, which
-    left out is the median of the known times. `turns`: whoever waited longest. Whatever the rule, a share `floor` of
-    the places goes to those who waited longest.
+    their examples, those with the highest last known loss (power-of-choice, Cho et al. 2020). `diversity`: of
+    `candidates` times as many, drawn uniformly, those whose label histograms, as far as they share them, have much in
+    their sum of every label. `utility`: by loss, speed and energy (Oort, Lai et al. 2021), with a share of
+    `exploration` and the exponent `penalty` on what is slower than `preferred_s`, which left out is the median of the
+    known times. `turns`: whoever waited longest. Whatever the rule, a share `floor` of the places goes to those who
+    waited longest.
     """
 
     by: SelectionRule = "uniform"

@@ -1,13 +1,16 @@
-"""Law: who makes the cohort's labels evenest comes next, of those who share how many they have of each.
+"""Law: who adds most examples of labels that the cohort lacks comes next, of those who share how many they have.
 
-    evenness of a sum of histograms s:   Σ_c (s_c / Σs − 1/C)²,   the smaller the better
+    worth of a sum of histograms s:   Σ_c √s_c          of as many examples the evenest are worth most
 
-That is the quadratic class-imbalance degree of Fed-CBS (Zhang et al. 2023, section 3). The greedy choice, one child
-after the other, is that of Astraea (Duan et al. 2019, section 3.4), which measures by the Kullback-Leibler divergence.
+To take who adds most, one after the other, as Astraea does for its mediators (Duan et al. 2019, section 3), comes
+within 1 − 1/e of the best cohort, for the worth is submodular (Nemhauser, Wolsey & Fisher 1978). The evenness alone, as
+Astraea and Fed-CBS measure it (Zhang et al. 2023, section 3), rewards cohorts that have next to no examples: on digits
+it learned no faster than a uniform choice.
 
-Who shares nothing is not passed over for it: as many of them take part as would by a uniform draw, and the first of
-the others is such a draw's too, so that not every cohort is the same. Counts below 0 are noise, and taken for 0.
-Work is of the order of places · children · labels.
+They are those of a uniform draw of `candidates` times as many as there are places: among all, the same few that even
+each other out would make every cohort. Who shares nothing is not passed over for it: as many of them take part as are
+among the first of that draw. Counts below 0 are noise, and taken for 0. The work is of the order of places · drawn ·
+labels.
 """
 
 from collections.abc import Sequence
@@ -15,33 +18,36 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.core.select import uniform
 from headwater.core.select.candidate import Candidate, Draw
+from headwater.core.select.shares import share_of
 
 
 def prefer(draw: Draw) -> tuple[str, ...]:
-    known = {candidate.name: candidate for candidate in draw.candidates if any(n > 0 for n in candidate.histogram)}
-    lot = uniform.prefer(draw)
-    sharing = [name for name in lot if name in known]
-    if not sharing:
-        return lot
-    evened = iter(_evened(tuple(known.values()), sharing[0], len(sharing)))
-    return tuple(next(evened) if name in known else name for name in lot)
+    count = min(len(draw.candidates), share_of(draw.places, draw.selection.candidates))
+    pool = [draw.candidates[i] for i in draw.rng.choice(len(draw.candidates), size=count, replace=False)]
+    sharing = [candidate for candidate in pool if _says_something(candidate)]
+    lot = pool[: draw.places]
+    evened = iter(_evened(sharing, sum(map(_says_something, lot))))
+    return tuple(next(evened) if _says_something(candidate) else candidate.name for candidate in lot)
 
 
-def _evened(candidates: Sequence[Candidate], first: str, places: int) -> list[str]:
-    """`places` of the candidates, each the one that makes the sum so far evenest; of equals the first by name."""
+def _says_something(candidate: Candidate) -> bool:
+    return any(count > 0 for count in candidate.histogram)
+
+
+def _evened(candidates: Sequence[Candidate], places: int) -> list[str]:
+    """`places` of the candidates: the first, and then each that adds most; of equals the foremost."""
+    if not places:
+        return []
     counts = _counts(candidates)
-    totals, squares = counts.sum(axis=1), np.square(counts).sum(axis=1)
     left = np.ones(len(candidates), dtype=bool)
     sum_ = np.zeros(counts.shape[1])
     chosen: list[str] = []
-    index = next(i for i, candidate in enumerate(candidates) if candidate.name == first)
+    index = 0
     for _ in range(places):
         if chosen:
-            # |s + h|² / (Σs + Σh)²; the constant 1/C orders nothing.
-            unevenness = (sum_ @ sum_ + 2 * counts @ sum_ + squares) / (sum_.sum() + totals) ** 2
-            index = int(np.argmin(np.where(left, unevenness, np.inf)))
+            worth = np.sqrt(sum_ + counts).sum(axis=1)
+            index = int(np.argmax(np.where(left, worth, -np.inf)))
         left[index] = False
         sum_ += counts[index]
         chosen.append(candidates[index].name)

@@ -5,12 +5,13 @@
     U(i) ← U(i) · (T / tᵢ)^α         where it is slower: T < tᵢ
     U(i) ← U(i) · battery share
 
+    ε ← max(ε, 0.9 · 0.98^R)
+
 Lai et al. 2021, section 4 and algorithm 1. (1 − ε) of the places go to those of whom a loss is known: all whose U is
 above 95 % of the last one's that would just get a place take part in a draw in proportion to U. The others go to those
-of whom none is known yet. Differences:
+of whom none is known yet; ε is the plan's `exploration`, where the paper has 0.2. Differences:
 
 - |Bᵢ|·√(mean of the squared losses) needs each example's loss; a device sends their mean, which is at most that root.
-- ε is the plan's `exploration` from the beginning, without decay; while few are known all other places go there too.
 - T is the plan's `preferred_s`, or the median of the known times, and never above the deadline; no pacer moves it.
 - Who is explored is left to chance: the speed of a child that never trained is not known here.
 - The battery's share is not in the paper. Whoever has none is not held back.
@@ -33,15 +34,24 @@ CLIPPED_AT: Final = 95
 
 CUTOFF: Final = 0.95
 STALENESS: Final = 0.1
+EXPLORED_FIRST: Final = 0.9
+EXPLORED_LESS: Final = 0.98
+"""Each round, until it is the plan's own share."""
 
 
 def prefer(draw: Draw) -> tuple[str, ...]:
     known = [candidate for candidate in draw.candidates if candidate.loss is not None]
     unknown = [candidate for candidate in draw.candidates if candidate.loss is None]
-    wanted = max(places_of(draw.places, draw.selection.exploration), draw.places - len(known))
+    wanted = max(places_of(draw.places, _exploration(draw.situation)), draw.places - len(known))
     explored = min(len(unknown), wanted)
     new = drawn(np.ones(len(unknown)), explored, draw.rng)
     return (*_exploited(known, draw.places - explored, draw), *(unknown[i].name for i in new))
+
+
+def _exploration(situation: Situation) -> float:
+    """ε of this round; of a plan that explores at all."""
+    least = situation.selection.exploration
+    return max(least, EXPLORED_FIRST * EXPLORED_LESS**situation.rounds) if least else 0.0
 
 
 def _exploited(candidates: Sequence[Candidate], places: int, draw: Draw) -> tuple[str, ...]:
