@@ -140,7 +140,7 @@ def test_how_many_labels_there_are_is_the_sources_word() -> None:
 @pytest.mark.parametrize(
     ("classes", "problem"),
     [
-        ({}, r"sharing\.classes\.own: how many labels there are is not said; give their number"),
+        ({}, r"sharing\.classes\.own: how many labels there are is not said; give their number, 0 for none"),
         ({"own": 257}, r"sharing\.histogram: own has 257 labels; at most 256"),
         ({"own": 2, "other": 2}, r"sharing\.classes\.other: this device has no such data"),
     ],
@@ -150,6 +150,7 @@ def test_what_would_be_shared_is_said_or_refused(classes: dict[str, int], proble
     with pytest.raises(ConfigError, match=problem):
         classes_of(SharingSettings(classes=classes), {"own": own})
     assert classes_of(SharingSettings(classes={"own": 3}), {"own": own}) == {"own": 3}
+    assert classes_of(SharingSettings(classes={"own": 0}), {"own": own}) == {}
 
 
 # ── when it is told ─────────────────────────────────────────────────────────────────────────────────────────────

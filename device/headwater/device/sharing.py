@@ -83,7 +83,9 @@ def classes_of(settings: SharingSettings, specs: Mapping[str, SourceSpec]) -> di
     for key, spec in specs.items():
         classes = settings.classes.get(key, _described(spec))
         if classes is None:
-            raise ConfigError(f"sharing.classes.{key}: how many labels there are is not said; give their number")
+            raise ConfigError(
+                f"sharing.classes.{key}: how many labels there are is not said; give their number, 0 for none"
+            )
         if classes > MAX_HISTOGRAM:
             raise ConfigError(f"sharing.histogram: {key} has {classes} labels; at most {MAX_HISTOGRAM} are told")
         if classes:

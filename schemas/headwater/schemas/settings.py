@@ -70,13 +70,13 @@ class SharingSettings(Frozen):
     `histogram`: how many training examples it has of each label, with Laplace noise of scale 1/`epsilon`. That reveals
     which labels are frequent here, and how they shift as the data grow; of one example whether it is there is hidden
     as well as e^`epsilon` says, each time that it is told anew. A count is told anew when a tenth of the labels
-    changed, and these costs add up. `classes` says how many labels there are, by data key, where the data's source does
-    not. `battery`: the level of its battery, where it has one.
+    changed, and these costs add up. `classes` says how many labels there are (0: none), by data key, where the data's
+    source does not. `battery`: the level of its battery, where it has one.
     """
 
     histogram: bool = False
     epsilon: Positive = 1.0
-    classes: Annotated[dict[Name, Annotated[int, Field(ge=2)]], Field(max_length=64)] = Field(default_factory=dict)
+    classes: Annotated[dict[Name, Annotated[int, Field(ge=0)]], Field(max_length=64)] = Field(default_factory=dict)
     battery: bool = True
 
 

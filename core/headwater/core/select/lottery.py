@@ -20,7 +20,7 @@ def drawn(weights: ArrayLike, count: int, rng: np.random.Generator) -> list[int]
     """Indices of `count` of the weights, the first drawn first; with nothing but zeros all are alike."""
     heavy = np.asarray(weights, dtype=np.float64)
     heaviest = heavy.max(initial=0.0)
-    heavy = np.maximum(heavy, LEAST * heaviest) if heaviest > 0 else np.ones_like(heavy)
+    heavy = np.maximum(heavy / heaviest, LEAST) if heaviest > 0 else np.ones_like(heavy)
     return [int(i) for i in np.argsort(rng.exponential(size=len(heavy)) / heavy, kind="stable")[:count]]
 
 
