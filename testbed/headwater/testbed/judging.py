@@ -45,11 +45,8 @@ class Measure:
 
 
 AUC: Final = Measure("auc", "Area under the ROC curve")
-ALARMS: Final = (
-    Measure("recall", "recall"),
-    Measure("false_alarms", "false alarms"),
-    Measure("precision", "precision"),
-)
+FALSE_ALARMS: Final = Measure("false_alarms", "false alarms")
+ALARMS: Final = (Measure("recall", "recall"), FALSE_ALARMS, Measure("precision", "precision"))
 
 
 def measure_of(objective: Objective, unit: str = "", scale: float = 1.0) -> Measure:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from headwater.testbed.data.catalogue import CATALOGUE
-from headwater.testbed.judging import AUC
+from headwater.testbed.judging import AUC, FALSE_ALARMS
 from headwater.testbed.outcome import ALARM_HEADS, ALONE, FLEET, Outcome, alarm_rows, rows
 
 PAGE: Final = "scenario.md"
@@ -48,7 +48,7 @@ def text(outcome: Outcome, figure: str | None, references: str = "") -> str:
     parts.append("Run it:\n\n```sh\n" + "\n".join(commands) + "\n```\n")
     for name in scenario.prepared:
         data = CATALOGUE[name]
-        parts.append(f"Data: {data.source}. From the package `{data.requirement}`; licence: {data.licence}.\n")
+        parts.append(f"Data: {data.source}.\nPackage: `{data.requirement}`. Licence: {data.licence}.\n")
     return "\n".join(parts)
 
 
@@ -74,14 +74,16 @@ def draw(outcome: Outcome, file: Path) -> bool:
         over_rounds.set_title("on the devices' test parts")
         if not is_classifier:
             over_rounds.set_yscale("log")
-        measure, places = outcome.measure, range(len(outcome.tests))
+        # Where all tell anomalies apart, what differs is whom they cry wolf at.
+        measure = FALSE_ALARMS if outcome.measure == AUC else outcome.measure
+        places = range(len(outcome.tests))
         alone = [outcome.alone_mean(test, measure) * measure.scale for test in outcome.tests]
         fleet = [outcome.fleet[test][measure.name] * measure.scale for test in outcome.tests]
         for shift, values, colour, label in ((-0.2, alone, _GREY, ALONE), (0.2, fleet, _BLUE, FLEET)):
             bars = beside.bar([place + shift for place in places], values, 0.38, color=colour, label=label)
             beside.bar_label(bars, [f"{value:.{measure.decimals}f}" for value in values])
         beside.set_xticks(list(places), outcome.tests)
-        beside.set(title=measure.title, ylim=(0, max(*alone, *fleet) * 1.35))
+        beside.set(title=measure.title[0].upper() + measure.title[1:], ylim=(0, max(*alone, *fleet) * 1.35 or 1.0))
         beside.legend(loc="upper center", ncols=2, frameon=False)
         for axes in (over_rounds, beside):
             axes.spines[["top", "right"]].set_visible(False)
