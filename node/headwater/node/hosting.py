@@ -135,7 +135,8 @@ def open_hosted(
     plan: Plan, manifest: Manifest, opening: Opening, traffic: Traffic, now: float, deadline_s: float | None = None
 ) -> Hosted:
     """A round that opens now. `deadline_s` is how long this parent waits, where that is not what the plan allows."""
-    models = opening.models
+    # Statistics and evaluations are about the data, whichever model they belong to.
+    models, places = (opening.models, opening.places) if plan.task == "train" else (1, ())
     specs = delta_specs(plan.task, manifest, plan.learning)
     chosen = opening.chosen
     round_ = rounds.open_round(
@@ -153,7 +154,7 @@ def open_hosted(
     elements = models * sum(math.prod(shape) for _, shape, _ in specs)
     max_delta_bytes = 8 * (elements + tallied) + DELTA_OVERHEAD_BYTES
     sum_ = WeightedSum([shape for _, shape, _ in specs], models)
-    return Hosted(plan, manifest, round_, sum_, traffic, max_delta_bytes, places=opening.places)
+    return Hosted(plan, manifest, round_, sum_, traffic, max_delta_bytes, places=places)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from headwater.core import round as rounds
 from headwater.core.local import Memory
 from headwater.core.select import Situation, chosen
 from headwater.device.agent import Agent, Means
-from headwater.device.memory import in_use, models_of
+from headwater.device.memory import in_use
 from headwater.device.runtime.client import Bounds, Worker
 from headwater.device.sources import Fixed
 from headwater.device.sources.dataset import Dataset
@@ -37,7 +37,7 @@ from headwater.schemas.errors import RunFailed
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import Bundle, Delta, Model, Plan
 from headwater.schemas.run import RunDescription
-from headwater.schemas.tensors import Array
+from headwater.schemas.tensors import Array, models_of
 from headwater.schemas.wire import decode_object, encode
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Traffic
@@ -187,7 +187,7 @@ class Laboratory:
             self._objects.put(model)
         asked = plan(RUN, description, task, number, 0, model=self.course.model, bundle=self.course.bundle)
         clusters = self.course.models.clusters
-        places = clusters if description.clusters.by == "place" else ()
+        places = clusters if description.learning.has_places else ()
         result = await top.host(asked, self.course.manifest, models=len(clusters) or 1, places=places)
         if not result.closed:
             raise RunFailed(f"round {number}: nobody gave anything")
