@@ -23,7 +23,7 @@ for module in pkgutil.walk_packages(headwater.device.__path__, "headwater.device
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 
-STATED = {"aiomqtt", "paho", "numpy", "onnxruntime", "msgpack", "pydantic", "pydantic_core", "annotated_types",
+STATED = {"backports", "aiomqtt", "paho", "numpy", "onnxruntime", "msgpack", "pydantic", "pydantic_core", "annotated_types",
           "typing_extensions", "typing_inspection", "google", "headwater"}
 third_party = {
     name.split(".")[0] for name, module in sys.modules.items() if "site-packages" in (getattr(module, "__file__", "") or "")

@@ -21,14 +21,15 @@ from headwater.cloud.course import Behind, Course, after, based_on, begun, param
 from headwater.cloud.history import ClosedRound, History, RunRecord
 from headwater.cloud.patience import Patience
 from headwater.cloud.plans import needs_statistics, plan
-from headwater.cloud.preparation import Prepared, prepare
+from headwater.cloud.preparation import Prepared, forward_model, prepare
 from headwater.core.aggregate import Parameters
+from headwater.core.graph.outputs import output_axes
 from headwater.core.round import Contributor
 from headwater.node.hosting import RoundResult
 from headwater.node.parent import Parent
 from headwater.schemas.base import Task
 from headwater.schemas.errors import HeadwaterError, HistoryError, RunFailed
-from headwater.schemas.messages import Bundle, Model
+from headwater.schemas.messages import Bundle, Model, ObjectRef
 from headwater.schemas.statuses import NodeStatus, RunState, RunStatus
 from headwater.schemas.tensors import decode_tensors
 from headwater.schemas.wire import decode_object, reference
@@ -131,6 +132,11 @@ class Coordinator:
         if newest.patch is not None:
             _, before = await self._sql(self._history.model_of, run.id, newest.number - 1)
             course = with_patch(course, reference(before), self._store.put(newest.patch))
+        if run.description.pruning.structured:
+            stored = await self._sql(self._history.forward_of, run.id)
+            forward = forward_model(run.description, stored)
+            names = [parameter.name for parameter in manifest.shared]
+            course = replace(course, outputs=await asyncio.to_thread(output_axes, forward, names))
         return await self._taken_up(course) if newest.number else course
 
     async def _taken_up(self, course: Course) -> Course:
@@ -201,7 +207,15 @@ class Coordinator:
     async def _host(self, course: Course, task: Task, number: int, attempt: int) -> RoundResult:
         run, description = course.run.id, course.run.description
         ask = plan(
-            run, description, task, number, attempt, model=course.model, bundle=course.bundle, patch=course.patch
+            run,
+            description,
+            task,
+            number,
+            attempt,
+            model=course.model,
+            bundle=course.bundle,
+            patch=course.patch,
+            mask=self._keep_mask(course),
         )
         counted: frozenset[Contributor] = frozenset()
         if ask.max_staleness:
@@ -212,6 +226,7 @@ class Coordinator:
             keep_payloads=description.keep_deltas,
             models=len(course.models.parameters),
             places=course.models.clusters if description.learning.has_places else (),
+            masks=course.mask,
         )
         # The journal is the history's, and may be away when the round opens.
         return await self._patience.through(partial(host, ask, course.manifest))
@@ -235,6 +250,11 @@ class Coordinator:
             if payload is not None:
                 self._store.put(payload)
         return behind
+
+    def _keep_mask(self, course: Course) -> ObjectRef | None:
+        """The mask in the store, for whoever asks."""
+        payload = course.encoded_mask
+        return self._store.put(payload) if payload is not None else None
 
     async def _wait_for_children(self, course: Course) -> None:
         """Until `min_children` are there, however long it takes: a fleet may sleep."""

@@ -15,7 +15,8 @@ import numpy as np
 from headwater.cloud import memory
 from headwater.cloud.history import RunRecord
 from headwater.core import optimise
-from headwater.core.aggregate import Parameters, Sums, means, shared
+from headwater.core.aggregate import Parameters, Sums, means, shared, with_shared
+from headwater.core.compress.prune import by_magnitude, by_outputs, pruned, pruned_step, write_masks
 from headwater.core.normalise import normalised
 from headwater.core.optimise import Models
 from headwater.core.optimise.relation import anchors_of
@@ -35,7 +36,7 @@ class Course:
     """A run under way: its newest models, by value and by name. `round` is their version.
 
     `residual` is what the downlink left out so far, `mask` what is left of a pruned model; `patch` leads here from the
-    version before.
+    version before. `outputs` is the axis of each shared parameter's outputs, where whole ones are to be pruned.
     """
 
     run: RunRecord
@@ -49,6 +50,17 @@ class Course:
     residual: memory.Residual = ()
     mask: memory.Mask = ()
     patch: PatchRef | None = None
+    outputs: tuple[int | None, ...] = ()
+
+    def prunes_in(self, round_: int) -> bool:
+        """Whether the model loses its weights with this round."""
+        pruning = self.description.pruning
+        return pruning.sparsity > 0 and not self.mask and round_ >= pruning.at_round
+
+    @property
+    def encoded_mask(self) -> bytes | None:
+        """The mask as it travels."""
+        return write_masks(self.mask) if self.mask else None
 
     @property
     def description(self) -> RunDescription:
@@ -165,16 +177,33 @@ def _trained(course: Course, result: RoundResult, base: Parameters | None, fleet
     learning, manifest, number = course.description.learning, course.manifest, result.plan.key.round
     if base is None:
         told = optimise.heard(result.sum, learning, fleet_weight)
-        models, steps = optimise.apply(learning, manifest, course.models, told)
+        models, steps = optimise.apply(learning, manifest, course.models, told, course.description.seed)
     else:
         models, steps = course.models, (_mixed(course, result, base),)
     downlink = course.description.downlink
+    if course.mask:
+        steps = tuple(pruned_step(step, course.mask) for step in steps)
+    elif course.prunes_in(number):
+        # What is taken away is no step, so nobody comes here by a patch.
+        return _pruned(course, number, optimise.moved(manifest, models, steps))
     if not downlink.is_on:
         return _version(course, number, optimise.moved(manifest, models, steps))
-    ask = Downlink(course.run.id, number, downlink, course.description.seed)
+    ask = Downlink(course.run.id, number, downlink, course.description.seed, course.mask)
     payload, taken, residual = patch(ask, manifest, steps, course.residual)
     behind = _version(replace(course, residual=residual), number, optimise.moved(manifest, models, taken))
     return replace(behind, course=with_patch(behind.course, course.model, reference(payload)), patch=payload)
+
+
+def _pruned(course: Course, number: int, models: Models) -> Behind:
+    """The version with which a model loses its weights for good."""
+    pruning, manifest = course.description.pruning, course.manifest
+    own = shared(manifest, models.parameters[0])
+    if pruning.structured:
+        masks = by_outputs(own, pruning.sparsity, course.outputs)
+    else:
+        masks = by_magnitude(own, pruning.sparsity)
+    parameters = with_shared(manifest, models.parameters[0], pruned(own, masks))
+    return _version(replace(course, mask=masks, residual=()), number, replace(models, parameters=(parameters,)))
 
 
 def _version(course: Course, number: int, models: Models) -> Behind:

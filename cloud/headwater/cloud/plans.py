@@ -29,6 +29,7 @@ def plan(
     model: ObjectRef,
     bundle: ObjectRef,
     patch: PatchRef | None = None,
+    mask: ObjectRef | None = None,
 ) -> Plan:
     """What is asked of the cloud's children.
 
@@ -60,4 +61,5 @@ def plan(
         adaptive_deadline=trains and cohort.adaptive_deadline,
         learning=description.learning,
         patch=patch,
+        mask=mask,
     )

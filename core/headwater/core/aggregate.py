@@ -157,10 +157,15 @@ def shared(manifest: Manifest, parameters: Sequence[Array]) -> tuple[Array, ...]
 
 def stepped(manifest: Manifest, parameters: Sequence[Array], step: Sequence[Array]) -> Parameters:
     """The model after a step of its shared parameters; the others stay, and the personal ones are only initial."""
+    return with_shared(manifest, parameters, moved(shared(manifest, parameters), step))
+
+
+def with_shared(manifest: Manifest, parameters: Sequence[Array], values: Sequence[Array]) -> Parameters:
+    """The model with these values of its shared parameters."""
     names = {parameter.name for parameter in manifest.shared}
-    moving = iter(moved(shared(manifest, parameters), step))
+    new = iter(values)
     return tuple(
-        next(moving) if parameter.name in names else value
+        next(new) if parameter.name in names else value
         for parameter, value in zip(manifest.parameters, parameters, strict=True)
     )
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from headwater.core.graph.execution import run_all
+from headwater.core.graph.outputs import output_axis
 from headwater.core.models import NORMALISER_NAMES
 
 Range = tuple[float, float]
@@ -215,7 +216,7 @@ class _Rewriting:
 
     def _scales(self, node: onnx.NodeProto, position: int, whole: float | None) -> _Weight:
         value = self._tensors[node.input[position]]
-        axis = _channel_axis(node, value.ndim)
+        axis = output_axis(node, value.ndim)
         others = tuple(other for other in range(value.ndim) if other != axis)
         scales = np.abs(value).max(axis=others, initial=0.0) / 127
         if whole is not None and len(node.input) > 2 and node.input[2]:
@@ -273,18 +274,6 @@ def _affine(range_: Range) -> tuple[float, int]:
     low, high = range_
     scale = float(np.float32(max((high - low) / 255, _LEAST_SCALE)))
     return scale, int(np.clip(round(-128 - low / scale), -128, 127))
-
-
-def _channel_axis(node: onnx.NodeProto, rank: int) -> int:
-    """Output channels: rows of a convolution's weight, columns of a matrix, the middle of a recurrent weight."""
-    match node.op_type:
-        case "Conv":
-            return 0
-        case "Gemm":
-            return 0 if _attribute(node, "transB", 0) else 1
-        case "MatMul":
-            return rank - 1
-    return 1
 
 
 def _is_plain_gemm(node: onnx.NodeProto) -> bool:

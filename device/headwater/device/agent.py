@@ -29,6 +29,7 @@ from headwater.device.state import LocalState
 from headwater.node.child import Assignment, Decline
 from headwater.node.places import own
 from headwater.node.tasks import Background
+from headwater.node.uplink import Going, Link, going
 from headwater.schemas.manifest import LOCAL_STEPS, Manifest
 from headwater.schemas.messages import Bundle, Delta, Metric, Model, ObjectRef, Plan, RoundKey
 from headwater.schemas.statuses import DataStatus
@@ -154,8 +155,19 @@ class Agent:
         began = asyncio.get_running_loop().time()
         outcome = await coach.follow(round_of(setting))
         elapsed_s = asyncio.get_running_loop().time() - began
-        await self._memories.put(plan.key.run, _after(memory, plan, setting, outcome, elapsed_s))
-        return self._update(plan, manifest, data, outcome, coach.told)
+        link = Link(plan, manifest, plan.learning.uplink, assignment.masks)
+        terms = weighted(outcome.terms, data.weight)
+        gone = await asyncio.to_thread(
+            going,
+            self._update(plan, manifest, data, outcome, coach.told),
+            terms,
+            link,
+            setting.memory,
+            self._means.entropy(),
+        )
+        after = _after(memory, plan, setting, outcome, elapsed_s, gone)
+        await self._memories.put(plan.key.run, after)
+        return gone.delta
 
     def _trainer(self, ref: ObjectRef, bundle: Bundle) -> Trainer:
         trainer = self._trainers.pop(ref.sha256, None) or Trainer(bundle, self._means.worker)
@@ -199,13 +211,13 @@ class Agent:
         )
 
     def _update(self, plan: Plan, manifest: Manifest, data: Dataset, outcome: Outcome, told: Evaluation) -> Delta:
-        """The delta of a round of training."""
+        """The delta of a round of training, without its tensors."""
         trained, weight = outcome.trained, data.weight
         told = summed(manifest, "train", trained.sums, trained.weight) + told
         if outcome.local_steps is not None:
             steps = Metric(split="train", name=LOCAL_STEPS, total=weight * outcome.local_steps, weight=weight)
             told += Evaluation((steps,))
-        delta = self._delta(plan, len(data.train_x), weighted(outcome.terms, weight), told, weight)
+        delta = self._delta(plan, len(data.train_x), (), told, weight)
         if outcome.of_models == 1:
             return delta
         shares = tuple(weight if model == outcome.chosen else 0.0 for model in range(outcome.of_models))
@@ -215,7 +227,7 @@ class Agent:
         self, plan: Plan, examples: int, terms: Sequence[Array], told: Evaluation, weight: float | None = None
     ) -> Delta:
         """`weight`: what the examples count together, where that is not their number."""
-        return Delta(
+        return Delta.model_construct(
             key=plan.key,
             sender=self._node,
             task=plan.task,
@@ -237,13 +249,13 @@ def _epochs(plan: Plan, steps_a_pass: int, kept: Arrays) -> int:
     return pace.epochs_within(wanted.target_s, speed, steps_a_pass, wanted.max_epochs)
 
 
-def _after(memory: Memory, plan: Plan, setting: Setting, outcome: Outcome, elapsed_s: float) -> Memory:
+def _after(memory: Memory, plan: Plan, setting: Setting, outcome: Outcome, elapsed_s: float, gone: Going) -> Memory:
     """What is kept behind a round. All that it took counts for the speed, so that the whole round fits its time."""
-    kept = dict(outcome.kept)
+    kept = {**outcome.kept, **gone.kept}
     if outcome.of_models > 1:
         kept[CHOSEN] = np.array(outcome.chosen)
     if plan.learning.pace.target_s:
         speed = setting.memory.get(STEPS_PER_S)
         told = pace.measured(None if speed is None else float(speed), setting.epochs * setting.batches, elapsed_s)
         kept[STEPS_PER_S] = np.array(told)
-    return memory.after(plan.key, kept, outcome.if_taken)
+    return memory.after(plan.key, kept, {**outcome.if_taken, **gone.if_taken})

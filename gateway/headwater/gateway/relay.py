@@ -26,13 +26,17 @@ from headwater.node.journal import JournalFull
 from headwater.node.parent import Parent
 from headwater.node.places import own
 from headwater.node.store import NodeStore
+from headwater.node.tasks import Background
 from headwater.schemas.manifest import Manifest
-from headwater.schemas.messages import Delta, ObjectRef, Plan
+from headwater.schemas.messages import Delta, ObjectRef, Plan, RoundKey
 from headwater.schemas.tensors import Array, TensorError, encode_tensors, models_of
 from headwater.schemas.wire import encode
 from headwater.transport.objects import ObjectStore
 
 log = logging.getLogger("headwater.gateway")
+
+MAX_REFUSALS_NOTED: Final = 16
+"""At once; more is not on its way up."""
 
 DEADLINE_SHARE: Final = 0.8
 """Of the time that the parent allows; the rest is for the way up."""
@@ -73,7 +77,8 @@ class Relay:
         self._parent = parent
         self._objects = objects
         self._store = store
-        self.uplink = Uplink(node, store)
+        self._uplink = Uplink(store)
+        self._noting = Background(MAX_REFUSALS_NOTED)
 
     async def work(self, assignment: Assignment) -> Delta | Decline:
         """The delta of one plan, or why there is none. A plan that an earlier process began goes on where it was."""
@@ -95,6 +100,10 @@ class Relay:
         if placed is not assignment:
             self._objects.put(encode(placed.model))
         return placed
+
+    def refused(self, key: RoundKey) -> None:
+        """The parent did not take the sum of this plan."""
+        self._noting.start(self._uplink.refused(key))
 
     async def _once(self, assignment: Assignment, models: int) -> Delta | Decline:
         plan = assignment.plan
@@ -123,7 +132,7 @@ class Relay:
 
     async def _host(self, assignment: Assignment, index: int, model: ObjectRef, models: int) -> RoundResult:
         plan = edge_plan(assignment.plan, index, model, self._remaining_s(assignment), self._node)
-        return await self._parent.host(plan, assignment.bundle.manifest, models=models)
+        return await self._parent.host(plan, assignment.bundle.manifest, models=models, masks=assignment.masks)
 
     def _model(self, assignment: Assignment, course: Course) -> ObjectRef:
         """What an edge round begins with: the received model, and then the cluster's own."""
@@ -158,16 +167,15 @@ class Relay:
         plan = assignment.plan
         travelling = np.float64 if plan.task == "statistics" else np.float32
         terms: tuple[Array, ...] = tuple(tensor.astype(travelling) for tensor in total.terms)
-        delta = Delta(
+        delta = Delta.model_construct(
             key=plan.key,
             sender=self._node,
             task=plan.task,
             weight=total.weight,
             examples=told.examples,
             devices=told.devices,
-            tensors=encode_tensors(terms),
             metrics=told.metrics,
             tallies=told.tallies,
             shares=total.shares,
         )
-        return await self.uplink.encoded(delta, terms, assignment)
+        return await self._uplink.encoded(delta, terms, assignment)

@@ -41,7 +41,7 @@ async def join(
     outbox = Outbox(store, has_two_parents=second is not None, saves_first=True)
 
     def child(connect: Connect, identity: Identity) -> Child:
-        return Child(connect, identity, objects, outbox, data=parent.data)
+        return Child(connect, identity, objects, outbox, data=parent.data, refused=relay.refused)
 
     parents = Parents(uplink, identity, child, heartbeat_s=settings.heartbeat_s, second=second)
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from headwater.core.compress.prune import Mask, read_masks
 from headwater.core.round import worth_taking
 from headwater.node.identity import Identity
 from headwater.node.news import News
@@ -19,6 +20,7 @@ from headwater.node.sending import send_chunks
 from headwater.node.service import together
 from headwater.node.tasks import Background
 from headwater.schemas.learning import CODECS
+from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import (
     Announcement,
     Bundle,
@@ -36,7 +38,7 @@ from headwater.schemas.messages import (
     Want,
 )
 from headwater.schemas.statuses import DataStatus
-from headwater.schemas.tensors import TensorError
+from headwater.schemas.tensors import TensorError, parameter_specs
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import WireError, decode, decode_object, encode, reference
 from headwater.transport.objects import Assembly, ObjectStore, chunks
@@ -61,12 +63,14 @@ MAX_BACKGROUND: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A plan with everything that it needs. `arrived_at` is the loop's time, for durations count from arrival."""
+    """A plan with everything that it needs. `arrived_at` is the loop's time, for durations count from arrival. `masks`
+    are what is left of each shared parameter of a pruned model."""
 
     plan: Plan
     model: Model
     bundle: Bundle
     arrived_at: float
+    masks: tuple[Mask, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +226,8 @@ class Child:
             wanted = (plan.bundle, plan.patch.patch)
         elif plan is not None:
             wanted = (plan.bundle, plan.model)
+        if plan is not None and plan.mask is not None:
+            wanted = (*wanted, plan.mask)
         self._assemblies = {
             ref.sha256: self._assemblies.get(ref.sha256) or Assembly(ref) for ref in wanted if ref not in self._objects
         }
@@ -321,15 +327,26 @@ class Child:
                 continue
             done = plan.key
             try:
-                yield Assignment(plan, self._open(plan.model, Model), self._open(plan.bundle, Bundle), arrived_at)
-            except WireError as error:
+                bundle = self._open(plan.bundle, Bundle)
+                yield Assignment(
+                    plan, self._open(plan.model, Model), bundle, arrived_at, self._masks(plan, bundle.manifest)
+                )
+            except (WireError, TensorError) as error:
                 await self._decline(plan.key, "malformed", str(error))
 
     def _open(self, ref: ObjectRef, kind: type[M]) -> M:
+        return decode_object(self._payload(ref, kind.kind), kind)
+
+    def _payload(self, ref: ObjectRef, what: str) -> bytes:
         payload = self._objects.get(ref)
         if payload is None:
-            raise WireError("malformed", f"{kind.kind}: does not fit into this node's object store")
-        return decode_object(payload, kind)
+            raise WireError("malformed", f"{what}: does not fit into this node's object store")
+        return payload
+
+    def _masks(self, plan: Plan, manifest: Manifest) -> tuple[Mask, ...]:
+        if plan.mask is None:
+            return ()
+        return read_masks(self._payload(plan.mask, "mask"), parameter_specs(manifest.shared))
 
     async def _gather(self, plan: Plan) -> bool:
         """Wait for the plan's objects, asking for what does not come. False when the plan is superseded first."""
@@ -352,7 +369,9 @@ class Child:
             return True
         try:
             bundle, base = self._open(plan.bundle, Bundle), self._open(plan.patch.base, Model)
-            payload = await asyncio.to_thread(patched, bundle.manifest, base, self._open(plan.patch.patch, Patch))
+            masks = self._masks(plan, bundle.manifest)
+            patch = self._open(plan.patch.patch, Patch)
+            payload = await asyncio.to_thread(patched, bundle.manifest, base, patch, masks)
             if reference(payload) == plan.model:
                 self._objects.put(payload)
                 return True

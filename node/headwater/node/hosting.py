@@ -9,6 +9,7 @@ from typing import Final
 from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum, means
 from headwater.core.compress import decode
+from headwater.core.compress.prune import Mask, narrowed_specs, widened
 from headwater.core.figures import figures_by_split
 from headwater.core.select import EVERYONE, Chosen
 from headwater.schemas.limits import MAX_COUNT, MAX_TALLIED, MAX_WEIGHED
@@ -85,7 +86,8 @@ class Opening:
     """Whom a round begins with.
 
     `contributors` are in it already, by the journal; `counted` are the updates that the run's earlier rounds hold;
-    `models` coexist, and where each belongs to a child `places` are those children in their order.
+    `models` coexist, and where each belongs to a child `places` are those children in their order; `masks` are what is
+    left of each shared parameter.
     """
 
     members: frozenset[str] = frozenset()
@@ -94,6 +96,7 @@ class Opening:
     counted: frozenset[rounds.Contributor] = frozenset()
     models: int = 1
     places: tuple[str, ...] = ()
+    masks: tuple[Mask, ...] = ()
 
 
 @dataclass(slots=True)
@@ -110,6 +113,7 @@ class Hosted:
     refusals: list[Refused] = field(default_factory=list)
     refused: int = 0
     places: tuple[str, ...] = ()
+    masks: tuple[Mask, ...] = ()
     keep_payloads: bool = False
     folded: dict[tuple[str, bytes], RoundKey] = field(default_factory=dict)
     """What is in the sum, by sender and the encoded delta's hash."""
@@ -154,7 +158,7 @@ def open_hosted(
     elements = models * sum(math.prod(shape) for _, shape, _ in specs)
     max_delta_bytes = 8 * (elements + tallied) + DELTA_OVERHEAD_BYTES
     sum_ = WeightedSum([shape for _, shape, _ in specs], models)
-    return Hosted(plan, manifest, round_, sum_, traffic, max_delta_bytes, places=places)
+    return Hosted(plan, manifest, round_, sum_, traffic, max_delta_bytes, places=places, masks=opening.masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,16 +234,18 @@ def checked_tensors(delta: Delta, node: str, hosted: Hosted) -> tuple[Array, ...
     check_tallies(delta, hosted.manifest)
     check_shares(delta, hosted)
     models = sum(share > 0 for share in delta.shares) or 1
-    return update_of(delta, delta_specs(delta.task, hosted.manifest, hosted.plan.learning, models))
+    return update_of(delta, delta_specs(delta.task, hosted.manifest, hosted.plan.learning, models), hosted.masks)
 
 
-def update_of(delta: Delta, specs: Specs) -> tuple[Array, ...]:
+def update_of(delta: Delta, specs: Specs, masks: tuple[Mask, ...] = ()) -> tuple[Array, ...]:
     """A delta's tensors, however they are written.
 
     Raises:
         TensorError: they are not what the specs say.
     """
-    return decode(delta.coded, specs) if delta.coded else decode_tensors(delta.tensors, specs)
+    if not delta.coded:
+        return decode_tensors(delta.tensors, specs)
+    return widened(decode(delta.coded, narrowed_specs(specs, masks)), masks) if masks else decode(delta.coded, specs)
 
 
 def _of_its_place(hosted: Hosted, delta: Delta) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from typing import Final
 from headwater.core import admission
 from headwater.core import members as membership
 from headwater.core import round as rounds
+from headwater.core.compress.prune import Mask
 from headwater.node.choosing import Choosing
 from headwater.node.heartbeat import beat_down
 from headwater.node.hosting import (
@@ -193,6 +194,7 @@ class Parent:
         keep_payloads: bool = False,
         models: int = 1,
         places: tuple[str, ...] = (),
+        masks: tuple[Mask, ...] = (),
     ) -> RoundResult:
         """Run one round to its end: everyone expected, enough of them, or the deadline.
 
@@ -204,17 +206,21 @@ class Parent:
             keep_payloads: whether the result's contributions carry the encoded deltas.
             models: how many global models coexist.
             places: the children that have a model each, in the models' order, where the run has one for each.
+            masks: what is left of each shared parameter of a pruned model.
         """
         loop = asyncio.get_running_loop()
         await self._tell_those_in_the_last()
         entries = await self._receipts.open(plan.key)
         plan = self._negotiated(plan)
-        hosted = self._open(plan, manifest, entries, Opening(counted=counted, models=models, places=places))
+        hosted = self._open(
+            plan, manifest, entries, Opening(counted=counted, models=models, places=places, masks=masks)
+        )
         hosted.keep_payloads = keep_payloads
         self._take_up(hosted, entries)
         await self._announce(self._announcement_of(hosted))
         model = plan.patch.patch if plan.patch is not None else plan.model
-        self._tasks.start(self._provider.broadcast((plan.bundle, model)))
+        beside = (plan.mask,) if plan.mask is not None else ()
+        self._tasks.start(self._provider.broadcast((plan.bundle, *beside, model)))
         self._tasks.start(self._tell_progress(hosted))
         while hosted.round.state == "open":
             await self._news.wait(min(hosted.round.deadline_at - loop.time(), ASK_AGAIN_AFTER_S))

@@ -11,26 +11,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from headwater.core.aggregate import Sums, stepped
-from headwater.core.compress import decode, encode
+from headwater.core.compress import decode, feedback
+from headwater.core.compress.positions import Turn
+from headwater.core.compress.prune import Mask, narrowed, narrowed_specs, widened
 from headwater.schemas.learning import Compression
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import Model, Patch
-from headwater.schemas.tensors import Array, TensorError, decode_tensors, encode_tensors, model_specs, parameter_specs
+from headwater.schemas.tensors import Array, Specs, TensorError, encode_tensors, models_of, parameter_specs
 from headwater.schemas.wire import encode as encode_message
 
 
 @dataclass(frozen=True, slots=True)
 class Downlink:
-    """Which patch is to be made: to `version`, for those who hold the one before."""
+    """Which patch is to be made: to `version`, for those who hold the one before. `masks`: of a pruned model."""
 
     run: str
     version: int
     compression: Compression
     seed: int
+    masks: tuple[Mask, ...] = ()
 
 
 def patch(
-    downlink: Downlink, manifest: Manifest, steps: Sequence[Sums], residual: Sequence[Array]
+    downlink: Downlink, manifest: Manifest, steps: Sequence[Sums], residual: tuple[Array, ...]
 ) -> tuple[bytes, tuple[Sums, ...], tuple[Array, ...]]:
     """The encoded patch, the steps as its readers make them, and what it leaves out.
 
@@ -38,25 +41,21 @@ def patch(
         steps: of each model, its shared parameters.
         residual: what the last one left out, or nothing.
     """
+    specs, masks = _specs(manifest, len(steps), downlink.masks), downlink.masks * len(steps)
     wanted = [tensor for step in steps for tensor in step]
-    if residual:
-        wanted = [tensor + left for tensor, left in zip(wanted, residual, strict=True)]
-    values = tuple(np.asarray(tensor, dtype=np.float32) for tensor in wanted)
-    specs = len(steps) * parameter_specs(manifest.shared)
-    draw = np.random.default_rng([downlink.seed, downlink.version])
-    update = encode(values, specs, downlink.compression, draw)
-    taken = decode(update, specs)
-    payload = encode_message(Patch(run=downlink.run, version=downlink.version, update=update))
-    left = tuple(np.asarray(tensor - sent, dtype=np.float32) for tensor, sent in zip(wanted, taken, strict=True))
-    each = len(manifest.shared)
-    made = tuple(
-        tuple(np.asarray(tensor, dtype=np.float64) for tensor in taken[begin : begin + each])
-        for begin in range(0, len(taken), each)
+    coded = feedback.code(
+        feedback.Memory(residual),
+        narrowed(wanted, masks) if masks else wanted,
+        specs,
+        downlink.compression,
+        np.random.default_rng([downlink.seed, downlink.version]),
+        Turn(downlink.seed, downlink.version),
     )
-    return payload, made, left if downlink.compression.keeps_what_is_left else ()
+    payload = encode_message(Patch(run=downlink.run, version=downlink.version, update=coded.payload))
+    return payload, _steps(coded.payload, manifest, len(steps), downlink.masks), coded.if_taken.residual
 
 
-def patched(manifest: Manifest, model: Model, patch: Patch) -> bytes:
+def patched(manifest: Manifest, model: Model, patch: Patch, masks: tuple[Mask, ...] = ()) -> bytes:
     """The encoded model behind a patch.
 
     Raises:
@@ -64,14 +63,23 @@ def patched(manifest: Manifest, model: Model, patch: Patch) -> bytes:
     """
     if model.companions:
         raise TensorError("malformed", "patch: of a model whose strategy sends companions, which a patch has not")
-    count, each = len(model.clusters) or 1, len(manifest.parameters)
-    flat = decode_tensors(model.tensors, model_specs(manifest, count))
-    steps = decode(patch.update, count * parameter_specs(manifest.shared))
-    of_each = len(manifest.shared)
-    moved = [
-        value
-        for number in range(count)
-        for value in stepped(manifest, flat[number * each :][:each], steps[number * of_each :][:of_each])
-    ]
-    changed = {"version": patch.version, "tensors": encode_tensors(moved)}
-    return encode_message(model.model_copy(update=changed))
+    models = models_of(manifest, model)
+    steps = _steps(patch.update, manifest, len(models), masks)
+    moved = [value for one, step in zip(models, steps, strict=True) for value in stepped(manifest, one, step)]
+    return encode_message(model.model_copy(update={"version": patch.version, "tensors": encode_tensors(moved)}))
+
+
+def _specs(manifest: Manifest, models: int, masks: tuple[Mask, ...]) -> Specs:
+    specs: Specs = models * parameter_specs(manifest.shared)
+    return narrowed_specs(specs, masks * models) if masks else specs
+
+
+def _steps(update: bytes, manifest: Manifest, models: int, masks: tuple[Mask, ...]) -> tuple[Sums, ...]:
+    """Of each model the step that an update means. Raises TensorError."""
+    taken = decode(update, _specs(manifest, models, masks))
+    whole = widened(taken, masks * models) if masks else taken
+    each = len(manifest.shared)
+    return tuple(
+        tuple(np.asarray(tensor, dtype=np.float64) for tensor in whole[begin : begin + each])
+        for begin in range(0, len(whole), each)
+    )

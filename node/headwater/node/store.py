@@ -5,6 +5,7 @@
     given      which of two parents may have a part of this node in a round, so that the other never gets one
     journal    what this node acknowledged to its children, until its own delta is settled
     course     how far the edge rounds of a plan have come
+    remainder  what the last sum of the newest run left out
 
 Every write is one transaction. All of it together takes at most `size_bytes` of payload: what is superseded makes room,
 the oldest first, and what does not fit is not promised. A file that is damaged is set aside, and said to be.
@@ -41,6 +42,7 @@ CREATE TABLE IF NOT EXISTS settled (id INTEGER PRIMARY KEY CHECK (id = 1), {_KEY
 CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, {_KEY}, sender TEXT NOT NULL, payload BLOB NOT NULL,
   UNIQUE (run, round, step, attempt, sender));
 CREATE TABLE IF NOT EXISTS course (id INTEGER PRIMARY KEY CHECK (id = 1), {_KEY}, payload BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS remainder (id INTEGER PRIMARY KEY CHECK (id = 1), run TEXT NOT NULL, payload BLOB NOT NULL);
 """
 
 T = TypeVar("T")
@@ -153,6 +155,19 @@ class NodeStore:
     def course(self, key: RoundKey) -> bytes | None:
         return next((row[0] for row in self._read(f"SELECT payload FROM course WHERE {_IS}", _row(key))), None)
 
+    # ── what an encoded sum left out ────────────────────────────────────────────────────────────────────────────
+
+    def keep_left(self, run: str, payload: bytes) -> None:
+        """What the last sum of a run left out; that of another run goes. Raises JournalFull."""
+        with self._write() as connection:
+            connection.execute("DELETE FROM remainder")
+            if _taken_bytes(connection) + len(payload) > self._size_bytes:
+                raise JournalFull(f"{self._file}: {len(payload)} bytes more would pass the {self._size_bytes} allowed")
+            connection.execute("INSERT INTO remainder VALUES (1, ?, ?)", (run, payload))
+
+    def left(self, run: str) -> bytes | None:
+        return next((row[0] for row in self._read("SELECT payload FROM remainder WHERE run = ?", (run,))), None)
+
     # ── the file ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _make_room(self, connection: sqlite3.Connection, size_bytes: int, key: RoundKey) -> None:
@@ -236,7 +251,8 @@ def _begin(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 def _taken_bytes(connection: sqlite3.Connection) -> int:
     tables = " + ".join(
-        f"(SELECT coalesce(sum(length(payload)), 0) FROM {table})" for table in ("outgoing", "journal", "course")
+        f"(SELECT coalesce(sum(length(payload)), 0) FROM {table})"
+        for table in ("outgoing", "journal", "course", "remainder")
     )
     (taken,) = connection.execute(f"SELECT {tables}").fetchone()
     return int(taken)

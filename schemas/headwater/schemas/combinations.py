@@ -122,12 +122,9 @@ CONFLICTS: Final[tuple[Conflict, ...]] = (
     ),
     Conflict(
         'uplink.codec = "sketch"',
-        "layers below 1, momentum or feedback on the device",
+        "layers below 1, or feedback on the device",
         "what a sketch leaves out is made up for at the cloud; leave them out",
-        lambda run: (
-            run.uplink.codec == "sketch"
-            and (run.uplink.layers < 1 or run.uplink.momentum > 0 or bool(run.uplink.feedback))
-        ),
+        lambda run: run.uplink.codec == "sketch" and (run.uplink.layers < 1 or bool(run.uplink.feedback)),
     ),
     Conflict(
         "gateway_uplink.codec",
@@ -145,10 +142,11 @@ CONFLICTS: Final[tuple[Conflict, ...]] = (
     ),
     Conflict(
         "momentum of a link",
-        "a codec other than topk, stc or randk, or feedback = false",
+        "a codec other than topk, stc, randk or sketch, or feedback = false",
         "DGC corrects the momentum of values that wait to be sent, and there none wait",
         lambda run: any(
-            link.momentum > 0 and (link.codec not in SPARSE or not link.keeps_what_is_left) for link in _uplinks(run)
+            link.momentum > 0 and link.codec != "sketch" and (link.codec not in SPARSE or not link.keeps_what_is_left)
+            for link in _uplinks(run)
         ),
     ),
     Conflict(

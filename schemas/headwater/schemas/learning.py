@@ -159,8 +159,8 @@ class Compression(Sparse):
     or `per_layer`; lowrank keeps `rank` columns of each matrix (PowerSGD, Vogels et al. 2019); sketch is FetchSGD's
     count sketch (Rothchild et al. 2020) of `rows` times `columns`, and the cloud takes a `fraction` from it. `values`
     says how those write numbers that they keep. `feedback` adds what one update left out to the next one; unless given
-    it is on where a codec is biased. `momentum` is DGC's correction (Lin et al. 2018). An update is made of a `layers`
-    fraction of the tensors, in turns; the others wait. What is left goes through zstd.
+    it is on where a codec is biased. `momentum` is DGC's correction (Lin et al. 2018), of a sketch FetchSGD's ρ. An
+    update is made of a `layers` fraction of the tensors, in turns; the others wait. What is left goes through zstd.
     """
 
     codec: CodecName = "none"

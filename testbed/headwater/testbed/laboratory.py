@@ -7,7 +7,7 @@ a scenario has its reference. Whoever is asked answers at once, one after the ot
 import asyncio
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol, cast
@@ -19,6 +19,8 @@ from headwater.cloud.history import RunRecord
 from headwater.cloud.plans import needs_statistics, plan
 from headwater.cloud.preparation import prepare
 from headwater.core import round as rounds
+from headwater.core.compress.prune import Mask
+from headwater.core.graph.outputs import output_axes
 from headwater.core.local import Memory
 from headwater.core.select import Situation, chosen
 from headwater.device.agent import Agent, Means
@@ -98,16 +100,22 @@ class Host:
     deltas: dict[str, Delta] = field(default_factory=dict)
 
     async def host(
-        self, plan: Plan, manifest: Manifest, *, models: int = 1, places: tuple[str, ...] = ()
+        self,
+        plan: Plan,
+        manifest: Manifest,
+        *,
+        models: int = 1,
+        places: tuple[str, ...] = (),
+        masks: tuple[Mask, ...] = (),
     ) -> RoundResult:
         """As `Parent.host`. Raises TensorError, WireError where a child's delta is none."""
         members = frozenset(self.children)
         cohort = chosen(members, plan.cohort, plan.over_selection, plan.seed, plan.key, self.situation)
-        opening = Opening(members=members, chosen=cohort, models=models, places=places)
+        opening = Opening(members=members, chosen=cohort, models=models, places=places, masks=masks)
         hosted = open_hosted(plan, manifest, opening, Traffic(), now=0.0)
         self.deltas = {}
         for node in sorted(members if cohort.cohort is None else cohort.cohort):
-            answer = await self.children[node].work(self._assignment(plan))
+            answer = await self.children[node].work(self._assignment(plan, masks))
             if isinstance(answer, Decline):
                 hosted.round, _ = rounds.step(hosted.round, rounds.Declined(plan.key, node), 0.0)
                 continue
@@ -119,12 +127,12 @@ class Host:
             self.deltas[node] = answer
         return result_of(hosted, Traffic(), 0.0)
 
-    def _assignment(self, plan: Plan) -> Assignment:
+    def _assignment(self, plan: Plan, masks: tuple[Mask, ...]) -> Assignment:
         payloads = self.objects.get(plan.model), self.objects.get(plan.bundle)
         if payloads[0] is None or payloads[1] is None:
             raise RunFailed("laboratory: an object does not fit into its store")
         model, bundle = decode_object(payloads[0], Model), decode_object(payloads[1], Bundle)
-        return Assignment(plan, model, bundle, asyncio.get_running_loop().time())
+        return Assignment(plan, model, bundle, asyncio.get_running_loop().time(), masks)
 
 
 class Laboratory:
@@ -188,7 +196,9 @@ class Laboratory:
         asked = plan(RUN, description, task, number, 0, model=self.course.model, bundle=self.course.bundle)
         clusters = self.course.models.clusters
         places = clusters if description.learning.has_places else ()
-        result = await top.host(asked, self.course.manifest, models=len(clusters) or 1, places=places)
+        result = await top.host(
+            asked, self.course.manifest, models=len(clusters) or 1, places=places, masks=self.course.mask
+        )
         if not result.closed:
             raise RunFailed(f"round {number}: nobody gave anything")
         fleet_weight = sum(data.weight for data in self.data.values())
@@ -243,7 +253,9 @@ class Laboratory:
         self._objects.put(prepared.model)
         now = datetime.now(UTC)
         run = RunRecord(RUN, "laboratory", RUN, "running", self.description, 0, False, "", now, now, None)
-        return begun(run, prepared.manifest, bundle, prepared.model, 0, None)
+        course = begun(run, prepared.manifest, bundle, prepared.model, 0, None)
+        names = [parameter.name for parameter in prepared.manifest.shared]
+        return replace(course, outputs=output_axes(prepared.forward, names))
 
     def _measured(self, version: int) -> Told:
         deltas = [

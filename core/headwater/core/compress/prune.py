@@ -59,6 +59,11 @@ def pruned(parameters: Sequence[Array], masks: Sequence[Mask]) -> Parameters:
     return tuple(np.where(mask, value, 0).astype(np.float32) for value, mask in zip(parameters, masks, strict=True))
 
 
+def pruned_step(step: Sequence[Array], masks: Sequence[Mask]) -> tuple[NDArray[np.float64], ...]:
+    """A step of what is left alone, whatever an optimiser still remembers."""
+    return tuple(np.where(mask, tensor, 0.0) for tensor, mask in zip(step, masks, strict=True))
+
+
 def narrowed_specs(specs: Specs, masks: Sequence[Mask]) -> Specs:
     """Of an update's values that are left: a smaller tensor where whole outputs are gone, else a vector."""
     return tuple((name, _shape_left(mask), dtype) for (name, _, dtype), mask in zip(specs, masks, strict=True))

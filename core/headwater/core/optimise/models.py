@@ -11,10 +11,12 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from headwater.core.aggregate import Parameters, Sums, WeightedSum, stepped
+from headwater.core.compress import sketch
 from headwater.core.optimise import strategy
 from headwater.core.optimise.server import State
 from headwater.schemas.learning import Learning
 from headwater.schemas.manifest import Manifest
+from headwater.schemas.tensors import parameter_specs
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,14 @@ class Heard:
 
 def begin(learning: Learning, manifest: Manifest, parameters: Sequence[Parameters], clusters: Sequence[str]) -> Models:
     """Before the first round."""
-    return Models(
-        tuple(parameters),
-        tuple(strategy.init(learning.strategy, manifest) for _ in parameters),
-        tuple(clusters),
-    )
+    return Models(tuple(parameters), tuple(_init(learning, manifest) for _ in parameters), tuple(clusters))
+
+
+def _init(learning: Learning, manifest: Manifest) -> State:
+    if learning.uplink.codec != "sketch":
+        return strategy.init(learning.strategy, manifest)
+    empty = np.zeros((learning.uplink.rows, learning.uplink.columns))
+    return {"momentum": (empty,), "error": (empty,)}
 
 
 def heard(total: WeightedSum, learning: Learning, fleet_weight: float) -> tuple[Heard | None, ...]:
@@ -58,9 +63,15 @@ def heard(total: WeightedSum, learning: Learning, fleet_weight: float) -> tuple[
 
 
 def apply(
-    learning: Learning, manifest: Manifest, models: Models, told: Sequence[Heard | None]
+    learning: Learning, manifest: Manifest, models: Models, told: Sequence[Heard | None], seed: int = 0
 ) -> tuple[Models, tuple[Sums, ...]]:
-    """The states behind a round, and the step of each model; the parameters are those of before (`moved`)."""
+    """The states behind a round, and the step of each model; the parameters are those of before (`moved`).
+
+    Args:
+        seed: the run's, which says where a sketch has each value.
+    """
+    if learning.uplink.codec == "sketch":
+        return _unsketched(learning, manifest, models, told, seed)
     common = _common(learning, manifest)
     told = _with_common(told, common) if any(common) else told
     states, steps = [], []
@@ -97,6 +108,26 @@ def grown(learning: Learning, manifest: Manifest, models: Models, clusters: Iter
     known = models if models.clusters else replace(models, parameters=(), states=())
     added = begin(learning, manifest, [mean] * len(new), new)
     return Models(known.parameters + added.parameters, known.states + added.states, known.clusters + added.clusters)
+
+
+def _unsketched(
+    learning: Learning, manifest: Manifest, models: Models, told: Sequence[Heard | None], seed: int
+) -> tuple[Models, tuple[Sums, ...]]:
+    """FetchSGD, of the one model that it has."""
+    uplink, ((state,), (one,)) = learning.uplink, (models.states, told)
+    if one is None:
+        return models, (_nothing(manifest),)
+    after, step = sketch.apply(
+        sketch.State(state["momentum"][0], state["error"][0]),
+        one.update.mean[0],
+        parameter_specs(manifest.shared),
+        sketch.Hashes(uplink.rows, uplink.columns, seed),
+        fraction=uplink.fraction,
+        momentum=uplink.momentum,
+    )
+    rate = learning.strategy.server_learning_rate
+    kept = {"momentum": (after.momentum,), "error": (after.error,)}
+    return replace(models, states=(kept,)), (tuple(rate * tensor for tensor in step),)
 
 
 def _common(learning: Learning, manifest: Manifest) -> tuple[bool, ...]:

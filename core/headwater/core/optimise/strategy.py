@@ -3,6 +3,7 @@
     SCAFFOLD   c ← c + (|S|/N)·mean Δc_i            Karimireddy et al. 2020, algorithm 1, line 17
     FedDyn     h ← h − α·(|S|/N)·mean Δ_i           Acar et al. 2021, algorithm 1
                x ← x + mean Δ_i − h/α
+    FetchSGD   x ← x + η·top-k of the sketches' sum    Rothchild et al. 2020, algorithm 1, in `core.compress.sketch`
     FedNova    x ← x + τ_eff·Σ p_i·(Δ_i/a_i)        Wang et al. 2020, equation 7 with τ_eff = Σ p_i·a_i
 
 |S|/N is the share of the fleet that a round heard, and as everything else here it counts devices by their weights, so
