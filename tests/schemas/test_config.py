@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from headwater.schemas.config import MASK, Invalid, explain, load, locate, resolve
 from headwater.schemas.errors import ConfigError
+from headwater.schemas.learning import Clusters, Compression, Pace, Personal, Pruning, Selection, Strategy
 from headwater.schemas.run import RunDescription
 from headwater.schemas.settings import BrokerSettings, CloudSettings, DeviceSettings, GatewaySettings
 from headwater.testbed.toml import to_toml
@@ -238,3 +240,27 @@ def test_a_run_that_could_not_work_is_refused(line: str, problem: str) -> None:
     with pytest.raises(Invalid) as caught:
         resolve(RunDescription, text=f'name = "n"\ndata = "d"\nrounds = 3\n{model}{line}\n', name="run.toml")
     assert problem in str(caught.value)
+
+
+OPTIONAL: dict[str, type[BaseModel]] = {
+    "cohort.selection": Selection,
+    "strategy": Strategy,
+    "pace": Pace,
+    "clusters": Clusters,
+    "personal": Personal,
+    "uplink": Compression,
+    "pruning": Pruning,
+}
+
+
+@pytest.mark.parametrize("section", OPTIONAL)
+def test_the_example_of_a_run_has_every_optional_setting_in_a_comment(section: str) -> None:
+    text = (EXAMPLES / "run.toml").read_text()
+    lines = text.splitlines()
+    begin = next(n for n, line in enumerate(lines) if line.startswith(f"# [{section}]"))
+    end = next((n for n in range(begin, len(lines)) if not lines[n].startswith("# ")), len(lines))
+    told = tomllib.loads("\n".join(line.removeprefix("# ") for line in lines[begin:end]))
+    for name in section.split("."):
+        told = told[name]
+    assert told.keys() == OPTIONAL[section].model_fields.keys()
+    OPTIONAL[section].model_validate_json(json.dumps(told))

@@ -22,6 +22,7 @@ from headwater.schemas.run import OnnxModel, RunDescription
 
 if TYPE_CHECKING:
     from headwater.cloud.history import History, RoundRecord, RunRecord
+    from headwater.schemas.messages import Model, Tensor
 
 app = typer.Typer(help="Start, follow, stop and export runs.", no_args_is_help=True, add_completion=False)
 
@@ -125,6 +126,9 @@ def export(
     round_: Annotated[
         int | None, typer.Option("--round", help="The round whose model it is; the last by default.")
     ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Of several models that coexist the one to write, by its name.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="The file to write; by default RUN-ROUND.onnx.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Also write it in eight bits, as RUN-ROUND.int8.onnx.")] = False,
     calibrate: Annotated[
@@ -146,7 +150,7 @@ def export(
         raise ConfigError("calibrate: eight bits are calibrated, and none were asked for; add --int8")
     with _history(database) as history:
         record = _chosen(history, run)
-        version, payload = exported(history, record.id, round_)
+        version, payload = exported(history, record.id, round_, cluster)
     description = record.description
     examples = examples_of("data", data, description.data, "test") if data else None
     calibration = examples_of("calibrate", calibrate, description.data, "train") if calibrate else None
@@ -171,8 +175,13 @@ def _write(path: Path, payload: bytes) -> None:
         raise ConfigError(f"output: {path}: {error.strerror}; choose another file") from None
 
 
-def exported(history: "History", run: str, round_: int | None) -> tuple[int, bytes]:
-    """The inference model of a round (the last by default), as ONNX. Raises RunFailed where there is none."""
+def exported(history: "History", run: str, round_: int | None, cluster: str | None = None) -> tuple[int, bytes]:
+    """The inference model of a round (the last by default), as ONNX.
+
+    Raises:
+        RunFailed: there is none.
+        ConfigError: several coexist and `cluster` names none of them.
+    """
     from headwater.core.graph import export_inference
     from headwater.schemas.messages import Model
     from headwater.schemas.tensors import decode_tensor
@@ -182,8 +191,21 @@ def exported(history: "History", run: str, round_: int | None) -> tuple[int, byt
     forward = history.forward_of(run)
     if forward is None:
         raise RunFailed(f"run {run!r}: has not begun, so there is no model yet")
-    tensors = [decode_tensor(tensor) for tensor in decode_object(payload, Model).tensors]
+    message = decode_object(payload, Model)
+    tensors = [decode_tensor(tensor) for tensor in _of_cluster(message, cluster)]
     return version, export_inference(forward, tensors)
+
+
+def _of_cluster(model: "Model", cluster: str | None) -> "tuple[Tensor, ...]":
+    """Raises ConfigError."""
+    if not model.clusters and cluster is None:
+        return model.tensors
+    if cluster not in model.clusters:
+        given = "not given" if cluster is None else repr(cluster)
+        there = f"there are {', '.join(model.clusters)}" if model.clusters else "this run has one model; leave it out"
+        raise ConfigError(f"cluster: {given}; {there}")
+    each, place = len(model.tensors) // len(model.clusters), model.clusters.index(cluster)
+    return model.tensors[place * each : (place + 1) * each]
 
 
 def _pause() -> None:
