@@ -40,7 +40,7 @@ from headwater.schemas.messages import (
 from headwater.schemas.statuses import DataStatus
 from headwater.schemas.tensors import TensorError, parameter_specs
 from headwater.schemas.topics import Topics
-from headwater.schemas.wire import WireError, decode, decode_object, encode, reference
+from headwater.schemas.wire import WireError, decode, decode_object, encode, encode_object, reference
 from headwater.transport.objects import Assembly, ObjectStore, chunks
 from headwater.transport.session import Caller, Connect, LinkDown
 
@@ -165,7 +165,7 @@ class Child:
             await self._outbox.save_all()
             match await self._unless_superseded(key, work(assignment)):
                 case Delta() as delta if self._is_worth(key):
-                    for gone in self._outbox.put(key, encode(delta)):
+                    for gone in self._outbox.put(key, encode_object(delta)):
                         self._refused(gone)
                     self._news.tell()
                 case Delta():

@@ -458,7 +458,7 @@ class Parent:
         """`is_kept`: it comes from the journal."""
         key = hosted.plan.key
         try:
-            delta = decode_object(payload, Delta)
+            delta = decode_object(payload, Delta, max_size_bytes=hosted.max_delta_bytes)
             key = delta.key
             tensors = checked_tensors(delta, node, hosted)
         except (WireError, TensorError) as error:

@@ -167,7 +167,7 @@ class Compression(Sparse):
     values: Literal["fp32", "fp16", "int8", "int4"] = "int8"
     fraction: Fraction = 0.01
     per_layer: bool = False
-    block: Annotated[int, Field(ge=8, le=65_536)] = 256
+    block: Annotated[int, Field(ge=8, le=65_536)] = 4096
     rank: Annotated[int, Field(ge=1, le=256)] = 2
     rows: Annotated[int, Field(ge=1, le=32)] = 5
     columns: Annotated[int, Field(ge=8, le=4_000_000)] = 2000

@@ -3,16 +3,22 @@
 msgpack maps in a fixed field order with a version and a kind in front. Sizes and counts are capped before anything
 is built, depth by msgpack's own stack and then by the schema; unknown fields, duplicate keys, NaN and infinity are
 errors, and so is any second way of writing the same message.
+
+An object with a coded update may travel packed: its encoding in a Zstandard frame that knows the schema's field names.
+What is in the frame is the one encoding; the frame itself is not, since every version of the library packs as it
+likes. So an object's name is that of the bytes that travel, and who needs to compare messages unpacks them. A frame
+that fits into one chunk is that chunk: its name follows from it.
 """
 
 import hashlib
+from functools import lru_cache
 from typing import Any, Final, TypeVar, cast
 
 import msgpack
 from pydantic import BaseModel, ValidationError
 
-from headwater.schemas import limits
-from headwater.schemas.messages import MESSAGES, Message, ObjectRef, Reason
+from headwater.schemas import limits, packing
+from headwater.schemas.messages import MESSAGES, Chunk, Delta, Message, Metric, ObjectRef, Patch, Reason, RoundKey
 
 M = TypeVar("M", bound=Message)
 S = TypeVar("S", bound=BaseModel)
@@ -30,6 +36,8 @@ class WireError(ValueError):
 
 def encode(message: Message) -> bytes:
     """The one encoding of a message."""
+    if isinstance(message, Chunk) and _is_whole_frame(message):
+        return message.data
     body = {"v": limits.PROTOCOL_VERSION, "kind": message.kind} | message.model_dump()
     return bytes(msgpack.packb(body, use_bin_type=True))
 
@@ -40,6 +48,8 @@ def decode(payload: bytes, expected: type[M], *, max_size_bytes: int = limits.MA
     Raises:
         WireError: oversized, truncated, of another version or kind, or in any way not `encode`'s output.
     """
+    if expected is Chunk and payload.startswith(packing.MAGIC):
+        return cast(M, _whole(payload))
     body = _unpack(payload, max_size_bytes)
     version = body.pop("v", None)
     if type(version) is not int:
@@ -62,9 +72,48 @@ def decode(payload: bytes, expected: type[M], *, max_size_bytes: int = limits.MA
     return cast(M, message)
 
 
-def decode_object(payload: bytes, expected: type[M]) -> M:
-    """As `decode`, for a reassembled object."""
-    return decode(payload, expected, max_size_bytes=limits.MAX_OBJECT_SIZE_BYTES)
+def encode_object(message: Message) -> bytes:
+    """An object's bytes: packed where a coded update is in it and that makes it shorter."""
+    payload = encode(message)
+    if not (isinstance(message, Patch) or (isinstance(message, Delta) and message.coded)):
+        return payload
+    return min(payload, packing.pack(payload, _field_names()), key=len)
+
+
+def decode_object(payload: bytes, expected: type[M], *, max_size_bytes: int = limits.MAX_OBJECT_SIZE_BYTES) -> M:
+    """As `decode`, for a reassembled object, packed or not; `max_size_bytes` is what it may be unpacked."""
+    if not payload.startswith(packing.MAGIC):
+        return decode(payload, expected, max_size_bytes=max_size_bytes)
+    try:
+        payload = packing.unpack(payload, max_size_bytes, _field_names())
+    except packing.PackingError as error:
+        raise WireError("oversized" if error.is_oversized else "malformed", f"payload: {error}") from None
+    return decode(payload, expected, max_size_bytes=max_size_bytes)
+
+
+@lru_cache(maxsize=1)
+def _field_names() -> bytes:
+    """What a frame may refer to: a patch and a delta as they are without their contents, the likeliest last.
+
+    It is part of the protocol: another one needs another `PROTOCOL_VERSION`. `tests/schemas` freezes it.
+    """
+    key = RoundKey(run="run", round=1)
+    names = ("examples", "correct", "local_steps", "absolute_error", "squared_error", "error", "loss")
+    metrics = [Metric(split=split, name=name, total=1, weight=1) for split in ("test", "train") for name in names]
+    patch = Patch(run="run", version=1, base=bytes(32), update=b"\0")
+    tallied = Delta(key=key, sender="gateway", task="train", weight=1, examples=1, devices=1, coded=b"\0")
+    return encode(patch) + encode(tallied.model_copy(update={"metrics": tuple(metrics)}))
+
+
+def _is_whole_frame(chunk: Chunk) -> bool:
+    return chunk.object.size_bytes == len(chunk.data) and chunk.data.startswith(packing.MAGIC)
+
+
+def _whole(frame: bytes) -> Chunk:
+    """The one chunk that a frame is."""
+    if len(frame) > limits.CHUNK_SIZE_BYTES:
+        raise WireError("oversized", f"payload: {len(frame)} bytes; a chunk has {limits.CHUNK_SIZE_BYTES} at most")
+    return Chunk(object=reference(frame), offset=0, data=frame)
 
 
 def encode_status(status: BaseModel) -> bytes:

@@ -130,7 +130,8 @@ def write_gaps(tensors: Sequence[Values], chosen: Sequence[Whole], numbers: Numb
     long = gaps[gaps >= _LONG_GAP]
     head = b"".join(write_number(len(place)) for place in chosen)
     short = np.minimum(gaps, _LONG_GAP).astype(np.uint8)
-    return head + short.tobytes() + long.astype("<u4").tobytes() + numbers.write(_taken(tensors, chosen), rng)
+    told: bytes = short.tobytes() + long.astype("<u4").tobytes()
+    return head + told + numbers.write(_taken(tensors, chosen), rng)
 
 
 def read_gaps(body: bytes, shapes: Shapes, numbers: Numbers) -> Update:

@@ -28,11 +28,13 @@ Shape = tuple[int, ...]
 MAX_ENTRIES: Final = 8192
 """Each takes some 20 µs: more are for a layout that is vectorised."""
 
-MAX_PIECES: Final = 8192
+MAX_PIECES: Final = 32_768
+"""Of rows, in all tensors. Each takes some 2 µs, empty or not."""
 
 PIECE: Final = 320
 """Of a row's columns. (1/8)**320 is still a float64, so no product of a piece underflows."""
 
+_NONE: Final = np.zeros(0, dtype=np.int64)
 _CAP: Final = 0.875
 _RESOLUTION: Final = 2.0 ** (TOTAL_BITS - 1)
 
@@ -52,52 +54,54 @@ def as_matrix(shape: Shape) -> tuple[int, int]:
 
 def fits(shapes: Sequence[Shape], entries: int) -> bool:
     """Whether this layout is for so many."""
-    pieces = (sum(_piece_count(shape, turned=turned) for shape in shapes) for turned in (False, True))
-    return entries <= MAX_ENTRIES and max(pieces) <= MAX_PIECES
+    pieces = (max(_piece_count(shape, turned=turned) for turned in _ways(shape)) for shape in shapes)
+    return entries <= MAX_ENTRIES and sum(pieces) <= MAX_PIECES
 
 
 def write(tensors: Sequence[Entries], shapes: Sequence[Shape], magnitude_bits: int) -> bytes:
     """The entries of all the tensors. `magnitude_bits`: of |code|; 0 where every code is ±1, or there are none."""
-    written = [_write(tensors, shapes, magnitude_bits, turned=turned) for turned in (False, True)]
-    best = min(written, key=len)
-    return bytes([written.index(best)]) + best
+    encoder, shared = Encoder(), _Shared(magnitude_bits)
+    for entries, shape in zip(tensors, shapes, strict=True):
+        _write_tensor(encoder, shared, entries, shape)
+    return encoder.finish()
 
 
 def read(data: bytes, shapes: Sequence[Shape], magnitude_bits: int, *, coded: bool) -> list[Entries]:
     """Raises TensorError for bytes that `write` does not make of such shapes, as far as that shows."""
-    if not data or data[0] > 1:
-        raise TensorError("malformed", "coded: entries without their direction")
     if not fits(shapes, 0):
         raise TensorError("malformed", f"coded: entries one by one where there are over {MAX_PIECES} rows")
-    reading, entries, left = _Reading(Decoder(data[1:]), _Magnitudes(magnitude_bits)), [], MAX_ENTRIES
+    reading, entries, left = _Reading(Decoder(data), _Shared(magnitude_bits), coded), [], MAX_ENTRIES
     for shape in shapes:
-        entries.append(_read_tensor(reading, shape, left, turned=data[0] == 1, coded=coded))
+        entries.append(_read_tensor(reading, shape, left))
         left -= len(entries[-1].positions)
     return entries
 
 
-class _Magnitudes:
-    """What all tensors of one update share: statistics of counts and sizes."""
+class _Shared:
+    """Statistics that all tensors of one update share: of sizes and of counts, a row's by whether the last had any."""
 
     def __init__(self, bits: int) -> None:
         self.bits = bits
         self.tree = Tree(bits)
-        self.counts = (Number(), Number(), Number())
+        self.in_tensor = Number()
+        self.in_row = (Number(), Number())
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
     decoder: Decoder
-    shared: _Magnitudes
+    shared: _Shared
+    coded: bool
 
 
 class _Statistics:
     """What is known of a matrix's rows and columns from the entries so far."""
 
-    def __init__(self, rows: int, columns: int) -> None:
+    def __init__(self, columns: int) -> None:
         self.columns = np.zeros(columns, dtype=np.int64)
         self.entries = 0
-        self._signs = ([[0, 0] for _ in range(rows)], [[0, 0] for _ in range(columns)])
+        self._row_signs: dict[int, list[int]] = {}
+        self._column_signs: dict[int, list[int]] = {}
 
     def survival(self, piece: slice, count: int) -> NDArray[np.float64]:
         """Π_{i ≤ j} (1 − p_i) over the piece, behind a 1."""
@@ -107,13 +111,15 @@ class _Statistics:
 
     def sign(self, row: int, column: int) -> tuple[int, int]:
         """The odds of − and +."""
-        by_row, by_column = self._signs[0][row], self._signs[1][column]
-        minus, plus = max(by_row, by_column, key=lambda signs: abs(signs[0] - signs[1]))
+        minus, plus = self._row_signs.setdefault(row, [0, 0])
+        others = self._column_signs.setdefault(column, [0, 0])
+        if abs(others[0] - others[1]) > abs(minus - plus):
+            minus, plus = others
         return 5 * minus + 2, 5 * plus + 2
 
     def count_sign(self, row: int, column: int, plus: int) -> None:
-        self._signs[0][row][plus] += 1
-        self._signs[1][column][plus] += 1
+        self._row_signs[row][plus] += 1
+        self._column_signs[column][plus] += 1
 
 
 def _cumulative(survival: NDArray[np.float64], after: int) -> Whole:
@@ -142,25 +148,36 @@ def _pieces(shape: Shape, *, turned: bool) -> Iterator[tuple[int, slice]]:
             yield row, slice(start, min(start + width, columns))
 
 
-def _write(tensors: Sequence[Entries], shapes: Sequence[Shape], magnitude_bits: int, *, turned: bool) -> bytes:
-    encoder, shared = Encoder(), _Magnitudes(magnitude_bits)
-    for entries, shape in zip(tensors, shapes, strict=True):
-        _write_tensor(encoder, shared, entries, shape, turned=turned)
-    return encoder.finish()
+def _ways(shape: Shape) -> tuple[bool, ...]:
+    """Row by row, or turned, column by column: a vector has one way."""
+    return (False, True) if len(shape) > 1 else (False,)
 
 
-def _write_tensor(encoder: Encoder, shared: _Magnitudes, entries: Entries, shape: Shape, *, turned: bool) -> None:
-    rows, columns, codes = _turned(entries, shape) if turned else _straight(entries, shape)
-    shared.counts[2].put(encoder, len(rows))
-    if not len(rows):
+def _is_better_turned(entries: Entries, shape: Shape) -> bool:
+    """Whether columns have more unequal numbers of entries than rows: those are told, the others only guessed."""
+    rows, columns, _ = _straight(entries, shape)
+    return len(_ways(shape)) > 1 and _inequality(columns) > _inequality(rows)
+
+
+def _inequality(lines: Whole) -> float:
+    counts = np.bincount(lines)
+    return float((counts * np.log2(np.maximum(counts, 1))).sum())
+
+
+def _write_tensor(encoder: Encoder, shared: _Shared, entries: Entries, shape: Shape) -> None:
+    shared.in_tensor.put(encoder, len(entries.positions))
+    if not len(entries.positions):
         return
-    height, width = _size(shape, turned=turned)
-    known, before, left = _Statistics(height, width), 0, len(rows)
+    turned = _is_better_turned(entries, shape)
+    encoder.put(int(turned), 1, 2)
+    rows, columns, codes = _turned(entries, shape) if turned else _straight(entries, shape)
+    width = _size(shape, turned=turned)[1]
+    known, before, left = _Statistics(width), 0, len(rows)
     keys, place = rows * width + columns, 0
     for row, piece in _pieces(shape, turned=turned):
         end = int(np.searchsorted(keys, row * width + piece.stop))
         count = end - place
-        shared.counts[min(before, 1)].put(encoder, count)
+        shared.in_row[min(before, 1)].put(encoder, count)
         if count:
             survival, after = known.survival(piece, count), 0
             for column in (columns[place:end] - piece.start).tolist():
@@ -179,7 +196,7 @@ def _write_tensor(encoder: Encoder, shared: _Magnitudes, entries: Entries, shape
 
 
 def _write_codes(
-    encoder: Encoder, shared: _Magnitudes, known: _Statistics, row: int, columns: Sequence[int], codes: Sequence[int]
+    encoder: Encoder, shared: _Shared, known: _Statistics, row: int, columns: Sequence[int], codes: Sequence[int]
 ) -> None:
     for column, code in zip(columns, codes, strict=True):
         if shared.bits:
@@ -191,22 +208,28 @@ def _write_codes(
             known.count_sign(row, column, plus)
 
 
-def _read_tensor(reading: _Reading, shape: Shape, most: int, *, turned: bool, coded: bool) -> Entries:
+def _read_tensor(reading: _Reading, shape: Shape, most: int) -> Entries:
     decoder, shared = reading.decoder, reading.shared
-    left = shared.counts[2].get(decoder)
+    left = shared.in_tensor.get(decoder)
+    if not left:
+        return Entries(_NONE, _NONE if reading.coded else None)
     if left > min(most, prod(shape)):
-        raise TensorError("malformed", f"coded: {left} more entries than belong")
-    height, width = _size(shape, turned=turned)
-    known, before = _Statistics(height, width), 0
+        raise TensorError("malformed", f"coded: {left} entries where {min(most, prod(shape))} are left")
+    turned = bool(decoder.peek(2))
+    decoder.take(int(turned), 1)
+    if turned not in _ways(shape):
+        raise TensorError("malformed", "coded: a vector that is turned")
+    width = _size(shape, turned=turned)[1]
+    known, before = _Statistics(width), 0
     positions: list[int] = []
     codes: list[int] = []
-    for row, piece in _pieces(shape, turned=turned) if left else ():
-        count = shared.counts[min(before, 1)].get(decoder)
+    for row, piece in _pieces(shape, turned=turned):
+        count = shared.in_row[min(before, 1)].get(decoder)
         if count > min(left, piece.stop - piece.start):
             raise TensorError("malformed", f"coded: {count} entries in a row for fewer")
         if count:
             columns = [piece.start + column for column in _read_columns(decoder, known, piece, count)]
-            if coded:
+            if reading.coded:
                 codes += _read_codes(reading, known, row, columns)
             positions += [row * width + column for column in columns]
             known.columns[columns] += 1
@@ -217,7 +240,7 @@ def _read_tensor(reading: _Reading, shape: Shape, most: int, *, turned: bool, co
     if left:
         raise TensorError("malformed", f"coded: {left} entries have no place")
     found = np.array(positions, dtype=np.int64)
-    return _restored(found, np.array(codes, dtype=np.int64) if coded else None, shape, turned=turned)
+    return _restored(found, np.array(codes, dtype=np.int64) if reading.coded else None, shape, turned=turned)
 
 
 def _read_columns(decoder: Decoder, known: _Statistics, piece: slice, count: int) -> Iterator[int]:
