@@ -19,6 +19,7 @@ from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import Model, Patch
 from headwater.schemas.tensors import Array, Specs, TensorError, encode_tensors, models_of, parameter_specs
 from headwater.schemas.wire import encode as encode_message
+from headwater.schemas.wire import encode_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def patch(
         np.random.default_rng([downlink.seed, downlink.version]),
         Turn(downlink.seed, downlink.version),
     )
-    payload = encode_message(Patch(run=downlink.run, version=downlink.version, update=coded.payload))
+    payload = encode_object(Patch(run=downlink.run, version=downlink.version, update=coded.payload))
     return payload, _steps(coded.payload, manifest, len(steps), downlink.masks), coded.if_taken.residual
 
 

@@ -100,7 +100,7 @@ def _field_names() -> bytes:
     key = RoundKey(run="run", round=1)
     names = ("examples", "correct", "local_steps", "absolute_error", "squared_error", "error", "loss")
     metrics = [Metric(split=split, name=name, total=1, weight=1) for split in ("test", "train") for name in names]
-    patch = Patch(run="run", version=1, base=bytes(32), update=b"\0")
+    patch = Patch(run="run", version=1, update=b"\0")
     tallied = Delta(key=key, sender="gateway", task="train", weight=1, examples=1, devices=1, coded=b"\0")
     return encode(patch) + encode(tallied.model_copy(update={"metrics": tuple(metrics)}))
 
