@@ -27,6 +27,7 @@ from headwater.testbed.data.preparing import prepare
 from headwater.testbed.judging import Judge, alarms, auc
 from headwater.testbed.outcome import EVERYONE, Outcome, as_json
 from headwater.testbed.scenarios import UNSEEN, names, read, scenario
+from headwater.testbed.spread import Spread, spread_of
 
 # ── the descriptions ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -79,6 +80,9 @@ hidden = []
 code = 2
 [run.local]
 batch_size = 16
+[run.personal]
+method = "fine_tune"
+epochs = 3
 """
 
 
@@ -207,13 +211,35 @@ def test_a_demo_leaves_a_page_and_a_line(small: Outcome, tmp_path: Path) -> None
     assert (line["scenario"], line["devices"], line["gateways"]) == ("small", 2, 1)
     assert set(line["auc"]) == {"local_mean", "global", "unseen_thing", "local_mean_unseen_thing"}
     assert {"recall", "false_alarms", "precision"} <= set(line)
+    assert set(line["by_device"]) == {"each alone", "the fleet", "each its personal one"}
     page.write_page(small, tmp_path / "scenario.md")
     text = (tmp_path / "scenario.md").read_text()
     assert text.startswith("# Small\n\nTwo of three devices.\n")
     figures = [small.fleet[test]["auc"] for test in small.tests]
     assert f"| the fleet | {figures[0]:.3f} | {figures[1]:.3f} |" in text
     assert "headwater data prepare small\nheadwater demo small" in text
+    assert "| model | own part | worst tenth | everyone's part | worst tenth |" in text
     assert "CC0" in text
+
+
+def test_devices_are_compared_on_their_own_part_and_on_everyones(small: Outcome) -> None:
+    """On everyone's part the fleet's one model is the same for all; trained on, it is better at one's own."""
+    fleet, own = small.by_device["the fleet"], small.by_device["each its personal one"]
+    assert fleet.everyone.mean == pytest.approx(fleet.everyone.worst_decile)
+    assert fleet.everyone.mean == pytest.approx(small.fleet[EVERYONE]["loss"])
+    assert fleet.own.worst_decile > fleet.own.mean
+    assert own.own.mean < fleet.own.mean
+    assert small.by_device["each alone"].everyone.worst_decile == pytest.approx(
+        max(told[EVERYONE]["loss"] for told in small.alone.values())
+    )
+
+
+def test_a_worst_decile_is_of_devices() -> None:
+    values = [0.2, 0.8, *[1.0] * 13]
+    assert spread_of(values, low_is_worst=True).worst_decile == pytest.approx((0.2 + 0.8 / 2) / 1.5)
+    assert spread_of(values, low_is_worst=False) == Spread(pytest.approx(14 / 15), 1.0)
+    with pytest.raises(ValueError, match="there are none"):
+        spread_of([], low_is_worst=True)
 
 
 def outcome() -> Outcome:

@@ -81,6 +81,11 @@ def fitting(manifest: Manifest, kept: Arrays) -> dict[str, Array]:
     return fit
 
 
+def chosen_of(kept: Arrays) -> Arrays:
+    """Of what is kept, only which of the models that coexist is this device's."""
+    return {name: value for name, value in kept.items() if name == CHOSEN}
+
+
 def in_use(manifest: Manifest, models: Sequence[ModelArrays], kept: Mapping[str, Array]) -> ModelArrays:
     """The model that this device uses: its personal one, or the received one, of several its own, with its own values
     of the personal parameters."""

@@ -15,7 +15,7 @@ from headwater.device.sensors import Sensors, watch
 from headwater.device.sharing import Sharing, classes_of
 from headwater.device.sources import LiveSource, Source, open_sources
 from headwater.device.sources.live.listening import services
-from headwater.device.state import LocalState
+from headwater.device.state import LocalState, training_state
 from headwater.device.telling import Battery, Word, tell_changes
 from headwater.node.child import Assignment, Child, Decline
 from headwater.node.identity import Identity
@@ -52,7 +52,7 @@ async def serve(settings: DeviceSettings) -> None:
             idle_s=settings.worker.idle_s,
         )
     )
-    state = LocalState(settings.state / "training" / settings.node)
+    state = LocalState(training_state(settings.state, settings.node))
     sharing = _sharing(settings, state)
     await sharing.look(sources)
     battery = Battery(Sensors(), time.monotonic) if settings.sharing.battery else None

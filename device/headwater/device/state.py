@@ -29,6 +29,11 @@ MARK: Final = b"headwater state 1\n"
 _IF_TAKEN: Final = "if taken: "
 
 
+def training_state(state: Path, node: str) -> Path:
+    """Where a device keeps this, below the folder that its settings name."""
+    return state / "training" / node
+
+
 class LocalState:
     """A device's own folder. It is made when there is first something to keep."""
 

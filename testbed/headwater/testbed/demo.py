@@ -22,15 +22,18 @@ from rich.console import Console
 
 from headwater.cloud.history import open_history
 from headwater.cloud.history.records import RoundRecord
+from headwater.core.local.method import Arrays
+from headwater.device.memory import chosen_of, in_use
 from headwater.device.sources import Dataset, load
 from headwater.device.sources.prepared import data_folder, part_file, part_of
+from headwater.device.state import LocalState, training_state
 from headwater.node.service import INTERRUPTED
 from headwater.schemas.errors import ConfigError, DataError, HeadwaterError, RunFailed
 from headwater.schemas.messages import Model
 from headwater.schemas.run import RunDescription
 from headwater.schemas.sources import PreparedSource
 from headwater.schemas.statuses import RunStatus
-from headwater.schemas.tensors import Array, decode_tensors, parameter_specs
+from headwater.schemas.tensors import Array, models_of
 from headwater.schemas.wire import decode_object
 from headwater.testbed.baselines import averaged, together, trainer_of
 from headwater.testbed.data.catalogue import known
@@ -38,9 +41,21 @@ from headwater.testbed.data.parts import JUDGED
 from headwater.testbed.data.preparing import is_prepared
 from headwater.testbed.judging import ALARM, Judge, Judged, Test
 from headwater.testbed.observer import Observer
-from headwater.testbed.outcome import EVERYONE, Outcome, Told, as_json, tables
+from headwater.testbed.outcome import (
+    EACH_ALONE,
+    EACH_OWN,
+    EVERYONE,
+    FLEET,
+    Outcome,
+    Told,
+    as_json,
+    spread_measure_of,
+    tables,
+)
 from headwater.testbed.page import FIGURE, PAGE, write_page
+from headwater.testbed.processes import STATE
 from headwater.testbed.scenarios import DEFAULT, UNSEEN, Scenario, Source
+from headwater.testbed.spread import Compared, compared
 from headwater.testbed.tree import Standing, standing
 from headwater.testbed.view import View
 
@@ -99,6 +114,8 @@ class _Alone:
 
     judge: Judge
     told: Mapping[str, Told]
+    models: Mapping[str, tuple[Array, ...]]
+    tests: Mapping[str, Test]
 
 
 async def _watch(scenario: Scenario, folder: Path, console: Console) -> Outcome:
@@ -122,16 +139,18 @@ async def _watch(scenario: Scenario, folder: Path, console: Console) -> Outcome:
             await asyncio.gather(following, return_exceptions=True)
         links = _links(observer)
         alone = await judging
-    rounds, model = _history_of(fleet.database, run, alone.judge)
+    rounds, message = _history_of(fleet.database, run)
+    models = models_of(alone.judge.trainer.manifest, message)
     return Outcome(
         scenario=scenario,
         run=run,
-        fleet=alone.judge.figures(model, _threshold(rounds)),
+        fleet=alone.judge.figures(models[0], _threshold(rounds)),
         alone=alone.told,
         curve=_curve(rounds),
         bytes=links,
         wall_s=monotonic() - started,
         database=fleet.database,
+        by_device=_by_device(scenario, alone, _kept(scenario, folder, run), message),
     )
 
 
@@ -163,12 +182,12 @@ def _alone(scenario: Scenario, halted: Callable[[], bool]) -> _Alone:
     tests = {name: test_of(scenario.sources[name]) for name in (*scenario.devices, UNSEEN)}
     trainer, initial = trainer_of(scenario.run)
     judge = Judge(trainer, {EVERYONE: everyones(tests), scenario.stranger: tests[UNSEEN]})
-    told = {}
+    told, models = {}, {}
     for device in scenario.devices:
         data = tests[device].data
-        model = averaged(trainer, initial, scenario.run, {device: data}, halted=halted)
-        told[device] = judge.figures(model, judge.threshold(model, data))
-    return _Alone(judge, told)
+        models[device] = averaged(trainer, initial, scenario.run, {device: data}, halted=halted)
+        told[device] = judge.figures(models[device], judge.threshold(models[device], data))
+    return _Alone(judge, told, models, tests)
 
 
 def test_of(source: Source) -> Test:
@@ -193,19 +212,45 @@ def everyones(tests: Mapping[str, Test]) -> Test:
     return Test(data, Judged(*joined))
 
 
+def _kept(scenario: Scenario, folder: Path, run: str) -> dict[str, Arrays]:
+    """What the devices keep to themselves; the testbed looks into their folders."""
+    states = {device: LocalState(training_state(folder / STATE, device)) for device in scenario.devices}
+    return {device: state.kept(run) for device, state in states.items()}
+
+
+def _by_device(scenario: Scenario, alone: _Alone, kept: Mapping[str, Arrays], message: Model) -> dict[str, Compared]:
+    """Each device's own model, the fleet's as it is used there, and its personal one, where the run makes any."""
+    judge, manifest = alone.judge, alone.judge.trainer.manifest
+    received = {device: _received(scenario, judge, device, message) for device in scenario.devices}
+    of_fleet = {device: in_use(manifest, models, chosen_of(kept[device])) for device, models in received.items()}
+    named = {EACH_ALONE: alone.models, FLEET: of_fleet}
+    if scenario.run.personal.method != "none":
+        named[EACH_OWN] = {device: in_use(manifest, models, kept[device]) for device, models in received.items()}
+    measure, everyone = spread_measure_of(scenario), judge.tests[EVERYONE]
+    return {name: compared(judge, models, alone.tests, everyone, measure) for name, models in named.items()}
+
+
+def _received(scenario: Scenario, judge: Judge, device: str, message: Model) -> tuple[tuple[Array, ...], ...]:
+    """The models that reach a device: all that coexist, or that of its place."""
+    models = models_of(judge.trainer.manifest, message)
+    if not scenario.run.learning.has_places:
+        return models
+    place = next(gateway for gateway, devices in scenario.clusters.items() if device in devices)
+    return (models[message.clusters.index(place)],)
+
+
 # ── what the history says ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _history_of(database: str, run: str, judge: Judge) -> tuple[tuple[RoundRecord, ...], tuple[Array, ...]]:
-    """The rounds that closed, and the last model."""
+def _history_of(database: str, run: str) -> tuple[tuple[RoundRecord, ...], Model]:
+    """The rounds that closed, and the last model, or models."""
     history = open_history(database)
     try:
         rounds = tuple(r for r in history.rounds_of(run) if r.state == "closed")
         _, payload = history.model_of(run)
     finally:
         history.close()
-    manifest = judge.trainer.manifest
-    return rounds, decode_tensors(decode_object(payload, Model).tensors, parameter_specs(manifest.parameters))
+    return rounds, decode_object(payload, Model)
 
 
 def _threshold(rounds: tuple[RoundRecord, ...]) -> float | None:

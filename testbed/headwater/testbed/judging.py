@@ -46,6 +46,7 @@ class Measure:
 
 AUC: Final = Measure("auc", "Area under the ROC curve")
 FALSE_ALARMS: Final = Measure("false_alarms", "false alarms")
+LOSS: Final = Measure("loss", "Loss", 4)
 ALARMS: Final = (Measure("recall", "recall"), FALSE_ALARMS, Measure("precision", "precision"))
 
 
@@ -92,11 +93,14 @@ class Judge:
         sketches = [decode_tensor(tally.values) for tally in told.tallies if tally.name == NAME]
         return quantile(sketches[0], QUANTILES[ALARM]) if sketches else None
 
-    def _of_test(self, parameters: Sequence[Array], test: Test, threshold: float | None) -> Figures:
-        data = test.data
-        told = self.trainer.evaluate(parameters, data.test_x, data.test_y, time_limit_s=LIMIT_S)
+    def reached(self, parameters: Sequence[Array], test: Test) -> Figures:
+        """The objective's own figures on a test part."""
+        told = self.trainer.evaluate(parameters, test.data.test_x, test.data.test_y, time_limit_s=LIMIT_S)
         names = {"correct": "accuracy"}
-        figures = {names.get(m.name, m.name): m.total / m.weight for m in told.metrics if m.weight > 0}
+        return {names.get(m.name, m.name): m.total / m.weight for m in told.metrics if m.weight > 0}
+
+    def _of_test(self, parameters: Sequence[Array], test: Test, threshold: float | None) -> Figures:
+        figures = self.reached(parameters, test)
         if test.judged is None or threshold is None:
             return figures
         errors = self._errors(parameters, test.judged)

@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol, cast
 
-import numpy as np
-
 from headwater.cloud.course import Course, after, begun, with_places
 from headwater.cloud.history import RunRecord
 from headwater.cloud.plans import needs_statistics, plan
@@ -41,6 +39,7 @@ from headwater.schemas.messages import Bundle, Delta, Model, Plan
 from headwater.schemas.run import RunDescription
 from headwater.schemas.tensors import Array, models_of
 from headwater.schemas.wire import decode_object, encode
+from headwater.testbed.spread import Spread, spread_of
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Traffic
 
@@ -70,15 +69,9 @@ class Told:
     by_device: Mapping[Split, Mapping[str, float]]
     bytes_up: int
 
-    def mean(self, split: Split) -> float:
-        """Over devices, each counting alike."""
-        return float(np.mean(list(self.by_device[split].values())))
-
-    def worst_decile(self, split: Split, *, low_is_bad: bool = True) -> float:
-        """The mean of the tenth of the devices where it is worst."""
-        ranked = np.sort(list(self.by_device[split].values()))[:: 1 if low_is_bad else -1]
-        weights = np.clip(0.1 * len(ranked) - np.arange(len(ranked)), 0.0, 1.0)
-        return float(weights @ ranked / weights.sum())
+    def spread(self, split: Split, *, low_is_worst: bool = True) -> Spread:
+        """Mean and worst decile over devices."""
+        return spread_of(self.by_device[split].values(), low_is_worst=low_is_worst)
 
 
 class _Connected:

@@ -9,7 +9,17 @@ from typing import Final
 
 from headwater.testbed.data.catalogue import CATALOGUE
 from headwater.testbed.judging import AUC, FALSE_ALARMS
-from headwater.testbed.outcome import ALARM_HEADS, ALONE, FLEET, Outcome, alarm_rows, rows
+from headwater.testbed.outcome import (
+    ALARM_HEADS,
+    ALONE,
+    FLEET,
+    SPREAD_HEADS,
+    Outcome,
+    alarm_rows,
+    rows,
+    spread_measure_of,
+    spread_rows,
+)
 
 PAGE: Final = "scenario.md"
 FIGURE: Final = "scenario.svg"
@@ -40,6 +50,9 @@ def text(outcome: Outcome, figure: str | None, references: str = "") -> str:
     )
     heads = ("model", *(f"on {test}" for test in outcome.tests))
     parts.append(markdown(heads, rows(outcome, outcome.measure)))
+    if outcome.by_device:
+        parts.append(f"{spread_measure_of(outcome.scenario).title} over the devices, mean and worst tenth:\n")
+        parts.append(markdown(SPREAD_HEADS, spread_rows(outcome)))
     if AUC in outcome.measures:
         parts.append("Alarms, alone by one's own threshold, and the fleet by the federated one:\n")
         parts.append(markdown(ALARM_HEADS, alarm_rows(outcome)))

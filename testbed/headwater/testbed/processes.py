@@ -17,6 +17,8 @@ from headwater.schemas.errors import HeadwaterError
 from headwater.testbed.toml import to_toml
 
 STOP_TIMEOUT_S: Final = 5.0
+STATE: Final = "state"
+"""Where nodes keep what outlives them, in the testbed's folder."""
 
 _MODULES: Final = {
     "cloud": ("headwater.cli.main", "cloud"),
@@ -56,7 +58,7 @@ class Processes:
         """
         name = name or str(settings.get("node", kind))
         if kind != "cloud":
-            settings = {"state": str((self._folder / "state").resolve()), **settings}
+            settings = {"state": str((self._folder / STATE).resolve()), **settings}
         config, log = self._folder / f"{name}.toml", self._folder / f"{name}.log"
         config.write_text(to_toml(settings), encoding="utf-8")
         with log.open("ab" if name in self._logged else "wb") as output:
