@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from headwater.cloud.plans import needs_statistics
-from headwater.cloud.preparation import prepare
+from headwater.cloud.preparation import prepare, variant_of
 from headwater.core.models import NORMALISER_NAMES, mlp
 from headwater.device.runtime.guard import check_graph
 from headwater.schemas.messages import Bundle
@@ -63,6 +63,32 @@ def test_what_the_run_says_reaches_the_compiler() -> None:
     plain = prepare("r", described(GRU), None)
     smooth = prepare("r", described(GRU, loss={"label_smoothing": 0.1}), None)
     assert plain.bundle != smooth.bundle
+
+
+@pytest.mark.parametrize(
+    ("sections", "variant"),
+    [
+        ({}, "plain"),
+        ({"strategy": {"name": "fedadam"}}, "plain"),
+        ({"strategy": {"name": "fednova"}}, "plain"),
+        ({"strategy": {"name": "fedprox"}}, "proximal"),
+        ({"strategy": {"name": "feddyn"}}, "proximal"),
+        ({"strategy": {"name": "scaffold"}}, "corrected"),
+        ({"personal": {"method": "fine_tune"}}, "plain"),
+        ({"personal": {"method": "apfl"}}, "plain"),
+        ({"personal": {"method": "fedper"}}, "plain"),
+        ({"personal": {"method": "fedrep"}}, "alternating"),
+        ({"personal": {"method": "ditto"}}, "proximal"),
+        ({"personal": {"method": "pfedme"}}, "proximal"),
+        ({"personal": {"method": "mocha"}}, "proximal"),
+        ({"personal": {"method": "fine_tune"}, "strategy": {"name": "fedprox"}}, "proximal"),
+        ({"personal": {"method": "fine_tune"}, "strategy": {"name": "scaffold"}}, "corrected"),
+    ],
+    ids=str,
+)
+def test_a_runs_methods_say_which_graph_it_needs(sections: dict[str, Any], variant: str) -> None:
+    headed = sections.get("personal", {}).get("method") in ("fedper", "fedrep")
+    assert variant_of(described(GRU | ({"personal": ["head.*"]} if headed else {}), **sections)) == variant
 
 
 @pytest.mark.parametrize(

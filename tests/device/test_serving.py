@@ -347,15 +347,21 @@ async def test_after_a_reboot_the_last_good_model_answers_before_any_round(tmp_p
         assert bench.round_served == 2
 
 
-async def test_a_devices_own_parameters_are_served(tmp_path: Path) -> None:
-    async with Bench(tmp_path, kept={"own head": np.array([0.05], np.float32)}) as bench:
+@pytest.mark.parametrize(
+    "kept",
+    [{"own head": 0.05}, {"personal w": 0.9, "personal head": 0.05}, {"own head": 0.9, "personal head": 0.05}],
+    ids=["personal parameters", "a personal model", "both"],
+)
+async def test_a_devices_own_model_is_served(kept: dict[str, float], tmp_path: Path) -> None:
+    arrays = {name: np.array([value], np.float32) for name, value in kept.items()}
+    async with Bench(tmp_path, kept=arrays) as bench:
         await bench.round(1, 0.9)
         await bench.window()
         assert bench.published[0].probabilities is not None
         assert bench.published[0].probabilities[1] > bench.published[0].probabilities[0]
-    kept = Shelf(tmp_path / "0-d").get()
-    assert kept is not None
-    assert np.frombuffer(kept.model.tensors[1].data, "<f4")[0] == np.float32(0.05)
+    shelved = Shelf(tmp_path / "0-d").get()
+    assert shelved is not None
+    assert np.frombuffer(shelved.model.tensors[1].data, "<f4")[0] == np.float32(0.05)
 
 
 async def test_what_the_link_does_not_take_is_dropped_and_counted(tmp_path: Path) -> None:

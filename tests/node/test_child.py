@@ -12,13 +12,14 @@ from headwater.node.child import Assignment, Child
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.store import NodeStore
-from headwater.schemas.messages import Announcement, Delta, RoundKey
+from headwater.schemas.messages import Announcement, Delta, Receipt, Refusal, RoundKey
 from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.tensors import encode_tensors
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Session
+from support.deltas import adds_one
 from support.fleets import plan, until
 
 FIRST, SECOND = RoundKey(run="r", round=1), RoundKey(run="r", round=2)
@@ -64,3 +65,47 @@ async def test_a_delta_that_still_counts_is_on_disk_before_the_next_word_below(
     with contextlib.suppress(asyncio.CancelledError):
         await following
     assert on_disk == [[], [FIRST]]
+
+
+async def test_who_made_a_delta_hears_when_it_was_not_taken(tmp_path: Path) -> None:
+    """Of one that was refused; of one that never was on its way; of one that came too late; and of no other."""
+    objects, refused = ObjectStore(10**6), []
+    outbox = Outbox(NodeStore(tmp_path / "d0.db", 10**6))
+    identity = Identity("plant", "d0", "device", "gw")
+    child = Child(partial(Session, BrokerSettings()), identity, objects, outbox, data=dict, refused=refused.append)
+
+    async def work(assignment: Assignment) -> Delta:
+        return adds_one(assignment, "d0")
+
+    def hear(message: Announcement | Receipt | Refusal, leaf: str) -> None:
+        topic = Topics("plant").inbox("d0", leaf) if leaf != "announcement" else Topics("plant").down("gw", leaf)
+        child._on_message(topic, encode(message), False)
+
+    def announce(round_: int) -> RoundKey:
+        about = plan(round_, objects)
+        hear(Announcement(parent="gw", plan=about), "announcement")
+        return about.key
+
+    following = asyncio.create_task(child.follow(work))
+    keys = []
+    for round_ in (1, 2, 3, 4, 5):
+        keys.append(announce(round_))
+        await until(lambda: outbox.holds(keys[-1]))
+        entry = outbox.next_for("gw")
+        assert entry is not None
+        match round_:
+            case 1:
+                hear(Receipt(key=entry.key, sender="gw"), "receipt")
+            case 2:
+                hear(Refusal(key=entry.key, sender="gw", reason="not_finite"), "refusal")
+            case 3:
+                # Nothing answers it: a quick round closes without a receipt.
+                entry.sent = True
+            case 5:
+                entry.sent = True
+                announce(6)
+                hear(Refusal(key=entry.key, sender="gw", reason="stale"), "refusal")
+    assert refused == [keys[1], keys[3], keys[4]]
+    following.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
