@@ -16,7 +16,7 @@ import numpy as np
 from headwater.cloud.history import History, opening
 from headwater.cloud.service import Machine, coordinate
 from headwater.gateway import service as gateway_service
-from headwater.node.child import Assignment, Child
+from headwater.node.child import Assignment, Child, Decline
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.parents import Parents, Second
@@ -121,7 +121,9 @@ async def _device(place: Place) -> None:
         heartbeat_s=HEARTBEAT_S,
         second=Second(rule, place.connect(rule.parent)) if rule else None,
     )
-    await parents.run(trains(identity.node, place.work_s))
+    declines = place.scenario.unwilling.get(identity.node, 0.0)
+    # Who never declines draws nothing, so that worlds without such devices stay as they were.
+    await parents.run(trains(identity.node, place.work_s, lambda: not declines or place.chance() >= declines))
 
 
 def _parent_of(identity: Identity) -> str:
@@ -132,8 +134,12 @@ def _parent_of(identity: Identity) -> str:
 # ── a device's training ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def trains(device: str, work_s: Callable[[], float]) -> Callable[[Assignment], Awaitable[Delta]]:
-    async def work(assignment: Assignment) -> Delta:
+def trains(
+    device: str, work_s: Callable[[], float], is_willing: Callable[[], bool]
+) -> Callable[[Assignment], Awaitable[Delta | Decline]]:
+    async def work(assignment: Assignment) -> Delta | Decline:
+        if not is_willing():
+            return Decline("not_now", "the owner says no")
         await asyncio.sleep(work_s())
         plan, weight = assignment.plan, weight_of(device)
         (base,) = decode_tensors(assignment.model.tensors, parameter_specs(MANIFEST.parameters))

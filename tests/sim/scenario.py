@@ -5,8 +5,9 @@ Device `d<i>` weighs 2**i, so that a sum names its contributors. Faults stop at 
 
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
+from headwater.schemas.learning import Selection, SelectionRule
 from headwater.schemas.run import Aggregation, Cohort, LogisticModel, RunDescription
 from headwater.testbed.virtual.links import Links
 
@@ -73,7 +74,7 @@ class Scenario:
 
     A broker goes by the name of the parent that it serves. `slowness` multiplies a device's work. `persistent` brokers
     keep retained messages over a restart. With a `standby` the cloud has two processes, of which one
-    leads. `second_parents` has the gateway that a device falls back to.
+    leads. `second_parents` has the gateway that a device falls back to, `unwilling` how often one declines.
     """
 
     seed: int
@@ -85,6 +86,7 @@ class Scenario:
     persistent: bool = False
     standby: bool = False
     second_parents: dict[str, str] = field(default_factory=dict)
+    unwilling: dict[str, float] = field(default_factory=dict)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -145,7 +147,7 @@ def scenario(seed: int) -> Scenario:
     )
     slowness = _slowness(rng, calm)
     faults = sorted((_fault(rng, calm) for _ in range(rng.randint(0, 12))), key=lambda fault: fault.at_s)
-    return _with_second_parents(replace(calm, slowness=slowness, faults=tuple(faults)))
+    return _with_a_choice(_with_second_parents(replace(calm, slowness=slowness, faults=tuple(faults))))
 
 
 def _with_second_parents(drawn: Scenario) -> Scenario:
@@ -157,6 +159,19 @@ def _with_second_parents(drawn: Scenario) -> Scenario:
     moving = {device: second for device in drawn.devices if drawn.parents[device] == first}
     gone = Crash(rng.uniform(0.0, 12.0), first, rng.randrange(30), 20.0, rng.random() < 0.5)
     return replace(drawn, second_parents=moving, faults=(*drawn.faults, gone))
+
+
+def _with_a_choice(drawn: Scenario) -> Scenario:
+    """Where not everyone is asked: by any rule, and in half of those worlds of devices that may decline."""
+    cohort = drawn.description.cohort
+    if cohort.fraction >= 1:
+        return drawn
+    rng = Random(f"{drawn.seed}/choice")
+    selection = Selection(by=rng.choice(get_args(SelectionRule)), floor=rng.choice((0.0, 0.5)))
+    chosen = cohort.model_copy(update={"selection": selection})
+    unwilling = {device: 0.5 for device in drawn.devices if rng.random() < 0.4} if rng.random() < 0.5 else {}
+    description = drawn.description.model_copy(update={"cohort": chosen})
+    return replace(drawn, description=description, unwilling=unwilling)
 
 
 def _tree(rng: Random) -> dict[str, str]:
