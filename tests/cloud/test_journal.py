@@ -64,7 +64,7 @@ def test_a_full_disk_is_a_full_journal(tmp_path: object) -> None:
     history.close()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.integers(1, 9)), max_size=12))
 def test_the_journal_is_a_table_of_the_latest(kept: list[tuple[str, int, int]]) -> None:
     history = open_history("sqlite://")

@@ -282,7 +282,7 @@ def graphs(draw: Draw) -> Graph:
     return g
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     graphs(),
     st.sampled_from(["mse", "cross_entropy"]),

@@ -285,7 +285,7 @@ def update_of(shape: tuple[int, ...], kind: str, seed: int) -> np.ndarray:
     return np.asarray(drawn_values, dtype=np.float32)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(ALL), shapes, kinds, st.integers(0, 1000))
 def test_every_codec_gives_finite_arrays_of_the_shapes(
     compression: Compression, some: list[tuple[int, ...]], kind: str, seed: int
@@ -308,7 +308,7 @@ def test_payloads_are_of_every_layout() -> None:
     assert {payload[0] & 7 for payload in [*PAYLOADS, gaps]} == {DENSE, ENTRIES, GAPS, DRAWN, FACTORS}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=60), st.sampled_from(PAYLOADS)), st.data())
 def test_any_bytes_are_an_update_or_refused(payload: bytes, data: st.DataObject) -> None:
     damaged = bytearray(payload)

@@ -66,7 +66,7 @@ def test_momentum_correction_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("compression", BIASED, ids=lambda c: f"{c.codec} {c.values} {c.layers}")
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.tuples(st.booleans(), st.floats(1e-3, 1e3)), min_size=1, max_size=6))
 def test_what_was_sent_and_what_is_left_are_what_there_was(
     compression: Compression, rounds: list[tuple[bool, float]]

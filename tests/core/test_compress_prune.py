@@ -42,7 +42,7 @@ def test_what_is_left_of_whole_outputs_is_a_smaller_matrix() -> None:
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(shapes, min_size=1, max_size=4), st.floats(0, 0.99), st.integers(0, 99))
 def test_what_is_left_comes_back_in_its_place(some: list[tuple[int, ...]], sparsity: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

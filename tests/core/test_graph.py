@@ -49,7 +49,7 @@ def without_gradient() -> list[str]:
     return [name for name, row in operators.OPERATORS.items() if row.backward is _nothing]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.lists(st.integers(1, 9), max_size=3),
     st.sampled_from(["relu", "tanh", "sigmoid"]),

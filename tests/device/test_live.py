@@ -405,7 +405,7 @@ def opened(path: Path, bounds: Bounds, spec: SensorSource = SHAPE, seed: int = 0
     st.sampled_from(["newest", "reservoir"]),
     st.lists(st.integers(0, 11), max_size=3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_store_keeps_its_bound_and_its_parts_whatever_is_put(
     tmp_path_factory: pytest.TempPathFactory, batches: Any, train: int, test: int, keep: Any, restarts: list[int]
 ) -> None:

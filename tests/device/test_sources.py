@@ -291,7 +291,7 @@ rows = st.lists(
 
 
 @given(rows, st.sampled_from([0.0, 0.25, 0.5, 0.99]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_kind_of_file_gives_back_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, table: list[tuple[float, float, int]], test_fraction: float
 ) -> None:
@@ -390,7 +390,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, kind: 
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_damaged_npz_is_read_or_refused_and_nothing_worse(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -72,7 +72,7 @@ async def silent(*_: object) -> None:
     return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.sampled_from(TOPIC_LIST), payloads(), st.booleans()), max_size=12))
 def test_no_payload_on_any_topic_breaks_a_node_or_reaches_a_round(messages: list[tuple[str, bytes, bool]]) -> None:
     async def feed() -> None:

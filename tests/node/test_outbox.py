@@ -149,7 +149,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(STEPS)
 def test_no_two_parents_are_ever_sent_a_part_of_the_same_round(steps: list[tuple[str, str, int, int]]) -> None:
     async def play(folder: Path) -> None:

@@ -738,7 +738,7 @@ PACKETS = st.lists(st.builds(packet, FIRST_BYTES, st.binary(max_size=40)) | st.b
 
 
 class TestFuzz:
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
     @given(packets=PACKETS, is_client=st.booleans())
     def test_any_bytes_leave_the_broker_alive_and_clean(self, packets: list[bytes], is_client: bool) -> None:
         faults: list[dict[str, Any]] = []
