@@ -155,16 +155,8 @@ class Agent:
         began = asyncio.get_running_loop().time()
         outcome = await coach.follow(round_of(setting))
         elapsed_s = asyncio.get_running_loop().time() - began
-        link = Link(plan, manifest, plan.learning.uplink, assignment.masks)
-        terms = weighted(outcome.terms, data.weight)
-        gone = await asyncio.to_thread(
-            going,
-            self._update(plan, manifest, data, outcome, coach.told),
-            terms,
-            link,
-            setting.memory,
-            self._means.entropy(),
-        )
+        update = self._update(plan, manifest, data, outcome, coach.told)
+        gone = await self._going(assignment, update, weighted(outcome.terms, data.weight), setting.memory)
         after = _after(memory, plan, setting, outcome, elapsed_s, gone)
         await self._memories.put(plan.key.run, after)
         return gone.delta
@@ -209,6 +201,13 @@ class Agent:
             companions=decode_tensors(message.companions, specs) if message.companions else (),
             memory=kept,
         )
+
+    async def _going(self, assignment: Assignment, update: Delta, terms: Sequence[Array], memory: Arrays) -> Going:
+        """The update as it goes up. To encode one takes a while; to leave it as it is does not."""
+        plan, manifest = assignment.plan, assignment.bundle.manifest
+        link = Link(plan, manifest, plan.learning.uplink, assignment.masks)
+        arguments = update, terms, link, memory, self._means.entropy()
+        return await asyncio.to_thread(going, *arguments) if link.is_on else going(*arguments)
 
     def _update(self, plan: Plan, manifest: Manifest, data: Dataset, outcome: Outcome, told: Evaluation) -> Delta:
         """The delta of a round of training, without its tensors."""

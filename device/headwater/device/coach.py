@@ -131,7 +131,7 @@ class Coach:
         self._state = state
         self._beside = beside
         self._until = until
-        self._minibatches = Minibatches(lesson.course, len(lesson.data.train_x))
+        self._minibatches: Minibatches | None = None
         self._finished: list[Trained] = []
         self._asked = 0
         self._busy_s = 0.0
@@ -192,6 +192,7 @@ class Coach:
         course = replace(lesson.course, epochs=asked.epochs, learning_rate=asked.learning_rate)
         carry, extras = self._trainer.begin(asked.start), self._extras(asked)
         training = self._trainer.training(carry, asked.anchors or asked.start, extras, is_short=True)
+        self._minibatches = self._minibatches or Minibatches(lesson.course, len(lesson.data.train_x))
         batch, left = self._minibatches.at(number), asked.epochs
         while left:
             part = batch.repeated(min(left, training.most_steps(course, lesson.data)))
@@ -279,7 +280,7 @@ def _named(prefix: str, manifest: Manifest, parameters: Sequence[Array], sums: M
 
 def _standing(manifest: Manifest, lesson: Lesson, state: LocalState) -> _Standing | None:
     """Where this plan stood before a reboot."""
-    frame = state.checkpoint(lesson.identity)
+    frame = state.checkpoint(lesson.identity) if state.has_checkpoint else None
     if frame is None:
         return None
     arrays, header = frame.arrays, frame.header

@@ -46,6 +46,11 @@ class LocalState:
         """Keep where a training stands; `identity` says of which plan."""
         _write(self._folder / "checkpoint", Frame({"of": dict(identity), **header}, arrays))
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one at all, of whatever plan."""
+        return (self._folder / "checkpoint").exists()
+
     def checkpoint(self, identity: Mapping[str, Any]) -> Frame | None:
         """Where the training of just this plan stood."""
         frame = _read(self._folder / "checkpoint")

@@ -30,6 +30,11 @@ class Link:
     compression: Compression
     masks: tuple[Mask, ...] = ()
 
+    @property
+    def is_on(self) -> bool:
+        """Whether updates are written otherwise than as they are."""
+        return self.plan.task == "train" and (self.compression.is_on or bool(self.masks))
+
 
 @dataclass(frozen=True, slots=True)
 class Going:
@@ -51,7 +56,7 @@ def going(delta: Delta, terms: Sequence[Array], link: Link, memory: Arrays, rng:
         rng: for what is rounded by chance.
     """
     plan, compression = link.plan, link.compression
-    if plan.task != "train" or not (compression.is_on or link.masks):
+    if not link.is_on:
         return Going(delta.model_copy(update={"tensors": encode_tensors(terms)}))
     specs: Specs = delta_specs("train", link.manifest, plan.learning, max(sum(s > 0 for s in delta.shares), 1))
     if compression.codec == "sketch" and [np.shape(term) for term in terms] != [shape for _, shape, _ in specs]:

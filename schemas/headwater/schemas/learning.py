@@ -227,3 +227,7 @@ class Learning(Sparse):
     def has_places(self) -> bool:
         """Whether each child of the cloud has a model of its own."""
         return self.clusters.by == "place" or self.personal.method == "mocha"
+
+
+PLAIN: Final = Learning()
+"""FedAvg, and nothing else."""

@@ -26,7 +26,7 @@ from headwater.schemas.base import (
     Weight,
     added_later,
 )
-from headwater.schemas.learning import Learning
+from headwater.schemas.learning import PLAIN, Learning
 from headwater.schemas.manifest import GraphName, Manifest
 
 Reason = Literal[
@@ -171,7 +171,8 @@ class Plan(Frozen):
     buffer: Annotated[Count, added_later(0)] = 0
     over_selection: Annotated[Weight, added_later(0.0)] = 0.0
     adaptive_deadline: Annotated[bool, added_later(False)] = False
-    learning: Annotated[Learning, added_later(Learning())] = Learning()
+    # A factory, for pydantic makes a deep copy of a default that holds a table, with each plan.
+    learning: Annotated[Learning, added_later(PLAIN)] = Field(default_factory=lambda: PLAIN)
     patch: Annotated[PatchRef | None, added_later(None)] = None
     mask: Annotated[ObjectRef | None, added_later(None)] = None
 

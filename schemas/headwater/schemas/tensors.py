@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.schemas.base import Dtype, Task
-from headwater.schemas.learning import Learning
+from headwater.schemas.learning import PLAIN, Learning
 from headwater.schemas.manifest import Manifest, Parameter
 from headwater.schemas.messages import Model, Reason, Tensor
 
@@ -24,9 +24,6 @@ _DTYPES: Final[dict[Dtype, np.dtype[np.generic]]] = {
     "int64": np.dtype("<i8"),
 }
 _NAMES: Final[dict[np.dtype[np.generic], Dtype]] = {dtype: name for name, dtype in _DTYPES.items()}
-
-
-PLAIN: Final = Learning()
 
 
 class TensorError(ValueError):
