@@ -24,6 +24,8 @@ from support.brokers import broker
 from support.fleets import Fleet, present, until
 from support.learning import DEVICES, TREE, described, people
 
+Workers = dict[str, Worker]
+
 SECTIONS: dict[str, dict[str, Any]] = {
     "fedavgm": {"strategy": {"name": "fedavgm"}},
     "fedprox": {"strategy": {"name": "fedprox"}},
@@ -49,9 +51,19 @@ def sections(name: str, **personal: Any) -> dict[str, Any]:
     return {**given, "model": model, "personal": {**given.get("personal", {}), **personal}}
 
 
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    """One for each device: what a training tells its worker once is overwritten by another training's."""
+    started = {node: Worker(Bounds(niceness=0)) for node in DEVICES}
+    yield started
+    for worker in started.values():
+        worker.close()
+
+
 @pytest.mark.parametrize("name", SECTIONS)
-def test_every_method_learns_in_a_tree_and_tells_of_every_model(name: str) -> None:
-    with Laboratory(described(**sections(name, baseline=True)), people(), clusters=TREE) as lab:
+def test_every_method_learns_in_a_tree_and_tells_of_every_model(name: str, workers: Workers) -> None:
+    description = described(**sections(name, baseline=True))
+    with Laboratory(description, people(), clusters=TREE, worker=workers["d0"]) as lab:
         lab.run()
     first, last = lab.told[0], lab.told[-1]
     assert [told.round for told in lab.told] == [0, 1, 2, 3]
@@ -63,9 +75,9 @@ def test_every_method_learns_in_a_tree_and_tells_of_every_model(name: str) -> No
     assert last.spread("personal" if has_personal else "test").mean >= 0.5
 
 
-async def test_scaffolds_control_is_the_weighted_mean_of_the_devices() -> None:
+async def test_scaffolds_control_is_the_weighted_mean_of_the_devices(workers: Workers) -> None:
     """After each round, with a device that is rebooted in between."""
-    with Laboratory(described(**SECTIONS["scaffold"]), people(), clusters=TREE) as lab:
+    with Laboratory(described(**SECTIONS["scaffold"]), people(), clusters=TREE, worker=workers["d0"]) as lab:
         total = sum(data.weight for data in lab.data.values())
         for number in (1, 2, 3):
             await lab.round("train", number)
@@ -81,8 +93,8 @@ def _control(lab: Laboratory, device: str) -> np.ndarray:
     return next(value for name, value in memory.if_taken.items() if name.startswith("control "))
 
 
-async def test_a_refused_delta_leaves_the_control_as_it_was() -> None:
-    with Laboratory(described(**SECTIONS["scaffold"]), people(), clusters=TREE) as lab:
+async def test_a_refused_delta_leaves_the_control_as_it_was(workers: Workers) -> None:
+    with Laboratory(described(**SECTIONS["scaffold"]), people(), clusters=TREE, worker=workers["d0"]) as lab:
         await lab.round("train", 1)
         before = lab.memory("d2").if_taken
         await lab.round("train", 2)
@@ -105,15 +117,6 @@ def port() -> Iterator[int]:
         yield opened
 
 
-@pytest.fixture(scope="module")
-def workers() -> Iterator[dict[str, Worker]]:
-    """One for each device: what a training tells its worker once is overwritten by another training's."""
-    started = {node: Worker(Bounds(niceness=0)) for node in DEVICES}
-    yield started
-    for worker in started.values():
-        worker.close()
-
-
 @pytest.fixture
 async def fleet(port: int, tmp_path: Path) -> AsyncIterator[Fleet]:
     fleet = Fleet(port, tmp_path)
@@ -123,13 +126,13 @@ async def fleet(port: int, tmp_path: Path) -> AsyncIterator[Fleet]:
 
 @pytest.mark.parametrize("name", ["scaffold", "ditto"])
 async def test_a_fleet_learns_what_the_laboratory_does_though_a_device_is_rebooted(
-    name: str, fleet: Fleet, workers: dict[str, Worker], tmp_path: Path
+    name: str, fleet: Fleet, workers: Workers, tmp_path: Path
 ) -> None:
     description, data = described(rounds=4, **sections(name)), people()
-    with Laboratory(description, data, clusters={"gw1": DEVICES}) as lab:
+    with Laboratory(description, data, clusters={"gw1": DEVICES}, worker=workers["d0"]) as lab:
         await lab.rounds()
         kept = {node: _all_of(lab.memory(node)) for node in DEVICES}
-    learned = await _over_mqtt(Laboratory(description, data), fleet, workers, tmp_path)
+    learned = await _over_mqtt(Laboratory(description, data, worker=workers["d0"]), fleet, workers, tmp_path)
     for found, expected in zip(learned, lab.course.parameters, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
     for node in DEVICES:
@@ -144,7 +147,7 @@ def _all_of(memory: Memory) -> Arrays:
     return {**memory.kept, **memory.if_taken}
 
 
-async def _over_mqtt(lab: Laboratory, fleet: Fleet, workers: dict[str, Worker], folder: Path) -> Parameters:
+async def _over_mqtt(lab: Laboratory, fleet: Fleet, workers: Workers, folder: Path) -> Parameters:
     """The laboratory's run, by devices below a gateway; the second begins anew after two rounds."""
     objects: ObjectStore = lab._objects
     cloud, gateway = fleet.parent("cloud", objects=objects), fleet.gateway("gw1", "cloud")

@@ -136,6 +136,7 @@ class Laboratory:
         clusters: gateways and their devices; by default all devices are right below the cloud.
         forward: the owner's model, where the run is of one.
         folder: what outlives a reboot, by default a temporary one.
+        worker: what runs the graphs, by default one of this laboratory's own.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class Laboratory:
         clusters: Clusters | None = None,
         forward: bytes | None = None,
         folder: Path | None = None,
+        worker: Worker | None = None,
     ) -> None:
         self.description = description
         self.data = dict(data)
@@ -153,7 +155,8 @@ class Laboratory:
             tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) if folder is None else None
         )
         self._folder = folder or Path(cast(tempfile.TemporaryDirectory[str], self._temporary).name)
-        self._worker = Worker(Bounds(niceness=0))
+        self._own_worker = Worker(Bounds(niceness=0)) if worker is None else None
+        self._worker = cast(Worker, worker or self._own_worker)
         self._objects = ObjectStore(STORE_SIZE_BYTES)
         self.hosts = self._grown(clusters or {"": tuple(self.data)})
         self.course = self._begun(forward)
@@ -163,7 +166,8 @@ class Laboratory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._worker.close()
+        if self._own_worker is not None:
+            self._own_worker.close()
         if self._temporary is not None:
             self._temporary.cleanup()
 
