@@ -122,7 +122,7 @@ def _begins_at_the_beginning(model_of: Any) -> Any:
 
 
 def _divides_by_one_more(mean: Any) -> Any:
-    return lambda self: tuple(total / (self.weight + 1) for total in self.totals)
+    return lambda self, model=0: tuple(total * (self.weight / (self.weight + 1)) for total in mean(self, model))
 
 
 def _stores_no_model(record_round: Any) -> Any:
