@@ -16,9 +16,9 @@ else:
 MAGIC: Final = b"\x28\xb5\x2f\xfd"
 """How every frame begins. No msgpack map and no payload of a codec does."""
 
-LEVEL: Final = 19
+LEVEL: Final = 15
 LEVEL_OF_LARGE: Final = 1
-LARGE_BYTES: Final = 32 * 1024
+LARGE_BYTES: Final = 64 * 1024
 """Above this an update is noise to a match finder: it would take 100 times as long and save nothing."""
 
 
