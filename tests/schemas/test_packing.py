@@ -24,7 +24,7 @@ DELTA = Delta(
 PATCH = Patch(run="digits-1", version=17, update=CODED)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=500), st.binary(max_size=60))
 def test_what_was_packed_comes_back(data: bytes, dictionary: bytes) -> None:
     assert unpack(pack(data, dictionary), len(data), dictionary) == data
@@ -65,7 +65,7 @@ def test_what_is_not_one_whole_frame_is_refused(frame: bytes) -> None:
         unpack(frame, 1000)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 80), st.integers(0, 255))
 def test_any_bytes_are_refused_or_within_the_bound(data: bytes, position: int, value: int) -> None:
     frame = bytearray(pack(data))
