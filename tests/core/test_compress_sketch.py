@@ -79,6 +79,21 @@ def test_what_is_not_taken_is_taken_later() -> None:
     np.testing.assert_allclose(step, [0.0, 0.0, 0.0, -1.0])
 
 
+def test_what_only_looked_heavy_does_not_grow() -> None:
+    """A table far too narrow for its update: the error stays bounded, where subtraction would have it explode."""
+    hashes, specs, state = sketch.Hashes(5, 40, 1), (("x", (2000,), "float32"),), None
+    mean, state = sketch.sketch([RNG.standard_normal(2000)], hashes), sketch.init(hashes)
+    for _ in range(200):
+        state, _ = sketch.apply(state, mean, specs, hashes, fraction=0.01, momentum=0.0)
+    assert np.abs(state.error).max() < 200 * np.abs(mean).max()
+    subtracted = sketch.init(hashes)
+    for _ in range(200):
+        before = subtracted.error + mean
+        _, (step,) = sketch.apply(subtracted, mean, specs, hashes, fraction=0.01, momentum=0.0)
+        subtracted = sketch.State(subtracted.momentum, before - sketch.sketch([step], hashes))
+    assert np.abs(subtracted.error).max() > 10 * np.abs(state.error).max()
+
+
 def test_planted_bug_without_its_error_a_sketch_forgets() -> None:
     """Had the cloud only kept the momentum, the second value would never come."""
     hashes, specs = sketch.Hashes(3, 50, 0), (("x", (4,), "float32"),)

@@ -169,8 +169,8 @@ class Compression(Sparse):
     per_layer: bool = False
     block: Annotated[int, Field(ge=8, le=65_536)] = 4096
     rank: Annotated[int, Field(ge=1, le=256)] = 2
-    rows: Annotated[int, Field(ge=1, le=32)] = 5
-    columns: Annotated[int, Field(ge=8, le=4_000_000)] = 2000
+    rows: Annotated[int, Field(ge=1, le=32)] = 3
+    columns: Annotated[int, Field(ge=8, le=4_000_000)] = 6000
     feedback: bool | None = None
     momentum: Below1 = 0.0
     layers: Fraction = 1.0

@@ -4,9 +4,11 @@
 
 FetchSGD (Rothchild et al. 2020, algorithm 1) keeps momentum and error as sketches, at the cloud alone:
 
-    u ← ρ·u + S̄,   e ← e + u,   Δ = top-k(unsketch(e)),   e ← e − sketch(Δ)
+    u ← ρ·u + S̄,   e ← e + u,   Δ = top-k(unsketch(e)),   e ← 0 and u ← 0 in the cells of Δ's values
 
-and u is zeroed where Δ was taken (its "momentum factor masking"). The hashes follow from the run's seed.
+The algorithm as printed subtracts sketch(Δ) from e instead; its authors' code empties the cells, and so do we: what was
+taken for heavy and was only a collision would be subtracted from where it is not, and e would grow without bound.
+The hashes follow from the run's seed.
 """
 
 from collections.abc import Sequence
@@ -92,10 +94,18 @@ def apply(
     moved = momentum * state.momentum + np.asarray(mean, dtype=np.float64)
     owed = state.error + moved
     step = _heaviest(unsketch(owed, sum(sizes), hashes), fraction)
-    taken = _sketch(step, hashes)
-    next_state = State(np.where(taken != 0, 0.0, moved), owed - taken)
+    taken = _cells(np.flatnonzero(step), len(step), hashes)
+    next_state = State(np.where(taken, 0.0, moved), np.where(taken, 0.0, owed))
     parts = np.split(step, np.cumsum(sizes)[:-1])
     return next_state, tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
+
+
+def _cells(places: NDArray[np.int64], count: int, hashes: Hashes) -> NDArray[np.bool_]:
+    """Which cells of the table the values at these places are in."""
+    taken = np.zeros((hashes.rows, hashes.columns), dtype=bool)
+    for row in range(hashes.rows):
+        taken[row, hashes.of(row, count)[0][places]] = True
+    return taken
 
 
 def _heaviest(values: NDArray[np.float64], fraction: float) -> NDArray[np.float64]:
