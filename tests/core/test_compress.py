@@ -139,11 +139,6 @@ def test_fp16_holds_what_half_precision_does_not() -> None:
     np.testing.assert_allclose(decoded, update[0], rtol=1e-3)
 
 
-def test_a_majority_is_the_sign_of_the_sum() -> None:
-    (vote,) = values.majority([np.array([0.2, -0.1, 0.0]) + np.array([-0.1, -0.1, 0.0])])
-    assert vote.tolist() == [1.0, -1.0, 0.0]
-
-
 # ── positions ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -58,6 +58,7 @@ def adaptive(second: tuple[list[float], list[float]]) -> list[list[float]]:
         ({"name": "fedavg"}, [list(ROUNDS[0]), list(ROUNDS[1])]),
         ({"name": "fedavg", "learning_rate": 0.5}, [[0.5, -1.0, 0.0], [1.5, 1.0, -0.5]]),
         ({"name": "fedavgm", "momentum": 0.5}, [[1.0, -2.0, 0.0], [3.5, 1.0, -1.0]]),
+        ({"name": "signsgd", "learning_rate": 0.5}, [[0.5, -0.5, 0.0], [0.5, 0.5, -0.5]]),
         ({"name": "fedadagrad"}, adaptive(ADAGRAD)),
         ({"name": "fedadam"}, adaptive(ADAM)),
         ({"name": "fedyogi"}, adaptive(YOGI)),
@@ -66,7 +67,7 @@ def adaptive(second: tuple[list[float], list[float]]) -> list[list[float]]:
 )
 def test_two_steps_of_a_server_optimiser(rule: dict[str, Any], expected: list[list[float]]) -> None:
     shaped = {"momentum": 0.5, "beta2": 0.75, "tau": TAU, "learning_rate": 2.0}
-    given = rule if rule["name"] in ("fedavg", "fedavgm") else {**shaped, **rule}
+    given = rule if rule["name"] in ("fedavg", "fedavgm", "signsgd") else {**shaped, **rule}
     np.testing.assert_allclose(steps(Strategy(**given)), expected, rtol=1e-12)
 
 

@@ -13,9 +13,9 @@ from headwater.schemas.base import Fraction, Name, NodeId, Positive, Sparse, Wei
 Below1 = Annotated[float, Field(ge=0, lt=1)]
 
 StrategyName = Literal[
-    "fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "fedprox", "scaffold", "fednova", "feddyn"
+    "fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "fedprox", "scaffold", "fednova", "feddyn", "signsgd"
 ]
-ServerOptimiser = Literal["sgd", "momentum", "adagrad", "adam", "yogi"]
+ServerOptimiser = Literal["sgd", "momentum", "adagrad", "adam", "yogi", "majority"]
 LocalRule = Literal["plain", "proximal", "scaffold", "normalised", "dynamic"]
 
 _SERVER: Final[dict[str, ServerOptimiser]] = {
@@ -23,6 +23,7 @@ _SERVER: Final[dict[str, ServerOptimiser]] = {
     "fedadagrad": "adagrad",
     "fedadam": "adam",
     "fedyogi": "yogi",
+    "signsgd": "majority",
 }
 _LOCAL: Final[dict[str, LocalRule]] = {
     "fedprox": "proximal",
@@ -31,13 +32,16 @@ _LOCAL: Final[dict[str, LocalRule]] = {
     "feddyn": "dynamic",
 }
 
+_RATES: Final[dict[str, float]] = {"adagrad": 0.03, "adam": 0.03, "yogi": 0.03, "majority": 0.005}
+
 
 class Strategy(Sparse):
     """How updates are made, and how they move the model.
 
     `server` gives a strategy that corrects the devices' training another optimiser at the cloud: `name = "fedprox"`,
     `server = "adam"`. `learning_rate` is the cloud's own, η of Reddi et al. 2021 and η_g of SCAFFOLD; left out, 1, and
-    0.03 for adagrad, adam and yogi. `tau` is their adaptivity. `mu` is FedProx's, `alpha` FedDyn's.
+    0.03 for adagrad, adam and yogi, 0.005 for majority, where devices vote on the sign of each step. `tau` is the
+    adaptivity of the former. `mu` is FedProx's, `alpha` FedDyn's.
     """
 
     name: StrategyName = "fedavg"
@@ -72,7 +76,7 @@ class Strategy(Sparse):
     def server_learning_rate(self) -> float:
         if self.learning_rate is not None:
             return self.learning_rate
-        return 0.03 if self.optimiser in ("adagrad", "adam", "yogi") else 1.0
+        return _RATES.get(self.optimiser, 1.0)
 
 
 SelectionRule = Literal["uniform", "examples", "loss", "diversity", "utility", "turns"]

@@ -85,14 +85,6 @@ def narrowed(wide: NDArray[np.float64]) -> Values:
     return np.asarray(np.clip(wide, -largest, largest), dtype=np.float32)
 
 
-def majority(votes: Sequence[NDArray[Any]]) -> tuple[Values, ...]:
-    """The sign of each sum of votes, 0 where they are even: signSGD with majority vote (Bernstein et al. 2018, alg. 1).
-
-    Devices' signs come with the scale of their tensor, so that who moved more has more of a say.
-    """
-    return tuple(np.sign(sum_).astype(np.float32) for sum_ in votes)
-
-
 def scale_bytes(scales: Values) -> bytes:
     """The upper halves, first all first bytes and then all second ones: alike beside alike."""
     halves = (scales.view(np.uint32) >> 16).astype("<u2")

@@ -2,6 +2,8 @@
 
 sgd        x ← x + η·Δ                                        FedAvg, McMahan et al. 2017, algorithm 1, with a rate
 momentum   m ← β·m + Δ              x ← x + η·m               FedAvgM, Hsu, Qi & Brown 2019, section 4.3
+majority   x ← x + η·sign(Δ)                                  signSGD, Bernstein et al. 2018, algorithm 3: where
+                                                              devices send signs, what most of them say
 adagrad    v ← v + Δ²                                         Reddi et al. 2021, algorithm 2, line 13
 yogi       v ← v − (1 − β₂)·Δ²·sign(v − Δ²)                   line 14
 adam       v ← β₂·v + (1 − β₂)·Δ²                             line 15
@@ -33,7 +35,7 @@ _SECOND: Final[dict[ServerOptimiser, Callable[[Floats, Floats, float], Floats]]]
 def init(strategy: Strategy, shapes: Sequence[tuple[int, ...]]) -> State:
     """The state before the first step."""
     optimiser = strategy.optimiser
-    if optimiser == "sgd":
+    if optimiser in ("sgd", "majority"):
         return {}
     state = {"momentum": tuple(np.zeros(shape) for shape in shapes)}
     if optimiser == "momentum":
@@ -51,6 +53,8 @@ def apply(strategy: Strategy, state: State, mean: Sequence[Array]) -> tuple[Stat
     delta = tuple(np.asarray(tensor, dtype=np.float64) for tensor in mean)
     if optimiser == "sgd":
         return {}, tuple(rate * tensor for tensor in delta)
+    if optimiser == "majority":
+        return {}, tuple(rate * np.sign(tensor) for tensor in delta)
     held = state["momentum"]
     if optimiser == "momentum":
         momentum = tuple(beta * m + tensor for m, tensor in zip(held, delta, strict=True))
