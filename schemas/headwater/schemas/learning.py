@@ -32,7 +32,7 @@ _LOCAL: Final[dict[str, LocalRule]] = {
     "feddyn": "dynamic",
 }
 
-_RATES: Final[dict[str, float]] = {"adagrad": 0.03, "adam": 0.03, "yogi": 0.03, "majority": 0.005}
+_RATES: Final[dict[str, float]] = {"adagrad": 0.03, "adam": 0.03, "yogi": 0.03, "majority": 0.02}
 
 
 class Strategy(Sparse):
@@ -40,7 +40,7 @@ class Strategy(Sparse):
 
     `server` gives a strategy that corrects the devices' training another optimiser at the cloud: `name = "fedprox"`,
     `server = "adam"`. `learning_rate` is the cloud's own, η of Reddi et al. 2021 and η_g of SCAFFOLD; left out, 1, and
-    0.03 for adagrad, adam and yogi, 0.005 for majority, where devices vote on the sign of each step. `tau` is the
+    0.03 for adagrad, adam and yogi, 0.02 for majority, where devices vote on the sign of each step. `tau` is the
     adaptivity of the former. `mu` is FedProx's, `alpha` FedDyn's.
     """
 
