@@ -1,5 +1,6 @@
 """What a round makes of the model, worked by hand: FedAvg, FedBuff and FedAsync; and the plan that asks for it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,19 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.cloud.course import Behind, Course, after, based_on, parameters_of
+from headwater.cloud.course import Behind, Course, after, based_on, begun, parameters_of
 from headwater.cloud.history import RunRecord
 from headwater.cloud.plans import plan
 from headwater.core import optimise
 from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum
+from headwater.core.sketch import NAME, sketch, told_errors
 from headwater.core.staleness import discount
 from headwater.node.hosting import Contribution, RoundResult
 from headwater.schemas.base import Task
 from headwater.schemas.errors import RunFailed
 from headwater.schemas.manifest import Example, Manifest, Parameter
-from headwater.schemas.messages import Metric, RoundKey
+from headwater.schemas.messages import Counts, Metric, RoundKey
 from headwater.schemas.run import RunDescription
+from headwater.schemas.tensors import encode_tensor
 from headwater.schemas.wire import reference
 from headwater.transport.session import Traffic
 from support.histories import NOW
@@ -40,11 +43,14 @@ def description(**changes: Any) -> RunDescription:
     return RunDescription.model_validate(base | changes)
 
 
+def about_run(about: RunDescription) -> RunRecord:
+    return RunRecord("r1", "plant", "n", "running", about, 0, False, "", NOW, NOW, None)
+
+
 def course(about: RunDescription, *parameters: list[float], version: int = 4) -> Course:
-    run = RunRecord("r1", "plant", "n", "running", about, 0, False, "", NOW, NOW, None)
     values = tuple(np.array(value, np.float32) for value in parameters)
     models = optimise.begin(about.learning, MANIFEST, [values], ())
-    return Course(run, MANIFEST, REF, REF, models, version)
+    return Course(about_run(about), MANIFEST, REF, REF, models, version)
 
 
 def closed(
@@ -103,6 +109,27 @@ def test_fedasync_of_the_current_model_moves_by_the_share() -> None:
     result = closed(about, (2.0, 10.0, 0))
     assert based_on(now, result) == now.round
     assert moved_to(after(now, result, now.parameters))[0] == [2.0, 2.0]
+
+
+def measured(about: RunDescription, errors: list[float], examples: int) -> RoundResult:
+    """A round whose devices, of so many training examples, had these errors on their test parts."""
+    result = closed(about, (1.0, float(examples), 0))
+    result.sum.add((), 0.0, (), [Counts(split="test", name=NAME, values=encode_tensor(sketch(errors)))])
+    return replace(result, round=replace(result.round, examples=examples))
+
+
+def test_the_fleets_errors_outlive_the_coordinator_and_those_not_heard_still_count() -> None:
+    about = description()
+    first = after(course(about, [1.0, 2.0], [7.0]), measured(about, [1.0, 4.0], examples=8), fleet_weight=8.0)
+    assert told_errors(first.course.errors) == told_errors({"test": sketch([1.0, 4.0])})
+    second = after(first.course, measured(about, [9.0], examples=2), fleet_weight=8.0)
+    # A quarter of the fleet was heard.
+    assert told_errors(second.course.errors) == told_errors({"test": sketch([9.0]) + 0.75 * sketch([1.0, 4.0])})
+    unmeasured = after(second.course, closed(about, (1.0, 1.0, 0)), fleet_weight=8.0)
+    assert unmeasured.course.errors == second.course.errors
+    assert unmeasured.model is not None
+    again = begun(about_run(about), MANIFEST, REF, unmeasured.model, 5, unmeasured.memory)
+    assert told_errors(again.errors) == told_errors(second.course.errors)
 
 
 def test_an_evaluation_measures_and_moves_nothing() -> None:

@@ -18,7 +18,19 @@ from headwater.core.figures import (
     per_class,
     place_of_device,
 )
-from headwater.core.sketch import BUCKETS, GAMMA, LARGEST, SMALLEST, bucket_of, quantile, sketch
+from headwater.core.sketch import (
+    BUCKETS,
+    GAMMA,
+    LARGEST,
+    SMALLEST,
+    bucket_of,
+    fleet_errors,
+    level,
+    quantile,
+    sketch,
+    told_errors,
+)
+from headwater.schemas.base import Split
 from headwater.schemas.messages import Counts
 from headwater.schemas.statuses import DeviceFigures
 from headwater.schemas.tensors import encode_tensor
@@ -125,6 +137,45 @@ def test_each_split_has_its_figures() -> None:
     assert [c.recall for c in told["test"].classes] == [1.0, 0.5]
     assert told["train"].error_quantiles["p50"] == pytest.approx(1.0, rel=0.12)
     assert told["train"].classes == ()
+
+
+# ── what a fleet is told of its errors ──────────────────────────────────────────────────────────────────────────────
+
+
+def errors_of(split: Split, sample: list[float]) -> Counts:
+    return Counts(split=split, name="error_sketch", values=encode_tensor(sketch(sample)))
+
+
+def test_a_round_that_hears_all_replaces_what_was_known_and_a_part_of_it_a_part() -> None:
+    before = {"test": 4 * sketch([1.0]), "personal": sketch([3.0])}
+    everyone = fleet_errors(before, [errors_of("test", [2.0, 2.0])], 1.0)
+    np.testing.assert_array_equal(everyone["test"], sketch([2.0, 2.0]))
+    # A quarter was heard: three quarters of what was known still hold.
+    quarter = fleet_errors(before, [errors_of("test", [2.0, 2.0])], 0.25)
+    np.testing.assert_array_equal(quarter["test"], sketch([2.0, 2.0]) + 3 * sketch([1.0]))
+    assert quarter["personal"] is before["personal"]
+
+
+@pytest.mark.parametrize(
+    "tally",
+    [
+        errors_of("test", []),
+        errors_of("train", [1.0]),
+        Counts(split="test", name="class_examples", values=encode_tensor(np.ones(BUCKETS))),
+    ],
+    ids=["nothing counted", "another split", "another tally"],
+)
+def test_what_says_nothing_of_a_models_errors_changes_nothing(tally: Counts) -> None:
+    before = {"test": sketch([1.0])}
+    assert fleet_errors(before, [tally], 1.0) == before
+    assert told_errors(fleet_errors({}, [tally], 1.0)) == ()
+
+
+@given(samples, st.floats(0, 1))
+def test_a_level_is_the_quantile_of_what_was_told(sample: list[float], share: float) -> None:
+    (told,) = told_errors({"test": sketch(sample)})
+    assert told.counts[0] > 0 < told.counts[-1]
+    assert level(told, share) == quantile(sketch(sample), share)
 
 
 # ── over devices ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -191,7 +191,10 @@ def fed(spec: SensorSource, events: list[tuple[float, tuple[Sample, ...]]]) -> w
         state, outcome = step(spec, state, samples, now_s)
         assert len(state.rows) <= spec.span
         all_of = windowing.Outcome(
-            all_of.windows + outcome.windows, all_of.examples + outcome.examples, all_of.dropped + outcome.dropped
+            all_of.windows + outcome.windows,
+            all_of.examples + outcome.examples,
+            all_of.dropped + outcome.dropped,
+            all_of.followed + outcome.followed,
         )
     return all_of
 
@@ -337,8 +340,18 @@ def test_a_forecast_is_what_comes_next_and_windows_do_not_wait_for_it() -> None:
     outcome = fed(spec, ramp(spec, (0, 1), 8))
     assert [w.at_s for w in outcome.windows] == [2.0, 5.0]
     assert [(e.window.at_s, e.target) for e in outcome.examples] == [(2.0, (-3.0, -4.0)), (5.0, (-6.0, -7.0))]
+    assert [(f.at_s, f.values) for f in outcome.followed] == [(2.0, (-3.0, -4.0)), (5.0, (-6.0, -7.0))]
     both = fed(source(forecast={}, test_fraction=0.0), ramp(spec, (0, 1), 5))
     assert [e.target for e in both.examples] == [(4.0, -4.0)]
+    assert fed(source(), ramp(spec, (0, 1), 8)).followed == ()
+
+
+def test_what_follows_a_window_is_told_in_whichever_part_it_lies() -> None:
+    spec = source(forecast={}, test_fraction=0.5, window=1, stride=1)
+    outcome = fed(spec, ramp(spec, (0, 1), 40))
+    assert "between parts" in outcome.dropped
+    assert {e.part for e in outcome.examples} == {"train", "test"}
+    assert [f.at_s for f in outcome.followed] == [float(at) for at in range(39)]
 
 
 @given(st.floats(0, 0.95), st.integers(0, 10**9), st.integers(1, 40), st.integers(1, 8))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,24 @@ from hypothesis import strategies as st
 from headwater.core.graph import compile_bundle, export_inference
 from headwater.core.graph.execution import Runnable
 from headwater.core.models import autoencoder
-from headwater.core.sketch import GAMMA, sketch
+from headwater.core.sketch import GAMMA, sketch, told_errors
 from headwater.device.runtime.client import Worker
 from headwater.device.runtime.trainer import Evaluation, Trainer
 from headwater.device.serving import server as server_module
 from headwater.device.serving.decision import Score, Standing, decide
+from headwater.device.serving.foretold import MAX_WAITING as MAX_FORETOLD
+from headwater.device.serving.foretold import Waiting, came, foretold
 from headwater.device.serving.limiter import full, take
-from headwater.device.serving.reading import Meaning, threshold_of
+from headwater.device.serving.reading import Meaning, level_of, threshold_of
 from headwater.device.serving.server import Server
 from headwater.device.serving.shelf import Kept, Shelf
 from headwater.device.sources import Dataset
-from headwater.device.sources.live.feed import Feed, LiveWindow
+from headwater.device.sources.live.feed import Feed, Following, LiveWindow
 from headwater.node.child import Assignment
 from headwater.schemas.manifest import Example, Manifest, Parameter
-from headwater.schemas.messages import Bundle, Counts, Metric, Model, ObjectRef, Plan, RoundKey
+from headwater.schemas.messages import Bundle, Counts, Errors, Metric, Model, ObjectRef, Plan, RoundKey
 from headwater.schemas.settings import ServingSettings
-from headwater.schemas.sources import Channel, SensorSource
+from headwater.schemas.sources import Channel, Forecast, SensorSource
 from headwater.schemas.statuses import Prediction
 from headwater.schemas.tensors import encode_tensor, encode_tensors
 from headwater.schemas.wire import decode_status, encode, reference
@@ -143,6 +145,60 @@ def test_what_is_not_finite_is_not_said() -> None:
         said(Meaning("mse", False), [np.nan])
 
 
+def test_a_level_is_of_the_kind_of_model_that_the_device_uses() -> None:
+    fleet, personal = told_errors({"test": sketch([1.0]), "personal": sketch([9.0])})
+    assert level_of((fleet, personal), {}) == fleet
+    assert level_of((fleet, personal), {"own head": np.zeros(1)}) == fleet
+    assert level_of((fleet, personal), {"personal w": np.zeros(1)}) == personal
+    assert level_of((fleet,), {"personal w": np.zeros(1)}) is None
+    assert level_of((), {}) is None
+
+
+# ── what was foretold, and what came ────────────────────────────────────────────────────────────────────────────────
+
+
+def forecast(at_s: float, value: float, threshold: float | None = 1.0) -> tuple[Prediction, np.ndarray]:
+    meaning = Meaning("mse", False, threshold=threshold)
+    return said(meaning, [value]).model_copy(update={"time": at_s}), np.array([[value]], np.float32)
+
+
+def test_a_forecast_is_judged_when_what_it_foretold_has_come() -> None:
+    waiting = foretold(foretold((), *forecast(1.0, 5.0)), *forecast(2.0, 5.0))
+    waiting, usual = came(waiting, Following(np.array([4.5], np.float32), 1.0))
+    assert usual is not None
+    assert (usual.time, usual.value, usual.error, usual.threshold, usual.alert) == (1.0, (5.0,), 0.25, 1.0, False)
+    waiting, odd = came(waiting, Following(np.array([2.0], np.float32), 2.0))
+    assert odd is not None
+    assert (odd.error, odd.alert) == (9.0, True)
+    assert waiting == ()
+
+
+def test_behind_a_gap_what_was_foretold_before_it_is_let_go() -> None:
+    waiting = foretold((), *forecast(1.0, 5.0))
+    waiting, none = came(foretold(waiting, *forecast(9.0, 5.0)), Following(np.array([5.0], np.float32), 8.0))
+    assert (none, [one.prediction.time for one in waiting]) == (None, [9.0])
+    assert came(waiting, Following(np.array([5.0], np.float32), 9.0))[1] is not None
+
+
+def test_no_more_forecasts_wait_than_may() -> None:
+    waiting: Waiting = ()
+    for at_s in range(MAX_FORETOLD + 5):
+        waiting = foretold(waiting, *forecast(float(at_s), 1.0))
+    assert [one.prediction.time for one in (waiting[0], waiting[-1])] == [5.0, MAX_FORETOLD + 4.0]
+    assert len(waiting) == MAX_FORETOLD
+
+
+def test_without_a_threshold_there_is_an_error_and_no_alarm() -> None:
+    _, judged = came(foretold((), *forecast(1.0, 5.0, None)), Following(np.array([0.0], np.float32), 1.0))
+    assert judged is not None
+    assert (judged.error, judged.alert) == (25.0, False)
+
+
+def test_other_values_than_foretold_are_no_error_of_zero() -> None:
+    with pytest.raises(ValueError, match="1 values foretold, 2 came"):
+        came(foretold((), *forecast(1.0, 5.0)), Following(np.zeros(2, np.float32), 1.0))
+
+
 def test_the_threshold_is_the_quantile_of_the_devices_own_errors() -> None:
     errors = np.linspace(0.1, 10.0, 1000)
     tally = Counts(split="test", name="error_sketch", values=encode_tensor(sketch(errors)))
@@ -174,11 +230,20 @@ def test_a_model_comes_back_from_the_disk_as_it_was(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "serving" / "0-d")
     assert shelf.get() is None
     for round_ in (1, 2):
-        kept = Kept(standing(round_, value=0.5), BUNDLE, model(round_, 0.5), threshold=0.25)
+        (level,) = told_errors({"test": sketch([1.0, 4.0])}) if round_ == 2 else (None,)
+        kept = Kept(standing(round_, value=0.5), BUNDLE, model(round_, 0.5), threshold=0.25, level=level)
         shelf.put(kept)
         assert shelf.get() == kept
     assert (tmp_path / "serving" / "0-d").stat().st_mode & 0o077 == 0
     assert [path.name for path in (tmp_path / "serving").iterdir()] == ["0-d"]
+
+
+def test_a_file_from_before_fleets_told_their_errors_is_read(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "0-d")
+    kept = Kept(standing(1), BUNDLE, model(1, 0.5), threshold=0.25)
+    shelf.put(kept)
+    (tmp_path / "0-d").write_bytes((tmp_path / "0-d").read_bytes().replace(b', "level": null', b""))
+    assert shelf.get() == kept
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, 200, -1])
@@ -250,6 +315,7 @@ class Bench:
     linked: bool = True
     kept: Mapping[str, np.ndarray] = field(default_factory=dict)
     open_bundle: Callable[[Bundle], Any] = lambda bundle: Pretender(bundle)
+    bundle: Bundle = BUNDLE
 
     def __post_init__(self) -> None:
         self.server = Server(
@@ -281,15 +347,14 @@ class Bench:
             while not there():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
-    async def round(self, round_: int, accuracy: float, task: str = "train") -> None:
+    async def round(self, round_: int, accuracy: float, task: str = "train", errors: tuple[Errors, ...] = ()) -> None:
         """Offer a round's model, and wait for what becomes of it."""
         before = sum(self.server.counts[action] for action in ("keep", "swap", "roll back"))
         sent = model(round_, accuracy)
         ref = reference(encode(sent))
-        plan = Plan(
-            key=RoundKey(run="r", round=round_ + 1), task=task, data="d", model=ref, bundle=reference(encode(BUNDLE))
-        )  # type: ignore[arg-type]
-        self.server.offer(Assignment(plan, sent, BUNDLE, 0.0))
+        key, bundle = RoundKey(run="r", round=round_ + 1), reference(encode(self.bundle))
+        plan = Plan(key=key, task=task, data="d", model=ref, bundle=bundle, errors=errors)  # type: ignore[arg-type]
+        self.server.offer(Assignment(plan, sent, self.bundle, 0.0))
         if task == "train":
             await self.until(
                 lambda: sum(self.server.counts[action] for action in ("keep", "swap", "roll back")) > before
@@ -300,6 +365,11 @@ class Bench:
         self.source.feeds[-1].offer(LiveWindow(np.array([value], np.float32), at_s))
         await self.until(lambda: self.server.counts.total() > before)
         await asyncio.sleep(0.01)
+
+    async def followed(self, value: float, at_s: float) -> None:
+        """What came behind the window of that time."""
+        self.source.feeds[-1].offer(Following(np.array([value], np.float32), at_s))
+        await asyncio.sleep(0.02)
 
     @property
     def round_served(self) -> int | None:
@@ -362,6 +432,121 @@ async def test_a_devices_own_model_is_served(kept: dict[str, float], tmp_path: P
     shelved = Shelf(tmp_path / "0-d").get()
     assert shelved is not None
     assert np.frombuffer(shelved.model.tensors[1].data, "<f4")[0] == np.float32(0.05)
+
+
+# ── alarms ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Oddity(Pretender):
+    """Its output is its first parameter, whatever it sees; on this device's test part its error is always 100."""
+
+    def evaluate(self, parameters: Sequence[np.ndarray], x: Any, y: Any, *, time_limit_s: float) -> Evaluation:
+        told = Counts(split="test", name="error_sketch", values=encode_tensor(len(x) * sketch([100.0])))
+        return Evaluation((Metric(split="test", name="loss", total=100.0 * len(x), weight=float(len(x))),), (told,))
+
+    def infer(self, parameters: Sequence[np.ndarray], x: np.ndarray, *, slot: str, time_limit_s: float) -> np.ndarray:
+        return np.array([[parameters[0][0]]], np.float32)
+
+
+RECONSTRUCTION = Bundle(
+    manifest=MANIFEST.model_copy(update={"objective": "reconstruction", "y": None}), graphs=BUNDLE.graphs
+)
+FORECAST = Bundle(
+    manifest=MANIFEST.model_copy(update={"objective": "mse", "y": Example(shape=(1,), dtype="float32")}),
+    graphs=BUNDLE.graphs,
+)
+FLEET = told_errors({"test": sketch([0.1] * 99 + [10.0])})
+"""One in a hundred of the fleet's errors is 10."""
+
+
+def oddity(folder: Path, bundle: Bundle = RECONSTRUCTION, **settings: Any) -> Bench:
+    source = Windows(spec=SENSOR.model_copy(update={"forecast": Forecast()})) if bundle is FORECAST else Windows()
+    return Bench(folder, ServingSettings(enabled=True, **settings), source, open_bundle=Oddity, bundle=bundle)
+
+
+@pytest.mark.parametrize(
+    ("settings", "errors", "threshold"),
+    [
+        ({}, FLEET, 0.1),
+        ({"alert_quantile": 0.999}, FLEET, 10.0),
+        ({"alert_level": "own"}, FLEET, 100.0),
+        ({}, (), 100.0),
+    ],
+    ids=["the fleet's", "the fleet's at the device's own quantile", "its own", "its own while nothing is told"],
+)
+async def test_what_is_an_alarm(
+    settings: dict[str, Any], errors: tuple[Errors, ...], threshold: float, tmp_path: Path
+) -> None:
+    """An error of 25 where this device's own test part knows only 100."""
+    async with oddity(tmp_path, **settings) as bench:
+        await bench.round(1, 5.0, errors=errors)
+        await bench.window(0.0)
+    (told,) = bench.published
+    assert told.error == 25.0
+    assert told.threshold is not None
+    assert threshold / GAMMA < told.threshold < threshold * GAMMA
+    assert told.alert == (threshold < 25)
+
+
+async def test_a_device_without_a_test_part_has_the_fleets_level(tmp_path: Path) -> None:
+    async with oddity(tmp_path) as bench:
+        bench.source.test_examples = 0
+        await bench.round(1, 5.0)
+        await bench.window(0.0)
+        await bench.round(1, 5.0, errors=FLEET)
+        await bench.window(0.0)
+    assert [(told.threshold is None, told.alert) for told in bench.published] == [(True, False), (False, True)]
+
+
+async def test_the_fleets_level_outlives_a_reboot_and_a_changed_quantile_decides_at_once(tmp_path: Path) -> None:
+    async with oddity(tmp_path) as bench:
+        await bench.round(1, 5.0, errors=FLEET)
+        await bench.until((tmp_path / "0-d").exists)
+    async with oddity(tmp_path, alert_quantile=0.999) as bench:
+        await bench.window(0.0)
+        await bench.window(3.0)
+    assert [(told.error, told.alert) for told in bench.published] == [(25.0, True), (4.0, False)]
+
+
+async def test_a_model_that_is_served_on_keeps_the_level_that_was_told_of_it(tmp_path: Path) -> None:
+    """The next one is measured worse here, and what the fleet says now is of better models."""
+    async with oddity(tmp_path) as bench:
+        await bench.round(1, 5.0, errors=FLEET)
+        bench.server._good["d"] = replace(bench.server._good["d"], runs=Better(RECONSTRUCTION))
+        await bench.round(2, 6.0, errors=told_errors({"test": sketch([1000.0])}))
+        assert bench.round_served == 1
+        await bench.window(0.0)
+    assert bench.published[-1].alert
+
+
+class Better(Oddity):
+    def evaluate(self, parameters: Sequence[np.ndarray], x: Any, y: Any, *, time_limit_s: float) -> Evaluation:
+        return Evaluation((Metric(split="test", name="loss", total=1.0, weight=float(len(x))),), ())
+
+
+async def test_a_forecast_is_told_at_once_and_again_with_its_error(tmp_path: Path) -> None:
+    async with oddity(tmp_path, FORECAST) as bench:
+        await bench.round(1, 5.0, errors=FLEET)
+        await bench.window(at_s=7.0)
+        await bench.followed(5.1, at_s=7.0)
+        await bench.window(at_s=8.0)
+        await bench.followed(0.0, at_s=8.0)
+    assert [(told.time, told.value, told.error is None, told.alert) for told in bench.published] == [
+        (7.0, (5.0,), True, False),
+        (7.0, (5.0,), False, False),
+        (8.0, (5.0,), True, False),
+        (8.0, (5.0,), False, True),
+    ]
+    assert bench.published[-1].error == 25.0
+
+
+async def test_of_a_label_that_is_a_number_no_error_is_told(tmp_path: Path) -> None:
+    async with oddity(tmp_path, FORECAST) as bench:
+        bench.source.spec = SENSOR
+        await bench.round(1, 5.0, errors=FLEET)
+        await bench.window(at_s=7.0)
+        await bench.followed(0.0, at_s=7.0)
+    assert [told.error for told in bench.published] == [None]
 
 
 async def test_what_the_link_does_not_take_is_dropped_and_counted(tmp_path: Path) -> None:

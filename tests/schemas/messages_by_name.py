@@ -11,6 +11,7 @@ from headwater.schemas.messages import (
     Chunk,
     Counts,
     Delta,
+    Errors,
     Message,
     Metric,
     Model,
@@ -92,6 +93,17 @@ MESSAGES: dict[str, Message] = {
                 ),
                 "patch": PatchRef(base=REF, patch=REF, codec="int8"),
                 "mask": REF,
+            }
+        ),
+    ),
+    "announcement_errors": Announcement(
+        parent="cloud",
+        plan=PLAN.model_copy(
+            update={
+                "errors": (
+                    Errors(split="test", first=40, counts=(3.0, 0.0, 1.5)),
+                    Errors(split="personal", first=0, counts=(2.0,)),
+                )
             }
         ),
     ),

@@ -7,11 +7,11 @@ import msgpack
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from headwater.schemas import limits, packing
 from headwater.schemas.messages import MESSAGES as KINDS
-from headwater.schemas.messages import Announcement, Chunk, Delta, Message, Metric, ObjectRef, RoundKey, Want
+from headwater.schemas.messages import Announcement, Chunk, Delta, Errors, Message, Metric, ObjectRef, RoundKey, Want
 from headwater.schemas.statuses import NodeStatus, RoundStatus, RunStatus
 from headwater.schemas.wire import WireError, decode, decode_status, encode, encode_status, reference
 
@@ -107,6 +107,15 @@ def test_numbers_that_are_none_do_not_travel(value: float) -> None:
 def test_a_delta_that_contradicts_itself_is_refused(changes: dict[str, object], says: str) -> None:
     with pytest.raises(WireError, match=says):
         decode(altered("delta", **changes), Delta)
+
+
+@pytest.mark.parametrize(
+    ("first", "counts", "says"),
+    [(127, (1.0, 1.0), "there are 128"), (0, (0.0, 0.0), "nothing was counted"), (0, (-1.0,), "greater than")],
+)
+def test_errors_that_no_sketch_holds_are_refused(first: int, counts: tuple[float, ...], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        Errors(split="test", first=first, counts=counts)
 
 
 @pytest.mark.parametrize(

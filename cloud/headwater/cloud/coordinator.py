@@ -25,6 +25,7 @@ from headwater.cloud.preparation import Prepared, forward_model, prepare
 from headwater.core.aggregate import Parameters
 from headwater.core.graph.outputs import output_axes
 from headwater.core.round import Contributor
+from headwater.core.sketch import told_errors
 from headwater.node.hosting import RoundResult
 from headwater.node.parent import Parent
 from headwater.schemas.base import Task
@@ -216,6 +217,7 @@ class Coordinator:
             bundle=course.bundle,
             patch=course.patch,
             mask=self._keep_mask(course),
+            errors=told_errors(course.errors),
         )
         counted: frozenset[Contributor] = frozenset()
         if ask.max_staleness:

@@ -8,7 +8,7 @@ f discounts a late update (`core.staleness`), b is the model that it began from,
 the step that they are sent, so that everyone holds the same bits, and what the step left out goes into the next one.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from headwater.core.compress.prune import by_magnitude, by_outputs, pruned, prun
 from headwater.core.normalise import normalised
 from headwater.core.optimise import Models
 from headwater.core.optimise.relation import anchors_of
+from headwater.core.sketch import FleetErrors, fleet_errors
 from headwater.core.staleness import mixed
 from headwater.node.hosting import RoundResult
 from headwater.node.patching import Downlink, patch
@@ -35,8 +36,9 @@ from headwater.schemas.wire import decode_object, encode, reference
 class Course:
     """A run under way: its newest models, by value and by name. `round` is their version.
 
-    `residual` is what the downlink left out so far, `mask` what is left of a pruned model; `patch` leads here from the
-    version before. `outputs` is the axis of each shared parameter's outputs, where whole ones are to be pruned.
+    `residual` is what the downlink left out so far, `mask` what is left of a pruned model, `errors` how far off the
+    newest measured models were, over the fleet; `patch` leads here from the version before. `outputs` is the axis of
+    each shared parameter's outputs, where whole ones are to be pruned.
     """
 
     run: RunRecord
@@ -49,6 +51,7 @@ class Course:
     loss: float | None = None
     residual: memory.Residual = ()
     mask: memory.Mask = ()
+    errors: FleetErrors = field(default_factory=dict)
     patch: PatchRef | None = None
     outputs: tuple[int | None, ...] = ()
 
@@ -90,12 +93,20 @@ def begun(
     parameters = parameters_of(manifest, model)
     learning = run.description.learning
     models = optimise.begin(learning, manifest, parameters, message.clusters)
-    residual: memory.Residual = ()
-    mask: memory.Mask = ()
-    if remembered is not None:
-        states, residual, mask = memory.read(remembered, len(parameters))
-        models = replace(models, states=states)
-    return Course(run, manifest, bundle, reference(model), models, version, residual=residual, mask=mask)
+    if remembered is None:
+        return Course(run, manifest, bundle, reference(model), models, version)
+    found = memory.read(remembered, len(parameters))
+    return Course(
+        run,
+        manifest,
+        bundle,
+        reference(model),
+        replace(models, states=found.states),
+        version,
+        residual=found.residual,
+        mask=found.mask,
+        errors=found.errors,
+    )
 
 
 def parameters_of(manifest: Manifest, model: bytes) -> tuple[Parameters, ...]:
@@ -149,7 +160,7 @@ def after(course: Course, result: RoundResult, base: Parameters | None = None, f
 
     Args:
         base: the parameters of version `based_on`.
-        fleet_weight: of all the devices that the cloud knows of, taking part or not.
+        fleet_weight: of all the devices that the cloud knows of, taking part or not; 0 where it knows of none.
 
     Raises:
         RunFailed: a model is no longer finite.
@@ -175,6 +186,7 @@ def after(course: Course, result: RoundResult, base: Parameters | None = None, f
 
 def _trained(course: Course, result: RoundResult, base: Parameters | None, fleet_weight: float) -> Behind:
     learning, manifest, number = course.description.learning, course.manifest, result.plan.key.round
+    course = replace(course, errors=_errors(course, result, fleet_weight))
     if base is None:
         told = optimise.heard(result.sum, learning, fleet_weight)
         models, steps = optimise.apply(learning, manifest, course.models, told, course.description.seed)
@@ -194,6 +206,12 @@ def _trained(course: Course, result: RoundResult, base: Parameters | None, fleet
     return replace(behind, course=with_patch(behind.course, course.model, reference(payload)), patch=payload)
 
 
+def _errors(course: Course, result: RoundResult, fleet_weight: float) -> FleetErrors:
+    """The fleet's, behind a round that heard a part of it."""
+    share = min(result.round.examples / fleet_weight, 1.0) if fleet_weight > 0 else 1.0
+    return fleet_errors(course.errors, result.sum.tallies, share)
+
+
 def _pruned(course: Course, number: int, models: Models) -> Behind:
     """The version with which a model loses its weights for good."""
     pruning, manifest = course.description.pruning, course.manifest
@@ -211,7 +229,8 @@ def _version(course: Course, number: int, models: Models) -> Behind:
         raise RunFailed(f"round {number}: the model is no longer finite; lower local.learning_rate")
     model = encoded(course.run, course.manifest, number, models)
     course = replace(course, models=models, model=reference(model), round=number, patch=None)
-    return Behind(course, model, memory.written(models.states, course.residual, course.mask))
+    kept = memory.Remembered(models.states, course.residual, course.mask, course.errors)
+    return Behind(course, model, memory.written(kept))
 
 
 def _mixed(course: Course, result: RoundResult, base: Parameters) -> Sums:

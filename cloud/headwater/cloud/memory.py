@@ -1,14 +1,16 @@
 """Law: what the cloud must know besides a model to go on from it is one file of named arrays, written with that model.
 
-The optimisers' states by model, what the last downlink left out, and the mask of a pruned model.
+The optimisers' states by model, what the last downlink left out, the mask of a pruned model, and the fleet's errors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from headwater.core import arrays
 from headwater.core.optimise import State
+from headwater.core.sketch import TOLD, FleetErrors
 from headwater.schemas.errors import HistoryError
 from headwater.schemas.tensors import Array
 
@@ -16,31 +18,43 @@ Residual = tuple[Array, ...]
 Mask = tuple[Array, ...]
 
 
-def written(states: Sequence[State], residual: Residual = (), mask: Mask = ()) -> bytes | None:
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """All of it. `states` are the models', in their order; `errors` are the fleet's, as devices are told them."""
+
+    states: tuple[State, ...]
+    residual: Residual = ()
+    mask: Mask = ()
+    errors: FleetErrors = field(default_factory=dict)
+
+
+def written(memory: Remembered) -> bytes | None:
     """For the history, or None where there is nothing to remember."""
     named = {
         f"{model}/{name}/{place}": value
-        for model, state in enumerate(states)
+        for model, state in enumerate(memory.states)
         for name, values in state.items()
         for place, value in enumerate(values)
     }
-    named |= {f"residual/{place}": value for place, value in enumerate(residual)}
-    named |= {f"mask/{place}": np.asarray(value, dtype=bool) for place, value in enumerate(mask)}
+    named |= {f"residual/{place}": value for place, value in enumerate(memory.residual)}
+    named |= {f"mask/{place}": np.asarray(value, dtype=bool) for place, value in enumerate(memory.mask)}
+    named |= {f"errors/{split}": counts for split, counts in memory.errors.items()}
     return arrays.written(named) if named else None
 
 
-def read(payload: bytes | None, models: int) -> tuple[tuple[State, ...], Residual, Mask]:
+def read(payload: bytes | None, models: int) -> Remembered:
     """What was written of so many models.
 
     Raises:
         HistoryError: it is damaged.
     """
     if payload is None:
-        return tuple({} for _ in range(models)), (), ()
+        return Remembered(tuple({} for _ in range(models)))
     try:
         named = arrays.read(payload)
         states = tuple(_state(named, f"{model}/") for model in range(models))
-        return states, _listed(named, "residual/"), _listed(named, "mask/")
+        errors = {split: named[f"errors/{split}"] for split in TOLD if f"errors/{split}" in named}
+        return Remembered(states, _listed(named, "residual/"), _listed(named, "mask/"), errors)
     except (ValueError, KeyError) as error:
         raise HistoryError(f"memory of the model: {error}; restore the database from a backup") from None
 

@@ -2,7 +2,7 @@
 
 from headwater.core.schedule import learning_rate
 from headwater.schemas.base import Task
-from headwater.schemas.messages import ObjectRef, PatchRef, Plan, RoundKey
+from headwater.schemas.messages import Errors, ObjectRef, PatchRef, Plan, RoundKey
 from headwater.schemas.run import Normalising, RunDescription
 
 
@@ -30,6 +30,7 @@ def plan(
     bundle: ObjectRef,
     patch: PatchRef | None = None,
     mask: ObjectRef | None = None,
+    errors: tuple[Errors, ...] = (),
 ) -> Plan:
     """What is asked of the cloud's children.
 
@@ -62,4 +63,5 @@ def plan(
         learning=description.learning,
         patch=patch,
         mask=mask,
+        errors=errors,
     )

@@ -7,18 +7,27 @@ A quantile is answered with its bucket's geometric middle, which is within a fac
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from headwater.schemas.base import Split
+from headwater.schemas.manifest import SKETCH_BUCKETS
+from headwater.schemas.messages import Counts, Errors
+from headwater.schemas.tensors import decode_tensor
+
 NAME: Final = "error_sketch"
 """What the tally is called in a manifest."""
 
-BUCKETS: Final = 128
+BUCKETS: Final = SKETCH_BUCKETS
 SMALLEST: Final = 1e-6
 LARGEST: Final = 1e6
 """Where the last bucket begins."""
+
+TOLD: Final[tuple[Split, ...]] = ("test", "personal")
+"""Whose errors a plan tells: those of the models that devices use."""
 
 GAMMA: Final = (LARGEST / SMALLEST) ** (1 / (BUCKETS - 1))
 
@@ -55,3 +64,43 @@ def quantile(counts: NDArray[Any], share: float) -> float:
     # The first bucket that holds anything is that of the least, whatever the share.
     bucket = int(np.argmax((reached >= share * reached[-1]) & (reached > 0)))
     return float(middles()[bucket])
+
+
+# ── what a fleet is told ────────────────────────────────────────────────────────────────────────────────────────
+
+FleetErrors = Mapping[Split, NDArray[np.float64]]
+"""The fleet's counts `[BUCKETS]`, by split."""
+
+
+def fleet_errors(before: FleetErrors, tallies: Iterable[Counts], share: float) -> FleetErrors:
+    """A fleet's counts behind a round in which `share` of it was heard: of the others the earlier ones still hold.
+
+        S' = S_round + (1 − share)·S
+
+    As when SCAFFOLD's control variate is moved by those who took part (Karimireddy et al. 2020, algorithm 1). What the
+    round did not measure stays as it was.
+    """
+    after = dict(before)
+    for tally in tallies:
+        if tally.name == NAME and tally.split in TOLD:
+            counts = decode_tensor(tally.values, tally.name)
+            if counts.sum() > 0:
+                after[tally.split] = counts + (1 - share) * before.get(tally.split, np.zeros(BUCKETS))
+    return after
+
+
+def told_errors(counts: FleetErrors) -> tuple[Errors, ...]:
+    """The counts as they travel: without the empty buckets at either end."""
+    return tuple(_trimmed(split, counts[split]) for split in TOLD if split in counts)
+
+
+def level(errors: Errors, share: float) -> float:
+    """The error that `share` of what was told does not exceed, as `quantile`."""
+    behind = BUCKETS - errors.first - len(errors.counts)
+    return quantile(np.pad(np.array(errors.counts), (errors.first, behind)), share)
+
+
+def _trimmed(split: Split, counts: NDArray[np.float64]) -> Errors:
+    places = np.flatnonzero(counts)
+    first, last = int(places[0]), int(places[-1])
+    return Errors(split=split, first=first, counts=tuple(counts[first : last + 1].tolist()))

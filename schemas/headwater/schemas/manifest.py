@@ -19,7 +19,10 @@ Variant = Literal["plain", "proximal", "corrected", "clipped", "alternating"]
 LOCAL_STEPS: Final = "local_steps"
 """A metric that any delta may have: by how many plain steps a device's normalised update is (FedNova)."""
 
-DEVICE_TALLIES: Final = {"device_correct": 101, "device_loss": 128}
+SKETCH_BUCKETS: Final = 128
+"""Of a quantile sketch of errors; what they cover is `core.sketch`'s to say."""
+
+DEVICE_TALLIES: Final = {"device_correct": 101, "device_loss": SKETCH_BUCKETS}
 """Tallies that any delta may have: how many devices have which accuracy, by hundredths, or which loss, by sketch."""
 
 

@@ -4,7 +4,7 @@ A `Delta` is a weighted sum with its weight, so a device's is the sum of one, a 
 cluster, and the division happens once, at the top.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -27,7 +27,10 @@ from headwater.schemas.base import (
     added_later,
 )
 from headwater.schemas.learning import PLAIN, Learning
-from headwater.schemas.manifest import GraphName, Manifest
+from headwater.schemas.manifest import SKETCH_BUCKETS, GraphName, Manifest
+
+MAX_ERROR_SPLITS: Final = 2
+"""Splits whose errors a plan tells."""
 
 Reason = Literal[
     "duplicate",
@@ -140,6 +143,26 @@ class PatchRef(Frozen):
     codec: Name
 
 
+class Errors(Frozen):
+    """How many of the fleet's test examples a model misses by how much: its `error_sketch`, from bucket `first` on.
+
+    Buckets before and behind are empty. Counts, and not a threshold: what is an alarm is for each device to say. They
+    need not be whole, where a part of them is from an earlier round.
+    """
+
+    split: Split
+    first: Annotated[int, Field(ge=0, lt=SKETCH_BUCKETS)]
+    counts: Annotated[tuple[Weight, ...], Field(min_length=1, max_length=SKETCH_BUCKETS)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Errors":
+        if self.first + len(self.counts) > SKETCH_BUCKETS:
+            raise ValueError(f"counts: {len(self.counts)} from bucket {self.first} on; there are {SKETCH_BUCKETS}")
+        if not sum(self.counts) > 0:
+            raise ValueError("counts: nothing was counted; leave it out")
+        return self
+
+
 class Plan(Frozen):
     """What a parent asks of its cohort in one round. Durations count from arrival: no clock is shared.
 
@@ -149,7 +172,8 @@ class Plan(Frozen):
     `over_selection`, when as many are in as were needed of the more that were asked. With `adaptive_deadline` a
     parent waits as long as its children's past times suggest, `deadline_s` at most. `learning` names the strategy
     and what else differs from plain FedAvg. Who holds the last version needs only the `patch` to have the model. `mask`
-    says which parameters are left of a pruned one.
+    says which parameters are left of a pruned one. `errors` are the fleet's, by split, as the newest models that were
+    measured had them: of the received model (`test`), and of the devices' own (`personal`).
     """
 
     key: RoundKey
@@ -175,6 +199,7 @@ class Plan(Frozen):
     learning: Annotated[Learning, added_later(PLAIN)] = Field(default_factory=lambda: PLAIN)
     patch: Annotated[PatchRef | None, added_later(None)] = None
     mask: Annotated[ObjectRef | None, added_later(None)] = None
+    errors: Annotated[tuple[Errors, ...], Field(max_length=MAX_ERROR_SPLITS), added_later(())] = ()
 
 
 class Announcement(Frozen):

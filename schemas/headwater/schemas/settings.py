@@ -23,15 +23,18 @@ class ServingSettings(Frozen):
     """What a device does with its model between rounds: score its live windows and publish what it finds.
 
     Off unless `enabled`, for a prediction is of private data. `publish` all predictions, or only alerts: windows whose
-    reconstruction error is beyond `alert_quantile` of the test part's, or whose label is in `alert_labels`. At most
-    `max_per_minute` go out. A new model is refused that scores `max_metric_drop` worse on the device's own test part
-    than the one before: in accuracy, or in loss as a share of it.
+    label is in `alert_labels`, or whose error, of a reconstruction or of a forecast, is beyond what `alert_quantile` of
+    all errors stay below. Of all on the `fleet`'s test parts, as plans tell them, or of all on this device's `own`: so
+    says `alert_level`, and its own stand in while nothing was heard of the fleet's. At most `max_per_minute` go out. A
+    new model is refused that scores `max_metric_drop` worse on the device's own test part than the one before: in
+    accuracy, or in loss as a share of it.
     """
 
     enabled: bool = False
     publish: Literal["predictions", "alerts"] = "predictions"
     max_per_minute: Annotated[float, Field(gt=0, le=6000)] = 60.0
     alert_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    alert_level: Literal["fleet", "own"] = "fleet"
     alert_labels: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
     max_metric_drop: Annotated[float, Field(ge=0)] = 0.05
 

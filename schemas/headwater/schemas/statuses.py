@@ -117,8 +117,9 @@ class Prediction(Frozen):
     """What a device's model says of one window of its live data. `time` is the window's end, in seconds since 1970.
 
     A classifier gives `label` and `probabilities`, a regression `value`, a reconstruction `error`: the mean of its
-    squares. Both of the latter give `threshold`, beyond which an error is an anomaly; a regression's is known only
-    when what it foretold has come. `alert` is what somebody should look at. What does not apply is null.
+    squares. Both of the latter give `threshold`, beyond which an error is an anomaly. A forecast is told a second time,
+    with its `error`, when what it foretold has come; another regression's error stays unknown. `alert` is what somebody
+    should look at. What does not apply is null.
     """
 
     node: NodeId

@@ -1,7 +1,7 @@
 """Law: what a model gives is read by its objective: probabilities and a label, values, or an error and its bound."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from headwater.core.sketch import NAME, quantile
 from headwater.device.runtime.onnx_reader import model_class
 from headwater.device.serving.decision import Score, Standing
+from headwater.schemas.base import Split
 from headwater.schemas.limits import MAX_TALLY_LENGTH
 from headwater.schemas.manifest import Manifest, Objective
-from headwater.schemas.messages import Counts, Metric
+from headwater.schemas.messages import Counts, Errors, Metric
 from headwater.schemas.statuses import ModelName, Prediction
-from headwater.schemas.tensors import decode_tensor
+from headwater.schemas.tensors import Array, decode_tensor
 
 _SETTLED: Final = ("Softmax", "Sigmoid")
 """Operators that give probabilities, so that none need be made of what a model ends with."""
@@ -31,6 +32,11 @@ class Meaning:
     labels: tuple[str, ...] = ()
     threshold: float | None = None
     alert_labels: tuple[str, ...] = ()
+
+    @property
+    def foretells(self) -> bool:
+        """Whether its values are numbers that may come."""
+        return self.objective in ("mse", "mae", "huber")
 
     def prediction(
         self, output: NDArray[Any], x: NDArray[Any], *, node: str, data: str, at_s: float, standing: Standing
@@ -89,12 +95,19 @@ def score_of(metrics: Sequence[Metric]) -> Score | None:
 
 
 def threshold_of(tallies: Sequence[Counts], share: float) -> float | None:
-    """The squared error that `share` of the test part stays below, or None where nothing was counted."""
+    """The squared error that `share` of a device's own test part stays below, or None where nothing was counted."""
     for tally in tallies:
         counts = decode_tensor(tally.values, tally.name)
         if tally.name == NAME and counts.sum() > 0:
             return quantile(counts, share)
     return None
+
+
+def level_of(errors: Sequence[Errors], kept: Mapping[str, Array]) -> Errors | None:
+    """The fleet's errors of the kind of model that this device uses, by what it keeps: a personal one, or the fleet's;
+    None where nothing was told of it."""
+    split: Split = "personal" if any(name.startswith("personal ") for name in kept) else "test"
+    return next((one for one in errors if one.split == split), None)
 
 
 def _told(values: NDArray[np.float64]) -> tuple[float, ...] | None:

@@ -13,15 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
+from headwater.core.sketch import level
 from headwater.device.memory import in_use
 from headwater.device.runtime.failures import GraphRefused, TrainingDiverged, TrainingTimedOut, WorkerFailed
 from headwater.device.runtime.trainer import Evaluation
 from headwater.device.serving.decision import Standing, decide
+from headwater.device.serving.foretold import Waiting, came, foretold
 from headwater.device.serving.limiter import full, take
-from headwater.device.serving.reading import Meaning, meaning_of, score_of, threshold_of
+from headwater.device.serving.reading import Meaning, level_of, meaning_of, score_of, threshold_of
 from headwater.device.serving.shelf import Kept, Shelf
 from headwater.device.sources import Dataset, LiveSource
-from headwater.device.sources.live.feed import LiveWindow
+from headwater.device.sources.live.feed import Following, LiveWindow
 from headwater.node.child import Assignment
 from headwater.schemas.messages import Bundle, Model
 from headwater.schemas.settings import ServingSettings
@@ -104,6 +106,7 @@ class Server:
         self._bucket = full(settings.max_per_minute, clock())
         self._served: dict[str, Served] = {}
         self._good: dict[str, Served] = {}
+        self._foretold: dict[str, Waiting] = {}
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
         self._something = asyncio.Event()
         self._offered: dict[str, Assignment] = {}
@@ -169,7 +172,9 @@ class Server:
     def _consider(self, data: str, assignment: Assignment) -> None:
         standing = Standing(assignment.plan.key.run, assignment.model.version, assignment.plan.model.sha256.hex())
         try:
-            kept = Kept(standing, assignment.bundle, self._own(assignment))
+            own = self._kept_of(assignment.plan.key.run)
+            level = level_of(assignment.plan.errors, own)
+            kept = Kept(standing, assignment.bundle, _in_use(assignment, own), level=level)
             candidate = self._opened(data, kept, assignment.plan.bundle.sha256)
             test = self._test_part(data)
             candidate = self._measured(candidate, test)
@@ -192,12 +197,12 @@ class Server:
         )
         log.info("data.%s: %s: %s", data, decision.action, decision.reason)
         self.counts[decision.action] += 1
-        match decision.action:
-            case "swap":
-                self._served[data] = candidate
-            case "roll back" if good is not None:
-                self._served[data] = good
         held = decision.action == "swap" or (served and served.standing.sha256 == candidate.standing.sha256)
+        if decision.action == "roll back" and good is not None:
+            self._served[data] = good
+        elif held:
+            # Where it is served already: what is known of its errors may be newer.
+            self._served[data] = candidate
         if held and decision.action != "roll back" and (candidate.standing.score is not None or good is None):
             self._good[data] = candidate
             self._keep(data, candidate.kept)
@@ -216,15 +221,6 @@ class Server:
             except OSError as error:
                 log.warning("data.%s: %s is not on the disk, a reboot will lose it: %s", data, kept.standing, error)
 
-    def _own(self, assignment: Assignment) -> Model:
-        """The model as this device uses it: its personal one, or its own of several, with its own parameters."""
-        manifest, model = assignment.bundle.manifest, assignment.model
-        kept = self._kept_of(assignment.plan.key.run)
-        if not kept and not model.clusters:
-            return model
-        tensors = encode_tensors(in_use(manifest, models_of(manifest, model), kept))
-        return model.model_copy(update={"tensors": tensors, "clusters": (), "companions": ()})
-
     def _opened(self, data: str, kept: Kept, bundle: bytes) -> Served:
         """`bundle` is the bundle's hash. Raises GraphRefused or TensorError."""
         manifest = kept.bundle.manifest
@@ -236,7 +232,7 @@ class Server:
             manifest,
             kept.bundle.graphs["infer"],
             labels=label.labels if label else (),
-            threshold=kept.threshold,
+            threshold=self._threshold(kept),
             alert_labels=self._settings.alert_labels,
         )
         runs = self._runs.pop(bundle, None) or self._open_bundle(kept.bundle)
@@ -244,6 +240,12 @@ class Server:
         while len(self._runs) > RUNS_KEPT:
             del self._runs[next(iter(self._runs))]
         return Served(kept, parameters, runs, meaning)
+
+    def _threshold(self, kept: Kept) -> float | None:
+        """What is an alarm: by the fleet's errors where they are known and wanted, else by this device's own."""
+        if kept.level is None or self._settings.alert_level == "own":
+            return kept.threshold
+        return level(kept.level, self._settings.alert_quantile)
 
     def _test_part(self, data: str) -> Dataset | None:
         dataset = self._sources[data].snapshot()
@@ -254,31 +256,29 @@ class Server:
         if test is None:
             return served
         told = served.runs.evaluate(served.parameters, test.test_x, test.test_y, time_limit_s=MEASURE_LIMIT_S)
-        threshold = threshold_of(told.tallies, self._settings.alert_quantile)
         standing = replace(served.standing, score=score_of(told.metrics))
-        return replace(
-            served,
-            kept=replace(served.kept, standing=standing, threshold=threshold),
-            meaning=replace(served.meaning, threshold=threshold),
-        )
+        threshold = threshold_of(told.tallies, self._settings.alert_quantile)
+        kept = replace(served.kept, standing=standing, threshold=threshold)
+        return replace(served, kept=kept, meaning=replace(served.meaning, threshold=self._threshold(kept)))
 
     # ── what it says ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _score(self, data: str, source: LiveSource) -> None:
         feed = source.feed()
         try:
-            async for window in feed:
-                served = self._served.get(data)
-                if served is None:
-                    self.counts["windows before there was a model"] += 1
-                    continue
-                prediction = await self._predict(data, served, window)
-                if prediction is not None:
-                    self._offer(prediction)
+            async for news in feed:
+                if isinstance(news, Following):
+                    self._compare(data, news)
+                else:
+                    await self._predict(data, news)
         finally:
             feed.close()
 
-    async def _predict(self, data: str, served: Served, window: LiveWindow) -> Prediction | None:
+    async def _predict(self, data: str, window: LiveWindow) -> None:
+        served = self._served.get(data)
+        if served is None:
+            self.counts["windows before there was a model"] += 1
+            return
         try:
             output = await asyncio.to_thread(
                 served.runs.infer,
@@ -287,13 +287,27 @@ class Server:
                 slot=f"serve {data}",
                 time_limit_s=SCORE_LIMIT_S,
             )
-            return served.meaning.prediction(
+            said = served.meaning.prediction(
                 output[0], window.x, node=self._node, data=data, at_s=window.at_s, standing=served.standing
             )
         except _FAILURES as error:
             self.counts["windows that failed"] += 1
             log.debug("data.%s: %s: %s", data, served.standing, error)
-            return None
+            return
+        if self._sources[data].spec.forecast is not None and served.meaning.foretells:
+            self._foretold[data] = foretold(self._foretold.get(data, ()), said, output[0])
+        self._offer(said)
+
+    def _compare(self, data: str, following: Following) -> None:
+        """What was foretold with what has come."""
+        try:
+            self._foretold[data], judged = came(self._foretold.get(data, ()), following)
+        except ValueError as error:
+            self.counts["windows that failed"] += 1
+            log.debug("data.%s: %s", data, error)
+            return
+        if judged is not None:
+            self._offer(judged)
 
     def _offer(self, prediction: Prediction) -> None:
         self.counts["predictions"] += 1
@@ -333,6 +347,15 @@ class Server:
 
 
 _WRONG: Final = ("dropped", "windows that", "models that", "held back")
+
+
+def _in_use(assignment: Assignment, own: Mapping[str, Array]) -> Model:
+    """The model as this device uses it: its personal one, or its own of several, with its own parameters."""
+    manifest, model = assignment.bundle.manifest, assignment.model
+    if not own and not model.clusters:
+        return model
+    tensors = encode_tensors(in_use(manifest, models_of(manifest, model), own))
+    return model.model_copy(update={"tensors": tensors, "clusters": (), "companions": ()})
 
 
 def _plain(key: str) -> str:

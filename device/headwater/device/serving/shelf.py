@@ -14,7 +14,7 @@ from typing import Any
 from headwater.device.disk import replace_file
 from headwater.device.serving.decision import Score, Standing
 from headwater.schemas.limits import MAX_OBJECT_SIZE_BYTES
-from headwater.schemas.messages import Bundle, Model
+from headwater.schemas.messages import Bundle, Errors, Model
 from headwater.schemas.wire import WireError, decode_object, encode
 
 log = logging.getLogger("headwater.device")
@@ -22,12 +22,13 @@ log = logging.getLogger("headwater.device")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A model that was served well."""
+    """A model that was served well. `threshold` is of its errors on this device, `level` are the fleet's."""
 
     standing: Standing
     bundle: Bundle
     model: Model
     threshold: float | None = None
+    level: Errors | None = None
 
 
 class Shelf:
@@ -42,6 +43,7 @@ class Shelf:
         header = {
             "standing": asdict(kept.standing),
             "threshold": kept.threshold,
+            "level": kept.level.model_dump() if kept.level is not None else None,
             "sizes_bytes": [len(bundle), len(model)],
             "sha256": hashlib.sha256(bundle + model).hexdigest(),
         }
@@ -66,9 +68,12 @@ def _read(line: bytes, content: bytes) -> Kept:
         raise ValueError("damaged; a model of the next round takes its place")
     standing = header["standing"]
     score = standing.pop("score")
+    # A file of an earlier version has none.
+    level = header.get("level")
     return Kept(
         Standing(**standing, score=Score(**score) if score else None),
         decode_object(content[:first], Bundle),
         decode_object(content[first:], Model),
         header["threshold"],
+        Errors.model_validate_json(json.dumps(level)) if level is not None else None,
     )

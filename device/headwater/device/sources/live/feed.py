@@ -16,16 +16,25 @@ class LiveWindow:
     at_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """What came behind a window, where a source's target is that: flat, as a target is; `at_s` is the window's."""
+
+    values: NDArray[np.float32]
+    at_s: float
+
+
 class Feed:
-    """The windows of one source as they come, for one reader: `async for window in feed`. Ends when it is closed."""
+    """The windows of one source as they come, each followed by what came behind it, for one reader:
+    `async for window in feed`. Ends when it is closed."""
 
     def __init__(self, bound: int) -> None:
-        self._windows: deque[LiveWindow] = deque(maxlen=bound)
+        self._windows: deque[LiveWindow | Following] = deque(maxlen=bound)
         self._news = asyncio.Event()
         self._closed = False
         self.dropped = 0
 
-    def offer(self, window: LiveWindow) -> None:
+    def offer(self, window: LiveWindow | Following) -> None:
         self.dropped += len(self._windows) == self._windows.maxlen
         self._windows.append(window)
         self._news.set()
@@ -41,7 +50,7 @@ class Feed:
     def __aiter__(self) -> "Feed":
         return self
 
-    async def __anext__(self) -> LiveWindow:
+    async def __anext__(self) -> LiveWindow | Following:
         while not self._windows:
             if self._closed:
                 raise StopAsyncIteration

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from headwater.device.sources.dataset import Dataset, checked
 from headwater.device.sources.live.examples import features, form_of
-from headwater.device.sources.live.feed import Feed, LiveWindow
+from headwater.device.sources.live.feed import Feed, Following, LiveWindow
 from headwater.device.sources.live.notes import Notes
 from headwater.device.sources.live.payload import Unreadable, document, numbers, sampled_at, target
 from headwater.device.sources.live.store import Counts, Store, bounds_of
@@ -105,7 +107,8 @@ class LiveSource:
         return DataStatus(train_examples=self._counts.train, test_examples=self._counts.test)
 
     def feed(self, bound: int = FEED_BOUND) -> Feed:
-        """The windows from now on, labelled or not, for one reader; close it when it is no longer read."""
+        """The windows from now on, labelled or not, and what follows them where that is the target, for one reader;
+        close it when it is no longer read."""
         feed = Feed(bound)
         self._feeds = [*(other for other in self._feeds if not other.closed), feed]
         return feed
@@ -178,12 +181,15 @@ class LiveSource:
         self._state, outcome = step(self.spec, self._state, samples, now_s)
         for reason in outcome.dropped:
             self.notes.add(reason, _EXPLAINED[reason], now_s, logging.INFO)
-        for window in outcome.windows if self._feeds else ():
-            self._offer(LiveWindow(features(window, self._form), window.at_s))
+        if self._feeds:
+            for window in outcome.windows:
+                self._offer(LiveWindow(features(window, self._form), window.at_s))
+            for followed in outcome.followed:
+                self._offer(Following(np.array(followed.values, dtype=np.float32), followed.at_s))
         if outcome.examples:
             self._wait(outcome.examples, now_s)
 
-    def _offer(self, window: LiveWindow) -> None:
+    def _offer(self, window: LiveWindow | Following) -> None:
         for feed in self._feeds:
             if not feed.closed:
                 feed.offer(window)

@@ -56,6 +56,14 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Followed:
+    """What came behind a window that ended at `at_s`, where that is the target: of whichever part."""
+
+    values: tuple[float, ...]
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One settled grid point."""
 
@@ -78,6 +86,7 @@ class Outcome:
     windows: tuple[Window, ...] = ()
     examples: tuple[Example, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    followed: tuple[Followed, ...] = ()
 
 
 def begin(spec: SensorSource) -> Windowing:
@@ -129,6 +138,7 @@ def _settled(spec: SensorSource, state: Windowing, now_s: float) -> tuple[Window
         return replace(state, point=point), Outcome()
     pending, held, rows = list(state.pending), list(state.held), list(state.rows)
     windows: list[Window] = []
+    followed: list[Followed] = []
     examples: list[Example | Dropped] = []
     while point <= last:
         at_s = point * spec.period_s
@@ -142,12 +152,14 @@ def _settled(spec: SensorSource, state: Windowing, now_s: float) -> tuple[Window
         rows.append(Row(tuple(held[channel].value for channel in channels), _label(spec, held[-1], at_s)))  # type: ignore[union-attr,misc]
         del rows[: -spec.span]
         windows += _windows(spec, rows, point)
+        followed += _followed(spec, rows, point)
         examples += _examples(spec, rows, point)
         point += 1
     outcome = Outcome(
         tuple(windows),
         tuple(example for example in examples if isinstance(example, Example)),
         tuple(reason for reason in examples if not isinstance(reason, Example)),
+        tuple(followed),
     )
     return Windowing(tuple(pending), tuple(held), point, tuple(rows)), outcome
 
@@ -194,10 +206,24 @@ def _windows(spec: SensorSource, rows: list[Row], point: int) -> list[Window]:
     return [Window(tuple(row.values for row in rows[-spec.window :]), point * spec.period_s)]
 
 
+def _followed(spec: SensorSource, rows: list[Row], point: int) -> list[Followed]:
+    first = _first_of_span(spec, rows, point)
+    if not spec.forecast or first is None:
+        return []
+    return [Followed(_coming(spec, rows), (first + spec.window - 1) * spec.period_s)]
+
+
+def _first_of_span(spec: SensorSource, rows: list[Row], point: int) -> int | None:
+    """The first grid point of the window, and of what belongs to it, that this point completes; None where it does
+    not complete any."""
+    first = point + 1 - spec.span
+    return None if len(rows) < spec.span or first % spec.step else first
+
+
 def _examples(spec: SensorSource, rows: list[Row], point: int) -> list[Example | Dropped]:
     """The example whose last grid point this is, or why it is none."""
-    first = point + 1 - spec.span
-    if len(rows) < spec.span or first % spec.step:
+    first = _first_of_span(spec, rows, point)
+    if first is None:
         return []
     part = part_of(spec, first, point)
     if part is None:
@@ -212,8 +238,7 @@ def _examples(spec: SensorSource, rows: list[Row], point: int) -> list[Example |
 def _target(spec: SensorSource, rows: list[Row]) -> tuple[float, ...] | Dropped:
     """A class must have held for the whole window; a number counts at its end."""
     if spec.forecast:
-        following = rows[spec.window :]
-        return tuple(row.values[channel] for channel in spec.forecast_channels for row in following)
+        return _coming(spec, rows)
     if spec.label is None:
         return ()
     label = rows[-1].label
@@ -222,6 +247,12 @@ def _target(spec: SensorSource, rows: list[Row]) -> tuple[float, ...] | Dropped:
     if spec.label.is_class and any(row.label != label for row in rows):
         return "label changed"
     return (label,)
+
+
+def _coming(spec: SensorSource, rows: list[Row]) -> tuple[float, ...]:
+    """All of the first channel's values behind the window, then the second's."""
+    following = rows[spec.window :]
+    return tuple(row.values[channel] for channel in spec.forecast_channels for row in following)
 
 
 def part_of(spec: SensorSource, first: int, last: int) -> Part | None:
