@@ -108,6 +108,44 @@ async def test_a_refused_delta_leaves_the_control_as_it_was(workers: Workers) ->
             np.testing.assert_array_equal(kept[name], value)
 
 
+def test_it_asks_whom_a_parent_would_ask_and_its_clock_goes_as_it_is_told() -> None:
+    """Of three devices in turns one is asked in each round; a round of a cluster takes as long as its slowest."""
+    cohort = {"quorum": 1.0, "fraction": 0.3, "selection": {"by": "turns"}}
+    asked: list[str] = []
+
+    def takes_s(device: str) -> float:
+        asked.append(device)
+        return 1.0 + DEVICES.index(device)
+
+    with Laboratory(described(rounds=3, evaluate_every=0, cohort=cohort), people(), takes_s=takes_s) as lab:
+        clock_s: list[float] = []
+        lab.run(lambda number: not clock_s.append(lab.clock_s))
+        assert sorted(asked[:3]) == sorted(DEVICES)
+        assert clock_s == pytest.approx(list(np.cumsum([1.0 + DEVICES.index(device) for device in asked[:3]])))
+    with Laboratory(described(evaluate_every=0), people(), clusters=TREE, takes_s=lambda device: 2.0) as lab:
+        lab.run(lambda number: False)
+        assert (lab.course.round, lab.clock_s) == (1, 4.0)
+
+
+def test_devices_tell_of_their_labels_where_someone_chooses_by_that() -> None:
+    cohort = {"quorum": 1.0, "fraction": 0.5, "selection": {"by": "diversity"}}
+    for sections, labels in (({"cohort": cohort}, 3), ({}, 0)):
+        with Laboratory(described(**sections), people(), clusters=TREE) as lab:
+            below = lab.hosts["gw1"].statuses()
+            assert [len(below[node].data["d"].histogram) for node in TREE["gw1"]] == [labels] * 2
+            examples = lab.hosts["cloud"].statuses()["gw1"].data["d"].train_examples
+            assert examples == sum(len(lab.data[node].train_x) for node in TREE["gw1"])
+
+
+def test_a_device_of_a_place_uses_that_places_model() -> None:
+    with Laboratory(described(**SECTIONS["place"]), people(), clusters=TREE) as lab:
+        lab.run()
+        models = lab.course.models
+        for device, place in (("d1", "gw1"), ("d2", "d2")):
+            for used, theirs in zip(lab.personal(device), models.parameters[models.clusters.index(place)], strict=True):
+                np.testing.assert_array_equal(used, theirs)
+
+
 # ── over MQTT ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -7,7 +7,7 @@ Nothing that a child sends can grow memory beyond stated bounds or reach the sum
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -80,6 +80,21 @@ MAX_HELD_BYTES: Final = 64 * 1024 * 1024
 HEARTBEAT_S: Final = 30.0
 MAX_DATA_KEYS: Final = 64
 """As many as a node's status has room for."""
+
+
+def data_of(statuses: Iterable[NodeStatus]) -> dict[str, DataStatus]:
+    """What some children say they have together, by data key; the first `MAX_DATA_KEYS` keys."""
+    held: dict[str, list[DataStatus]] = {}
+    for status in statuses:
+        for key, of_key in status.data.items():
+            held.setdefault(key, []).append(of_key)
+    return {
+        key: DataStatus(
+            train_examples=min(MAX_COUNT, sum(one.train_examples for one in held[key])),
+            test_examples=min(MAX_COUNT, sum(one.test_examples for one in held[key])),
+        )
+        for key in sorted(held)[:MAX_DATA_KEYS]
+    }
 
 
 class Parent:
@@ -163,18 +178,8 @@ class Parent:
         return held.train_examples if held is not None else 0
 
     def data(self) -> dict[str, DataStatus]:
-        """What the children that are online say they have together, by data key; the first `MAX_DATA_KEYS` keys."""
-        held: dict[str, list[DataStatus]] = {}
-        for status in self._members.present.values():
-            for key, of_key in status.data.items():
-                held.setdefault(key, []).append(of_key)
-        return {
-            key: DataStatus(
-                train_examples=min(MAX_COUNT, sum(one.train_examples for one in held[key])),
-                test_examples=min(MAX_COUNT, sum(one.test_examples for one in held[key])),
-            )
-            for key in sorted(held)[:MAX_DATA_KEYS]
-        }
+        """What the children that are online say they have together."""
+        return data_of(self._members.present.values())
 
     @staticmethod
     def _is_eligible(status: NodeStatus, data: str) -> bool:

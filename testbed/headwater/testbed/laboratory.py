@@ -1,16 +1,19 @@
 """Law: a whole tree in one process: real devices, real gateways and the cloud's real step, and no wire between them.
 
 What a run would learn over MQTT it learns here, bit by bit, in a fraction of the time: so strategies are compared, and
-a scenario has its reference. Whoever is asked answers at once, one after the other; nobody is late, nothing is lost.
+a scenario has its reference. Whoever is asked answers, one after the other, and nothing is lost. How long it takes is
+what the caller says, on a clock of the laboratory's own; nobody is late.
 """
 
 import asyncio
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol, cast
+
+import numpy as np
 
 from headwater.cloud.course import Course, after, begun, with_places
 from headwater.cloud.history import RunRecord
@@ -20,24 +23,29 @@ from headwater.core import round as rounds
 from headwater.core.compress.prune import Mask
 from headwater.core.graph.outputs import output_axes
 from headwater.core.local import Memory
-from headwater.core.select import Situation, chosen
 from headwater.device.agent import Agent, Means
 from headwater.device.memory import in_use
 from headwater.device.runtime.client import Bounds, Worker
+from headwater.device.runtime.trainer import Trainer
+from headwater.device.sharing import Sharing
 from headwater.device.sources import Fixed
 from headwater.device.sources.dataset import Dataset
 from headwater.device.state import LocalState
 from headwater.gateway.relay import Relay
 from headwater.node.child import Assignment, Decline
+from headwater.node.choosing import Choosing
 from headwater.node.hosting import Arrival, Opening, RoundResult, checked_tensors, fold, open_hosted, result_of
-from headwater.node.parent import Parent
+from headwater.node.pacing import Pacing
+from headwater.node.parent import Parent, data_of
 from headwater.node.store import NodeStore
-from headwater.schemas.base import Split, Task
+from headwater.schemas.base import Role, Split, Task
 from headwater.schemas.errors import RunFailed
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.messages import Bundle, Delta, Model, Plan
 from headwater.schemas.run import RunDescription
-from headwater.schemas.tensors import Array, models_of
+from headwater.schemas.settings import SharingSettings
+from headwater.schemas.statuses import NodeStatus
+from headwater.schemas.tensors import Array
 from headwater.schemas.wire import decode_object, encode
 from headwater.testbed.spread import Spread, spread_of
 from headwater.transport.objects import ObjectStore
@@ -81,16 +89,31 @@ class _Connected:
         return None
 
 
+def _no_time(_: str) -> float:
+    return 0.0
+
+
 @dataclass(slots=True)
 class Host:
-    """A parent's rounds, without a wire. `deltas` are those of the last round, by child."""
+    """A parent's rounds, without a wire.
+
+    `takes_s` says how long a device's next plan takes it, `below` are the hosts of those children that are gateways.
+    `deltas` are those of the last round, by child; `clock_s` is how long all rounds so far took.
+    """
 
     node: str
     children: dict[str, Child]
     objects: ObjectStore
-    situation: Situation = field(default_factory=Situation)
+    takes_s: Callable[[str], float] = _no_time
+    below: Mapping[str, "Host"] = field(default_factory=dict)
     session: _Connected = field(default_factory=_Connected)
     deltas: dict[str, Delta] = field(default_factory=dict)
+    clock_s: float = 0.0
+    pacing: Pacing = field(init=False, default_factory=Pacing)
+    choosing: Choosing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.choosing = Choosing(self.pacing)
 
     async def host(
         self,
@@ -102,13 +125,14 @@ class Host:
         masks: tuple[Mask, ...] = (),
     ) -> RoundResult:
         """As `Parent.host`. Raises TensorError, WireError where a child's delta is none."""
-        members = frozenset(self.children)
-        cohort = chosen(members, plan.cohort, plan.over_selection, plan.seed, plan.key, self.situation)
+        statuses = self.statuses()
+        members, cohort = frozenset(statuses), self.choosing.chosen(plan, statuses)
         opening = Opening(members=members, chosen=cohort, models=models, places=places, masks=masks)
         hosted = open_hosted(plan, manifest, opening, Traffic(), now=0.0)
-        self.deltas = {}
+        self.deltas, elapsed_s = {}, 0.0
         for node in sorted(members if cohort.cohort is None else cohort.cohort):
-            answer = await self.children[node].work(self._assignment(plan, masks))
+            answer, after_s = await self._answered(node, self._assignment(plan, masks))
+            elapsed_s = max(elapsed_s, after_s)
             if isinstance(answer, Decline):
                 hosted.round, _ = rounds.step(hosted.round, rounds.Declined(plan.key, node), 0.0)
                 continue
@@ -116,9 +140,33 @@ class Host:
             hosted.round, effects = rounds.step(hosted.round, rounds.Arrived.of(answer), 0.0)
             for effect in effects:
                 if isinstance(effect, rounds.Fold):
-                    fold(hosted, arrival, effect.factor, 0.0)
+                    fold(hosted, arrival, effect.factor, after_s)
             self.deltas[node] = answer
-        return result_of(hosted, Traffic(), 0.0)
+        self.clock_s += elapsed_s
+        result = result_of(hosted, Traffic(), elapsed_s)
+        self.pacing.learn(plan, hosted.round, result.contributions, 0.0)
+        self.choosing.learn(plan, hosted.round, result.contributions)
+        return result
+
+    def statuses(self) -> dict[str, NodeStatus]:
+        """What the children say of themselves, by name."""
+        return {node: self._status(node) for node in self.children}
+
+    def _status(self, node: str) -> NodeStatus:
+        child, below = self.children[node], self.below.get(node)
+        if below is not None:
+            data = data_of(below.statuses().values())
+        else:
+            data = child.data() if isinstance(child, Agent) else {}
+        role: Role = "device" if below is None else "gateway"
+        return NodeStatus(node=node, role=role, parent=self.node, state="online", data=data)
+
+    async def _answered(self, node: str, assignment: Assignment) -> tuple[Delta | Decline, float]:
+        """A child's answer, and after how many seconds it comes: a gateway's rounds take as long as theirs below."""
+        below = self.below.get(node)
+        began_s = below.clock_s if below else 0.0
+        answer = await self.children[node].work(assignment)
+        return answer, below.clock_s - began_s if below else self.takes_s(node)
 
     def _assignment(self, plan: Plan, masks: tuple[Mask, ...]) -> Assignment:
         payloads = self.objects.get(plan.model), self.objects.get(plan.bundle)
@@ -137,6 +185,7 @@ class Laboratory:
         forward: the owner's model, where the run is of one.
         folder: what outlives a reboot, by default a temporary one.
         worker: what runs the graphs, by default one of this laboratory's own.
+        takes_s: how long a device's next plan takes it.
     """
 
     def __init__(
@@ -148,6 +197,7 @@ class Laboratory:
         forward: bytes | None = None,
         folder: Path | None = None,
         worker: Worker | None = None,
+        takes_s: Callable[[str], float] = _no_time,
     ) -> None:
         self.description = description
         self.data = dict(data)
@@ -158,7 +208,7 @@ class Laboratory:
         self._own_worker = Worker(Bounds(niceness=0)) if worker is None else None
         self._worker = cast(Worker, worker or self._own_worker)
         self._objects = ObjectStore(STORE_SIZE_BYTES)
-        self.hosts = self._grown(clusters or {"": tuple(self.data)})
+        self.hosts = self._grown(clusters or {"": tuple(self.data)}, takes_s)
         self.course = self._begun(forward)
         self.told: list[Told] = []
 
@@ -171,18 +221,23 @@ class Laboratory:
         if self._temporary is not None:
             self._temporary.cleanup()
 
-    def run(self) -> "Laboratory":
-        """All rounds of the run, and the last model's measurement. `told[r]` is of the model of round r."""
-        asyncio.run(self.rounds())
+    def run(self, look: Callable[[int], bool] = lambda number: True) -> "Laboratory":
+        """All rounds of the run, and the last model's measurement. `told[r]` is of the model of round r.
+
+        After each round of training `look` is told its number, and says whether to go on.
+        """
+        asyncio.run(self.rounds(look))
         return self
 
-    async def rounds(self) -> None:
+    async def rounds(self, look: Callable[[int], bool] = lambda number: True) -> None:
         """As `run`, in a loop that runs already."""
         if needs_statistics(self.description):
             await self.round("statistics", 0)
         for number in range(self.course.round + 1, self.description.rounds + 1):
             await self.round("train", number)
-        await self.round("evaluate", self.description.rounds + 1)
+            if not look(number):
+                break
+        await self.round("evaluate", self.course.round + 1)
 
     async def round(self, task: Task, number: int) -> None:
         """One round. Raises RunFailed where nobody gives anything, or the model is no longer finite."""
@@ -216,33 +271,62 @@ class Laboratory:
         """What a device keeps of the run."""
         return LocalState(self._folder / device).memory(RUN)
 
+    @property
+    def clock_s(self) -> float:
+        """How long the rounds so far took, as `takes_s` says."""
+        return self.hosts["cloud"].clock_s
+
+    def trainer(self) -> Trainer:
+        """The run's graphs, to judge models by."""
+        payload = self._objects.get(self.course.bundle)
+        if payload is None:
+            raise RunFailed("laboratory: the graphs do not fit into its store")
+        return Trainer(decode_object(payload, Bundle), self._worker)
+
     def personal(self, device: str) -> tuple[Array, ...]:
         """The model that a device uses."""
-        payload = self._objects.get(self.course.model)
-        if payload is None:
-            raise RunFailed("laboratory: the model does not fit into its store")
-        manifest = self.course.manifest
-        return in_use(manifest, models_of(manifest, decode_object(payload, Model)), self.memory(device).kept)
+        models = self.course.models
+        received = models.parameters
+        if self.description.learning.has_places:
+            received = (received[models.clusters.index(self._place_of(device))],)
+        return in_use(self.course.manifest, received, self.memory(device).kept)
+
+    def _place_of(self, device: str) -> str:
+        """The child of the cloud that a device is, or is below."""
+        below = self.hosts["cloud"].below
+        return next((gateway for gateway, host in below.items() if device in host.children), device)
 
     # ── the tree ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _grown(self, clusters: Clusters) -> dict[str, Host]:
-        hosts = {"cloud": Host("cloud", {}, self._objects)}
+    def _grown(self, clusters: Clusters, takes_s: Callable[[str], float]) -> dict[str, Host]:
+        below: dict[str, Host] = {}
+        hosts = {"cloud": Host("cloud", {}, self._objects, takes_s, below)}
         for gateway, devices in clusters.items():
             own: dict[str, Child] = {device: self._device(device) for device in devices}
             if not gateway:
                 hosts["cloud"].children |= own
                 continue
-            hosts[gateway] = Host(gateway, own, self._objects)
+            hosts[gateway] = below[gateway] = Host(gateway, own, self._objects, takes_s)
             store = NodeStore(self._folder / f"{gateway}.db", STORE_SIZE_BYTES)
             # Of a parent a relay needs its rounds and its session, and no more.
             hosts["cloud"].children[gateway] = Relay(gateway, cast(Parent, hosts[gateway]), self._objects, store)
         return hosts
 
     def _device(self, device: str) -> Agent:
-        means = Means(worker=self._worker, state=LocalState(self._folder / device))
+        state = LocalState(self._folder / device)
+        means = Means(worker=self._worker, state=state, sharing=self._sharing(device, state))
         source = {self.description.data: Fixed(self.data[device])}
         return Agent(device, source, time_limit_s=LIMIT_S, means=means)
+
+    def _sharing(self, device: str, state: LocalState) -> Sharing | None:
+        """What a device tells of its labels, where someone chooses by that: noise follows from the run's seed."""
+        description, place = self.description, list(self.data).index(device)
+        if description.cohort.selection.by != "diversity":
+            return None
+        classes, epsilon = {description.data: description.classes}, SharingSettings().epsilon
+        sharing = Sharing(classes, epsilon, state, lambda: np.random.default_rng([description.seed, place]))
+        sharing.saw(description.data, self.data[device])
+        return sharing
 
     def _begun(self, forward: bytes | None) -> Course:
         prepared = prepare(RUN, self.description, forward)
