@@ -13,6 +13,9 @@ MAX_MESSAGE_SIZE_BYTES: Final = CHUNK_SIZE_BYTES + 16 * 1024
 MAX_OBJECT_SIZE_BYTES: Final = 64 * 1024 * 1024
 """One chunked object: a model, a bundle of graphs or a delta."""
 
+MAX_PACKED_SIZE_BYTES: Final = 64 * 1024
+"""Of a message that is packed as a whole: beside a larger update its names and keys are nothing."""
+
 MAX_CHUNKS: Final = MAX_OBJECT_SIZE_BYTES // CHUNK_SIZE_BYTES
 MAX_TENSORS: Final = 4096
 MAX_RANK: Final = 8

@@ -73,9 +73,10 @@ def decode(payload: bytes, expected: type[M], *, max_size_bytes: int = limits.MA
 
 
 def encode_object(message: Message) -> bytes:
-    """An object's bytes: packed where a coded update is in it and that makes it shorter."""
+    """An object's bytes: packed where a coded update is in it, it is small, and that makes it shorter."""
     payload = encode(message)
-    if not (isinstance(message, Patch) or (isinstance(message, Delta) and message.coded)):
+    has_code = isinstance(message, Patch) or (isinstance(message, Delta) and bool(message.coded))
+    if not has_code or len(payload) > limits.MAX_PACKED_SIZE_BYTES:
         return payload
     return min(payload, packing.pack(payload, _field_names()), key=len)
 
