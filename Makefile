@@ -11,8 +11,9 @@ help:            ## what there is
 demo: $(VENV)/.demo  ## watch a fleet learn, in under a minute
 	@$(BIN)/headwater demo $(ARGS)
 
+WORKERS ?= 2
 test: $(VENV)/.test  ## run all tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.test  ## lint, types, import rules, fresh documents
 	$(BIN)/ruff check .
