@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 from headwater.cloud.coordinator import Coordinator
 from headwater.cloud.history import History
+from headwater.cloud.history.records import Version
 from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum
 from headwater.gateway.relay import Relay
@@ -117,8 +118,8 @@ def _forgets_contributors(open_hosted: Any) -> Any:
     return forgets
 
 
-def _begins_at_the_beginning(model_of: Any) -> Any:
-    return lambda self, run, version=None: model_of(self, run, 0)
+def _begins_at_the_beginning(_: Any) -> Any:
+    return lambda self, run: Version(*self.model_of(run, 0), None, None)
 
 
 def _divides_by_one_more(mean: Any) -> Any:
@@ -130,8 +131,8 @@ def _stores_no_model(record_round: Any) -> Any:
 
 
 def _counts_itself(delta: Any) -> Any:
-    def heavier(self: Relay, *arguments: Any) -> Delta:
-        made: Delta = delta(self, *arguments)
+    async def heavier(self: Relay, *arguments: Any) -> Delta:
+        made: Delta = await delta(self, *arguments)
         return made.model_copy(update={"weight": made.weight + 1})
 
     return heavier
@@ -166,7 +167,7 @@ BUGS: Final[dict[str, Planted]] = {
     ),
     "a wrong divisor": Planted("sql_is_recomputed", (WeightedSum,), "mean", _divides_by_one_more, seeds=(0, 1)),
     "a run resumes at its beginning": Planted(
-        "announced_is_committed", (History,), "model_of", _begins_at_the_beginning, seeds=(0, 2)
+        "announced_is_committed", (History,), "newest_version", _begins_at_the_beginning, seeds=(0, 2)
     ),
     "a version is not stored": Planted(
         "versions_are_in_order", (History,), "record_round", _stores_no_model, seeds=(0, 1)
