@@ -185,6 +185,11 @@ class Compression(Sparse):
         return self.codec != "none" or self.layers < 1
 
     @property
+    def corrects_momentum(self) -> bool:
+        """Whether a sender adds up momentum; a sketch's is in the cloud's sketch, and nowhere else."""
+        return self.momentum > 0 and self.codec != "sketch"
+
+    @property
     def keeps_what_is_left(self) -> bool:
         """Whether the next update makes up for what this one leaves out."""
         if self.feedback is not None:
@@ -226,6 +231,20 @@ class Learning(Sparse):
     gateway_uplink: Compression | None = None
     pace: Pace = Field(default_factory=Pace)
     pruning: Pruning = Field(default_factory=Pruning)
+
+    @property
+    def cluster_uplink(self) -> Compression:
+        """How a gateway's sum goes up. What its devices did is not done again, or a tree would step further than a flat
+        fleet: corrected momentum is in the sum already, and so is what makes up for the values that were not drawn.
+        What the gateway's own draw has not of it is left for later.
+        """
+        own = self.gateway_uplink or self.uplink
+        changes: dict[str, float | bool] = {}
+        if self.uplink.corrects_momentum:
+            changes["momentum"] = 0.0
+        if own.codec == self.uplink.codec == "randk" and not self.uplink.keeps_what_is_left:
+            changes["feedback"] = True
+        return own.model_copy(update=changes) if changes else own
 
     @property
     def has_places(self) -> bool:

@@ -56,7 +56,7 @@ def code(
     A memory of other shapes (the run's model is another one now) counts as none.
     """
     memory = _fitting(memory, specs)
-    velocity = _velocity(memory.velocity, update, compression.momentum) if compression.momentum else ()
+    velocity = _velocity(memory.velocity, update, compression.momentum) if compression.corrects_momentum else ()
     compensated = _sum(memory.residual, velocity or update)
     payload = encode(compensated, specs, compression, rng, turn, memory.bases)
     start = bases(payload, specs) or memory.bases
