@@ -102,7 +102,7 @@ async def test_a_refused_delta_leaves_the_control_as_it_was(workers: Workers) ->
         assert isinstance(device, Agent)
         assert lab.memory("d2").if_taken.keys() == before.keys()
         device.refused(RoundKey(run=RUN, round=2))
-        await until(lambda: lab.memory("d2").pending is None)
+        await until(lambda: not lab.memory("d2").if_taken)
         kept = lab.memory("d2").kept
         for name, value in before.items():
             np.testing.assert_array_equal(kept[name], value)

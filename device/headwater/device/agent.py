@@ -250,11 +250,11 @@ def _epochs(plan: Plan, steps_a_pass: int, kept: Arrays) -> int:
 
 def _after(memory: Memory, plan: Plan, setting: Setting, outcome: Outcome, elapsed_s: float, gone: Going) -> Memory:
     """What is kept behind a round. All that it took counts for the speed, so that the whole round fits its time."""
-    kept = {**outcome.kept, **gone.kept}
+    kept = dict(outcome.kept)
     if outcome.of_models > 1:
         kept[CHOSEN] = np.array(outcome.chosen)
     if plan.learning.pace.target_s:
         speed = setting.memory.get(STEPS_PER_S)
         told = pace.measured(None if speed is None else float(speed), setting.epochs * setting.batches, elapsed_s)
         kept[STEPS_PER_S] = np.array(told)
-    return memory.after(plan.key, kept, {**outcome.if_taken, **gone.if_taken})
+    return memory.after(plan.key, kept, {**outcome.if_taken, **gone.if_taken}, gone.if_refused)

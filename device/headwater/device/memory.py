@@ -1,6 +1,6 @@
 """Law: what a device keeps of its runs is in hand while it works, on the disk before its delta goes out, and fits.
 
-What the parent says of a delta decides which of a memory's two futures it has (`core.local.memory`). That a delta was
+What the parent says of a delta decides which of a memory's futures it has (`core.local.memory`). That a delta was
 refused is written down, for after a reboot it would be taken for granted that it was not.
 """
 
@@ -48,7 +48,7 @@ class Memories:
     async def put(self, run: str, memory: Memory) -> None:
         """Keep what a round left; where that is nothing, the disk is not touched."""
         self._hold(run, memory)
-        if memory.kept or memory.if_taken:
+        if memory.kept or memory.pending is not None:
             await asyncio.to_thread(self._state.save_memory, run, memory)
 
     async def refused(self, key: RoundKey) -> None:

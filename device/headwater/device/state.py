@@ -27,6 +27,7 @@ MAX_STATE_SIZE_BYTES: Final = 10 * MAX_OBJECT_SIZE_BYTES
 
 MARK: Final = b"headwater state 1\n"
 _IF_TAKEN: Final = "if taken: "
+_IF_REFUSED: Final = "if refused: "
 
 
 def training_state(state: Path, node: str) -> Path:
@@ -60,7 +61,8 @@ class LocalState:
         """Keep a run's memory; the oldest runs' go."""
         pending = memory.pending
         header = {"pending": [pending.round, pending.step, pending.attempt] if pending else None}
-        arrays = {**memory.kept, **{f"{_IF_TAKEN}{name}": value for name, value in memory.if_taken.items()}}
+        futures = ("", memory.kept), (_IF_TAKEN, memory.if_taken), (_IF_REFUSED, memory.if_refused)
+        arrays = {f"{mark}{name}": value for mark, of_it in futures for name, value in of_it.items()}
         folder = self._folder / "memory"
         _write(folder / run, Frame(header, arrays))
         kept = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -72,11 +74,11 @@ class LocalState:
         frame = _read(self._folder / "memory" / run)
         if frame is None:
             return Memory()
-        named = {name: value for name, value in frame.arrays.items() if not name.startswith(_IF_TAKEN)}
-        taken = {name.removeprefix(_IF_TAKEN): value for name, value in frame.arrays.items() if name not in named}
+        taken, refused = _marked(frame.arrays, _IF_TAKEN), _marked(frame.arrays, _IF_REFUSED)
+        named = {n: value for n, value in frame.arrays.items() if not n.startswith((_IF_TAKEN, _IF_REFUSED))}
         match frame.header.get("pending"):
             case [int(round_), int(step), int(attempt)]:
-                return Memory(named, RoundKey(run=run, round=round_, step=step, attempt=attempt), taken)
+                return Memory(named, RoundKey(run=run, round=round_, step=step, attempt=attempt), taken, refused)
             case _:
                 return Memory(named)
 
@@ -95,6 +97,10 @@ class LocalState:
     def _told(self, key: str) -> Path:
         # A key may be any text.
         return self._folder / "told" / blake2b(key.encode(), digest_size=16).hexdigest()
+
+
+def _marked(arrays: Mapping[str, Array], mark: str) -> dict[str, Array]:
+    return {name.removeprefix(mark): value for name, value in arrays.items() if name.startswith(mark)}
 
 
 def _write(path: Path, frame: Frame) -> None:

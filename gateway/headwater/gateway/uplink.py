@@ -5,7 +5,7 @@ What is left over of a run is on disk before the sum goes out, and survives the 
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from headwater.schemas.tensors import Array
 log = logging.getLogger("headwater.gateway")
 
 _TAKEN = "if taken "
+_REFUSED = "if refused "
 
 
 class Uplink:
@@ -35,23 +36,28 @@ class Uplink:
         self._entropy = entropy
         self._run = ""
         self._memory = Memory()
+        self._one_at_a_time = asyncio.Lock()
 
     async def encoded(self, delta: Delta, terms: Sequence[Array], assignment: Assignment) -> Delta:
         """The delta as it goes up."""
         plan, learning = assignment.plan, assignment.plan.learning
-        link = Link(plan, assignment.bundle.manifest, learning.gateway_uplink or learning.uplink, assignment.masks)
-        memory = await self._of(plan.key.run)
-        gone = await asyncio.to_thread(going, delta, terms, link, memory.at(plan.key), self._entropy())
-        if gone.kept or gone.if_taken:
-            self._memory = Memory().after(plan.key, gone.kept, gone.if_taken)
-            await self._keep()
+        link = Link(plan, assignment.bundle.manifest, learning.cluster_uplink, assignment.masks)
+        async with self._one_at_a_time:
+            memory = await self._of(plan.key.run)
+            gone = await asyncio.to_thread(going, delta, terms, link, memory.at(plan.key), self._entropy())
+            if gone.if_taken or gone.if_refused:
+                self._memory = memory.after(plan.key, {}, gone.if_taken, gone.if_refused)
+                await self._keep()
         return gone.delta
 
     async def refused(self, key: RoundKey) -> None:
         """The sum of a plan was not taken: all of it is left over."""
-        if key.run == self._run and (after := self._memory.refused(key)) is not self._memory:
-            self._memory = after
-            await self._keep()
+        async with self._one_at_a_time:
+            # Behind a restart this may be the first word of the run; what is in hand of a later one stays.
+            memory = self._memory if self._run else await self._of(key.run)
+            if key.run == self._run and (after := memory.refused(key)) is not memory:
+                self._memory = after
+                await self._keep()
 
     async def _of(self, run: str) -> Memory:
         if run != self._run:
@@ -68,7 +74,8 @@ class Uplink:
 
 
 def _written(memory: Memory) -> bytes:
-    named = {**memory.kept, **{f"{_TAKEN}{name}": value for name, value in memory.if_taken.items()}}
+    futures = ("", memory.kept), (_TAKEN, memory.if_taken), (_REFUSED, memory.if_refused)
+    named = {f"{mark}{name}": value for mark, of_it in futures for name, value in of_it.items()}
     if memory.pending is not None:
         named["pending"] = np.array([memory.pending.round, memory.pending.step, memory.pending.attempt])
     return arrays.written(named)
@@ -87,5 +94,9 @@ def _read(run: str, payload: bytes | None) -> Memory:
     if pending is not None:
         round_, step, attempt = (int(value) for value in pending)
         key = RoundKey(run=run, round=round_, step=step, attempt=attempt)
-    taken = {name.removeprefix(_TAKEN): value for name, value in named.items() if name.startswith(_TAKEN)}
-    return Memory({n: v for n, v in named.items() if not n.startswith(_TAKEN)}, key, taken)
+    kept = {name: value for name, value in named.items() if not name.startswith((_TAKEN, _REFUSED))}
+    return Memory(kept, key, _marked(named, _TAKEN), _marked(named, _REFUSED))
+
+
+def _marked(named: Mapping[str, Array], mark: str) -> dict[str, Array]:
+    return {name.removeprefix(mark): value for name, value in named.items() if name.startswith(mark)}

@@ -1,6 +1,6 @@
 """Law: an update goes up in as few bytes as its run asks for, and its sender knows what was left out of it.
 
-What is left out is kept as named arrays with two futures (`core.local.memory`): the parent may take the update, or not.
+What is left out is kept as named arrays, whose future is the update's (`core.local.memory`).
 Devices and gateways encode alike.
 """
 
@@ -38,11 +38,11 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Going:
-    """A delta as it goes up, and what is kept of it: always, and otherwise once it is taken."""
+    """A delta as it goes up, and what is kept of it once it is taken, and once it is not."""
 
     delta: Delta
-    kept: Arrays = field(default_factory=dict)
     if_taken: Arrays = field(default_factory=dict)
+    if_refused: Arrays = field(default_factory=dict)
 
 
 def going(delta: Delta, terms: Sequence[Array], link: Link, memory: Arrays, rng: np.random.Generator) -> Going:
@@ -58,29 +58,45 @@ def going(delta: Delta, terms: Sequence[Array], link: Link, memory: Arrays, rng:
     plan, compression = link.plan, link.compression
     if not link.is_on:
         return Going(delta.model_copy(update={"tensors": encode_tensors(terms)}))
-    specs: Specs = delta_specs("train", link.manifest, plan.learning, max(sum(s > 0 for s in delta.shares), 1))
+    models = [model for model, share in enumerate(delta.shares) if share > 0] or [0]
+    specs: Specs = delta_specs("train", link.manifest, plan.learning, len(models))
     if compression.codec == "sketch" and [np.shape(term) for term in terms] != [shape for _, shape, _ in specs]:
         terms = (sketch(terms, Hashes(compression.rows, compression.columns, plan.seed)),)
     specs, terms = _left(specs, terms, link.masks)
-    place = "".join("1" if share > 0 else "0" for share in delta.shares)
-    coded = feedback.code(_read(memory, place), terms, specs, compression, rng, turn_of(plan))
+    before = _read(memory, models, [np.shape(term) for term in terms[: len(terms) // len(models)]])
+    coded = feedback.code(before, terms, specs, compression, rng, turn_of(plan))
     delta = delta.model_copy(update={"coded": coded.payload, "applied": (*delta.applied, compression.codec)})
-    return Going(delta, _named(coded.if_not, place), _named(coded.if_taken, place))
+    return Going(delta, _named(coded.if_taken, models), _named(coded.if_not, models))
 
 
 def _left(specs: Specs, terms: Sequence[Array], masks: tuple[Mask, ...]) -> tuple[Specs, Sequence[Array]]:
     return (narrowed_specs(specs, masks), narrowed(terms, masks)) if masks else (specs, terms)
 
 
-def _named(memory: feedback.Memory, place: str) -> Arrays:
-    """By kind and place; of several models those that the update is about are part of the name."""
+def _named(memory: feedback.Memory, models: Sequence[int]) -> Arrays:
+    """By kind, and the model that it is of: an update may be about others each time."""
     kinds = {"residual": memory.residual, "velocity": memory.velocity, "bases": memory.bases}
-    return {f"left {kind} {place} {i}": value for kind, values in kinds.items() for i, value in enumerate(values)}
+    named: dict[str, Array] = {}
+    for kind, values in kinds.items():
+        each = len(values) // len(models)
+        for place, model in enumerate(models):
+            of_model = values[place * each : (place + 1) * each]
+            named |= {f"left {kind} {model} {i}": value for i, value in enumerate(of_model)}
+    return named
 
 
-def _read(memory: Arrays, place: str) -> feedback.Memory:
-    def listed(kind: str) -> tuple[Array, ...]:
-        prefix = f"left {kind} {place} "
-        return tuple(memory[f"{prefix}{i}"] for i in range(sum(name.startswith(prefix) for name in memory)))
+def _read(memory: Arrays, models: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> feedback.Memory:
+    """`shapes`: of one model's tensors. Of a model that nothing was left of yet that is 0."""
 
-    return feedback.Memory(listed("residual"), listed("velocity"), listed("bases"))
+    def listed(kind: str) -> list[tuple[Array, ...]]:
+        prefixes = [f"left {kind} {model} " for model in models]
+        counts = [sum(name.startswith(prefix) for name in memory) for prefix in prefixes]
+        return [tuple(memory[f"{p}{i}"] for i in range(count)) for p, count in zip(prefixes, counts, strict=True)]
+
+    def filled(kind: str) -> tuple[Array, ...]:
+        found = listed(kind)
+        nothing = tuple(np.zeros(shape, dtype=np.float32) for shape in shapes) if any(found) else ()
+        return tuple(value for of_model in found for value in of_model or nothing)
+
+    bases = listed("bases")
+    return feedback.Memory(filled("residual"), filled("velocity"), sum(bases, ()) if all(bases) else ())
