@@ -85,6 +85,13 @@ CONFLICTS: Final[tuple[Conflict, ...]] = (
         lambda run: _rule(run) == "normalised" and run.local.optimiser not in ("sgd", "momentum"),
     ),
     Conflict(
+        'strategy.name = "fednova"',
+        'clusters.by = "likeness", or clusters.shared',
+        "a delta says how many steps are behind all of it, not behind each model or each part; take fedavg, or place "
+        "with nothing shared",
+        lambda run: _rule(run) == "normalised" and (run.clusters.by == "likeness" or bool(run.clusters.shared)),
+    ),
+    Conflict(
         'strategy.name = "scaffold"',
         "uplink or gateway_uplink sign, ternary, topk, stc, randk, lowrank, sketch, or layers below 1",
         "a control variate that arrives in part corrects in a wrong direction; take fp16, int8 or int4",
@@ -116,9 +123,12 @@ CONFLICTS: Final[tuple[Conflict, ...]] = (
     ),
     Conflict(
         'uplink.codec = "sketch"',
-        "clusters or pruning",
+        "clusters, mocha or pruning",
         "sketches of different models do not add up; take topk",
-        lambda run: run.uplink.codec == "sketch" and (run.clusters.by != "none" or run.pruning.sparsity > 0),
+        lambda run: (
+            run.uplink.codec == "sketch"
+            and (run.clusters.by != "none" or run.personal.method == "mocha" or run.pruning.sparsity > 0)
+        ),
     ),
     Conflict(
         'uplink.codec = "sketch"',
