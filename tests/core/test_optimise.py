@@ -106,6 +106,19 @@ def test_fednova_gives_back_the_mean_number_of_steps_and_no_running_statistic_is
     assert [tensor.tolist() for tensor in step] == [[10.0] * 3, [7.0] * 3]
 
 
+def test_of_places_each_goes_its_own_devices_steps() -> None:
+    """Two places of one device, that went 2 and 10 steps to 4 and to 30: each model goes where its device went."""
+    total = WeightedSum([(3,)], models=2)
+    for place, (weight, local_steps, delta) in enumerate(((1.0, 2.0, 4.0), (3.0, 10.0, 30.0))):
+        metrics = [Metric(split="train", name=LOCAL_STEPS, total=weight * local_steps, weight=weight)]
+        shares = [weight if place == model else 0.0 for model in range(2)]
+        total.add([np.full(3, weight * delta / local_steps)], weight, metrics, shares=shares)
+    learning = Learning(strategy=Strategy(name="fednova"), clusters=Clusters(by="place"))
+    models = optimise.begin(learning, ONE, [(np.zeros(3, np.float32),)] * 2, ("a", "b"))
+    _, steps_of = optimise.apply(learning, ONE, models, optimise.heard(total, learning, fleet_weight=4.0))
+    assert [step[0].tolist() for step in steps_of] == [[4.0] * 3, [30.0] * 3]
+
+
 @pytest.mark.parametrize("name", ["fedadam", "feddyn", "scaffold", "fedavgm"])
 def test_a_running_statistic_is_averaged_whatever_the_strategy(name: Any) -> None:
     both = manifest("w", "variance", state="variance")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.schemas.base import Split
-from headwater.schemas.manifest import Manifest
+from headwater.schemas.manifest import LOCAL_STEPS, Manifest
 from headwater.schemas.messages import Counts, Metric
 from headwater.schemas.tensors import Array, decode_tensor, encode_tensor
 
@@ -33,6 +33,7 @@ class WeightedSum:
         self._metrics: dict[tuple[Split, str], tuple[float, float]] = {}
         self._tallies: dict[tuple[Split, str], NDArray[np.float64]] = {}
         self._shares = [0.0] * models
+        self._steps = [(0.0, 0.0)] * models
         self.weight = 0.0
 
     def add(
@@ -67,10 +68,11 @@ class WeightedSum:
             raise ValueError(f"shares: {list(parts)} do not make the weight {weight}")
         if tuple(term.shape for term in terms) != len(present) * self._shapes:
             raise ValueError(f"terms: shapes {[term.shape for term in terms]} where {list(self._shapes)} belong")
-        counted = self._with(tallies)
+        counted, metrics = self._with(tallies), tuple(metrics)
         for place, model in enumerate(present):
             self._add_to(model, terms[place * len(self._shapes) :][: len(self._shapes)], factor)
             self._shares[model] += parts[model]
+            self._count_steps(model, parts[model] / weight, metrics)
         self.weight += weight
         for metric in metrics:
             before, divisor = self._metrics.get((metric.split, metric.name), (0.0, 0.0))
@@ -83,6 +85,12 @@ class WeightedSum:
             totals = self._totals[model] = tuple(np.zeros(shape, dtype=np.float64) for shape in self._shapes)
         for total, term in zip(totals, terms, strict=True):
             total += term if factor == 1 else factor * np.asarray(term, dtype=np.float64)
+
+    def _count_steps(self, model: int, share: float, metrics: Iterable[Metric]) -> None:
+        for metric in metrics:
+            if (metric.split, metric.name) == ("train", LOCAL_STEPS):
+                total, weight = self._steps[model]
+                self._steps[model] = (total + share * metric.total, weight + share * metric.weight)
 
     def _with(self, tallies: Iterable[Counts]) -> dict[tuple[Split, str], NDArray[np.float64]]:
         """The tallies so far and these: whole counts up to 2**53 are exact, whatever the order."""
@@ -117,6 +125,11 @@ class WeightedSum:
             Counts(split=split, name=name, values=encode_tensor(values))
             for (split, name), values in sorted(self._tallies.items())
         )
+
+    def local_steps(self, model: int = 0) -> float:
+        """How many plain steps are behind a model's mean (FedNova), 1 where devices do not normalise."""
+        total, weight = self._steps[model]
+        return total / weight if weight > 0 else 1.0
 
     def mean(self, model: int = 0) -> Sums:
         """Σ w·Δ / Σ w of one model, in float64.

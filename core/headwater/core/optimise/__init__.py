@@ -11,7 +11,7 @@ A state is named tensors in float64, beside the model that it belongs to.
 
 from headwater.core.optimise.models import Heard, Models, apply, begin, grown, heard, moved
 from headwater.core.optimise.server import State
-from headwater.core.optimise.strategy import Update, steps_made, with_steps
+from headwater.core.optimise.strategy import Update, with_steps
 
 __all__ = [
     "Heard",
@@ -23,6 +23,5 @@ __all__ = [
     "grown",
     "heard",
     "moved",
-    "steps_made",
     "with_steps",
 ]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from headwater.core.aggregate import Parameters, Sums, WeightedSum, difference, shared, stepped
-from headwater.core.optimise.strategy import steps_made
 from headwater.schemas.learning import Learning
 from headwater.schemas.manifest import Manifest
 
@@ -22,7 +21,8 @@ from headwater.schemas.manifest import Manifest
 @dataclass(frozen=True, slots=True)
 class Edge:
     """A cluster's models within one plan. `companions` add up what a strategy sends besides; `shares` are the weights
-    that each model had in each edge round so far, `local_steps` all the steps behind them."""
+    that each model had in each edge round so far, `local_steps` all the steps behind the first, for where devices
+    normalise theirs a cluster has no other."""
 
     models: tuple[Parameters, ...]
     companions: tuple[Sums, ...]
@@ -51,22 +51,21 @@ def begin(models: Sequence[Parameters]) -> Edge:
 
 def after(learning: Learning, manifest: Manifest, edge: Edge, total: WeightedSum) -> Edge:
     """The cluster behind an edge round."""
-    steps = steps_made(total.metrics)
     shares = total.shares or (total.weight,)
     models, companions = list(edge.models), list(edge.companions)
     for model, share in enumerate(shares):
         if not share > 0:
             continue
         mean = total.mean(model)
-        step = _unscaled(learning, manifest, mean[: len(manifest.shared)], steps)
+        step = _unscaled(learning, manifest, mean[: len(manifest.shared)], total.local_steps(model))
         models[model] = stepped(manifest, edge.models[model], step)
         companions[model] = _added(edge.companions[model], mean[len(manifest.shared) :])
-    return Edge(tuple(models), tuple(companions), (*edge.shares, shares), edge.local_steps + steps)
+    return Edge(tuple(models), tuple(companions), (*edge.shares, shares), edge.local_steps + total.local_steps())
 
 
 def as_it_is(sum_: WeightedSum) -> Total:
     """A sum that goes up as it came."""
-    return Total(sum_.totals, sum_.weight, sum_.shares, steps_made(sum_.metrics))
+    return Total(sum_.totals, sum_.weight, sum_.shares, sum_.local_steps())
 
 
 def total(learning: Learning, manifest: Manifest, edge: Edge, base: Sequence[Parameters]) -> Total:

@@ -75,14 +75,6 @@ def _added(state: Sums, factor: float, tensors: Iterable[np.ndarray]) -> Sums:
 # ── in a cluster ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def steps_made(metrics: Iterable[Metric]) -> float:
-    """How many plain steps are behind a sum's mean, 1 where devices do not normalise."""
-    for metric in metrics:
-        if metric.split == "train" and metric.name == LOCAL_STEPS and metric.weight > 0:
-            return metric.total / metric.weight
-    return 1.0
-
-
 def with_steps(metrics: Sequence[Metric], local_steps: float, weight: float) -> tuple[Metric, ...]:
     """The metrics of a cluster that went so many steps in all its edge rounds."""
     told = [metric for metric in metrics if metric.name != LOCAL_STEPS]
