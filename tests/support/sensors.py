@@ -36,13 +36,15 @@ async def sense(
 
 
 @contextlib.contextmanager
-def sensing(port: int, *prefixes: str, period_s: float = 0.02, state_every_s: float = 1.0) -> Iterator[None]:
+def sensing(
+    port: int, *prefixes: str, period_s: float = 0.02, state_every_s: float = 1.0, noise: float = 0.2
+) -> Iterator[None]:
     """Machines beside the test, in a thread of their own."""
     loop = asyncio.new_event_loop()
 
     async def run() -> None:
         await asyncio.gather(
-            *(sense(port, prefix, period_s=period_s, state_every_s=state_every_s) for prefix in prefixes)
+            *(sense(port, prefix, period_s=period_s, state_every_s=state_every_s, noise=noise) for prefix in prefixes)
         )
 
     task = loop.create_task(run())

@@ -14,6 +14,14 @@ def eventually(what: Callable[[], Any], timeout_s: float = 40.0) -> Any:
     return found
 
 
+def until(there: Callable[[], bool], log: Path, limit_s: float = 60.0) -> None:
+    """Where it takes too long, what is in the log says why."""
+    deadline = time.monotonic() + limit_s
+    while not there():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
 def wait_online(folder: Path, nodes: tuple[str, ...]) -> None:
     eventually(lambda: all("connected" in (folder / f"{node}.log").read_text() for node in nodes))
     # Births reach the parents a moment later.

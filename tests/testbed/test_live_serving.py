@@ -1,30 +1,23 @@
 """A device that serves: live windows are labelled by the fleet's model, a bad model never answers, a reboot costs nothing."""
 
-import asyncio
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import aiomqtt
 import numpy as np
 
 from headwater.cloud.history import History, open_history
 from headwater.schemas.messages import Model
 from headwater.schemas.run import RunDescription
-from headwater.schemas.statuses import Prediction
 from headwater.schemas.tensors import decode_tensor
-from headwater.schemas.topics import Topics
-from headwater.schemas.wire import decode_object, decode_status
+from headwater.schemas.wire import decode_object
 from headwater.testbed.processes import Processes
 from support.brokers import broker
+from support.predictions import drain, overheard
 from support.sensors import pump, sensing
+from support.waiting import until
 
-TOPICS = Topics("plant")
 ABOUT: dict[str, Any] = {
     "name": "pumps",
     "data": "pump",
@@ -35,43 +28,9 @@ ABOUT: dict[str, Any] = {
 }
 
 
-@contextmanager
-def overheard(port: int) -> Iterator["queue.Queue[Prediction]"]:
-    """What the fleet's devices predict, as a viewer hears it."""
-    heard: queue.Queue[Prediction] = queue.Queue()
-    loop = asyncio.new_event_loop()
-    there = threading.Event()
-
-    async def listen() -> None:
-        async with aiomqtt.Client("127.0.0.1", port) as client:
-            await client.subscribe(TOPICS.predictions())
-            there.set()
-            async for message in client.messages:
-                assert not message.retain
-                heard.put(decode_status(bytes(message.payload), Prediction))
-
-    task = loop.create_task(listen())
-    thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.gather(task, return_exceptions=True)))
-    thread.start()
-    assert there.wait(10)
-    try:
-        yield heard
-    finally:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join(10)
-        loop.close()
-
-
 def finished(history: History, run: str, log: Path) -> None:
     until(lambda: history.show_run(run).state not in ("queued", "running"), log)
     assert history.show_run(run).state == "finished", history.show_run(run).failure
-
-
-def until(there: Callable[[], bool], log: Path, limit_s: float = 60.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not there():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
 
 
 def with_the_classes_swapped(history: History, path: Path) -> None:
@@ -127,8 +86,3 @@ def test_live_windows_are_scored_and_a_bad_model_never_answers(tmp_path: Path) -
                 assert heard.get(timeout=20).model.run == "good"
         finally:
             history.close()
-
-
-def drain(heard: "queue.Queue[Prediction]") -> None:
-    while not heard.empty():
-        heard.get_nowait()
