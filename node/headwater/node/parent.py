@@ -267,10 +267,13 @@ class Parent:
         return hosted
 
     def _negotiated(self, plan: Plan) -> Plan:
-        """The plan without a patch that not everyone could read: then the model goes out whole."""
+        """The plan without a patch that not everyone could read, or that this node has not: then the model goes out
+        whole. A gateway that was rebooted fetched the model, and no patch."""
         if plan.patch is None:
             return plan
-        if all(plan.patch.codec in status.codecs for status in self._eligible(plan.data).values()):
+        if self._provider.has(plan.patch.patch) and all(
+            plan.patch.codec in status.codecs for status in self._eligible(plan.data).values()
+        ):
             return plan
         return plan.model_copy(update={"patch": None})
 

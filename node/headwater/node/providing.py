@@ -29,6 +29,9 @@ class Provider:
         self._wants: dict[tuple[str, bytes], Want] = {}
         self._serving = 0
 
+    def has(self, ref: ObjectRef) -> bool:
+        return ref in self._store
+
     async def broadcast(self, refs: tuple[ObjectRef, ...]) -> None:
         """Each of them that did not go out already, to everyone."""
         topic = self._topics.down(self._node, "chunk")
