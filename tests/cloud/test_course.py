@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headwater.cloud import memory
 from headwater.cloud.course import Behind, Course, after, based_on, begun, parameters_of
 from headwater.cloud.history import RunRecord
 from headwater.cloud.plans import plan
@@ -18,11 +19,11 @@ from headwater.core.sketch import NAME, sketch, told_errors
 from headwater.core.staleness import discount
 from headwater.node.hosting import Contribution, RoundResult
 from headwater.schemas.base import Task
-from headwater.schemas.errors import RunFailed
+from headwater.schemas.errors import HistoryError, RunFailed
 from headwater.schemas.manifest import Example, Manifest, Parameter
 from headwater.schemas.messages import Counts, Metric, RoundKey
 from headwater.schemas.run import RunDescription
-from headwater.schemas.tensors import encode_tensor
+from headwater.schemas.tensors import delta_specs, encode_tensor
 from headwater.schemas.wire import reference
 from headwater.transport.session import Traffic
 from support.histories import NOW
@@ -54,15 +55,17 @@ def course(about: RunDescription, *parameters: list[float], version: int = 4) ->
 
 
 def closed(
-    about: RunDescription, *given: tuple[float, float, int], round_: int = 5, task: Task = "train"
+    about: RunDescription, *given: tuple[float, float, int], round_: int = 5, task: Task = "train", spread: float = 1.0
 ) -> RoundResult:
     """A round of updates (Δ in both places, weight, staleness), folded as a parent folds them."""
     ask = plan("r1", about, task, round_, 0, model=REF, bundle=REF)
-    total, contributions = WeightedSum([(2,)]), []
+    terms = len(delta_specs(task, MANIFEST, about.learning))
+    total, contributions = WeightedSum(terms * [(2,)]), []
     for number, (delta, weight, staleness) in enumerate(given):
         factor = discount(staleness, about.aggregation.staleness_exponent)
         metrics = [Metric(split="test", name="correct", total=weight / 2, weight=weight)]
-        total.add([np.full(2, weight * delta, np.float32)], weight, metrics, factor=factor)
+        # Of two elements that differ, so that one may be sent and the other left out.
+        total.add(terms * [weight * delta * np.array([1.0, spread], np.float32)], weight, metrics, factor=factor)
         key = RoundKey(run="r1", round=round_ - staleness)
         contributions.append(Contribution(f"d{number}", weight, int(weight), 1, 0.1, key, factor, REF))
     opened = rounds.open_round(ask.key, ["d0"], quorum=1.0, deadline_s=1.0, now=0.0)
@@ -130,6 +133,45 @@ def test_the_fleets_errors_outlive_the_coordinator_and_those_not_heard_still_cou
     assert unmeasured.model is not None
     again = begun(about_run(about), MANIFEST, REF, unmeasured.model, 5, unmeasured.memory)
     assert told_errors(again.errors) == told_errors(second.course.errors)
+
+
+REMEMBERING: dict[str, dict[str, Any]] = {
+    "momentum": {"strategy": {"name": "fedavgm"}},
+    "adaptive": {"strategy": {"name": "fedadam"}},
+    "control variates": {"strategy": {"name": "scaffold"}},
+    "drift": {"strategy": {"name": "feddyn", "alpha": 0.5}},
+    "what a patch left out": {"downlink": {"codec": "topk", "fraction": 0.5, "values": "fp32"}},
+    "a mask": {"pruning": {"sparsity": 0.5, "at_round": 2}, "downlink": {"codec": "int8"}},
+    "all at once": {
+        "strategy": {"name": "fedyogi"},
+        "downlink": {"codec": "stc", "fraction": 0.5},
+        "pruning": {"sparsity": 0.5, "at_round": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_a_coordinator_that_begins_anew_behind_any_round_makes_the_same_models(name: str) -> None:
+    """Bit by bit: whoever holds the version before it is sent the same patch, and whoever does not the same model."""
+    about = description(**REMEMBERING[name])
+    straight = resumed = course(about, [1.0, 2.0], [7.0], version=0)
+    told = set()
+    for round_ in range(1, 6):
+        result = closed(about, (0.3 * round_, 2.0, 0), (-1.0, 1.0, 0), round_=round_, spread=0.4)
+        one, other = after(straight, result, None, 6.0), after(resumed, result, None, 6.0)
+        assert (one.model, one.memory, one.patch) == (other.model, other.memory, other.patch)
+        assert one.model is not None
+        assert one.course.encoded_mask == other.course.encoded_mask
+        told.add((one.memory is not None, one.course.encoded_mask is not None))
+        straight = one.course
+        resumed = begun(about_run(about), MANIFEST, REF, one.model, round_, one.memory)
+    assert (True, "pruning" in REMEMBERING[name]) in told
+
+
+@pytest.mark.parametrize("damage", [b"", b"torn", b"PK\x03\x04 and no more"])
+def test_a_memory_that_is_damaged_ends_the_coordinator_with_the_mend(damage: bytes) -> None:
+    with pytest.raises(HistoryError, match="restore the database from a backup"):
+        memory.read(damage, 1)
 
 
 def test_an_evaluation_measures_and_moves_nothing() -> None:
