@@ -67,6 +67,30 @@ async def test_a_delta_that_still_counts_is_on_disk_before_the_next_word_below(
     assert on_disk == [[], [FIRST]]
 
 
+async def test_who_works_on_a_plan_that_is_superseded_hears_that_nothing_of_it_was_taken(tmp_path: Path) -> None:
+    """It may have written down already what is so once the delta is taken."""
+    objects, refused, begun = ObjectStore(10**6), list[RoundKey](), list[RoundKey]()
+    outbox = Outbox(NodeStore(tmp_path / "d0.db", 10**6))
+    identity = Identity("plant", "d0", "device", "gw")
+    child = Child(partial(Session, BrokerSettings()), identity, objects, outbox, data=dict, refused=refused.append)
+
+    async def work(assignment: Assignment) -> Delta:
+        begun.append(assignment.plan.key)
+        await asyncio.sleep(0 if assignment.plan.key == SECOND else 60)
+        return adds_one(assignment, "d0")
+
+    following = asyncio.create_task(child.follow(work))
+    for key in (FIRST, SECOND):
+        announced = Announcement(parent="gw", plan=plan(key.round, objects))
+        child._on_message(Topics("plant").down("gw", "announcement"), encode(announced), False)
+        await until(lambda key=key: begun[-1:] == [key])
+    await until(lambda: outbox.holds(SECOND))
+    assert refused == [FIRST]
+    following.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
+
+
 async def test_who_made_a_delta_hears_when_it_was_not_taken(tmp_path: Path) -> None:
     """Of one that was refused; of one that never was on its way; of one that came too late; and of no other."""
     objects, refused = ObjectStore(10**6), []

@@ -98,7 +98,7 @@ class Child:
         objects: models and bundles, by hash.
         outbox: its finished deltas, shared with its sides towards other parents.
         data: what this node says of its data now.
-        refused: told of each finished delta that was not taken, or never sent.
+        refused: told of each plan whose delta was not taken, never sent, or given up before it was finished.
         battery: the level of its battery, in percent; None without one.
     """
 
@@ -168,7 +168,8 @@ class Child:
                     for gone in self._outbox.put(key, encode_object(delta)):
                         self._refused(gone)
                     self._news.tell()
-                case Delta():
+                case Delta() | None:
+                    # What was superseded may have been kept as sent already.
                     self._refused(key)
                 case Decline(reason, detail):
                     await self._decline(key, reason, detail)
