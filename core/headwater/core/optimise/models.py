@@ -56,7 +56,9 @@ def heard(total: WeightedSum, learning: Learning, fleet_weight: float) -> tuple[
     """
     share_of_fleet = min(1.0, total.weight / max(fleet_weight, total.weight))
     return tuple(
-        Heard(strategy.Update(total.mean(model), total.local_steps(model), share_of_fleet), share) if share > 0 else None
+        Heard(strategy.Update(total.mean(model), total.local_steps(model), share_of_fleet), share)
+        if share > 0
+        else None
         for model, share in enumerate(total.shares or (total.weight,))
     )
 
