@@ -213,6 +213,12 @@ def test_a_plan_says_how_late_and_how_many(changes: dict[str, Any], task: Task, 
     assert (asked.max_staleness, asked.buffer, asked.over_selection, asked.adaptive_deadline) == expected
 
 
+def test_features_are_learned_from_everyone_though_a_part_trains() -> None:
+    about = description(cohort={"fraction": 0.5})
+    tasks: tuple[Task, ...] = ("statistics", "train", "evaluate")
+    assert [plan("r1", about, task, 2, 0, model=REF, bundle=REF).cohort for task in tasks] == [1.0, 0.5, 0.5]
+
+
 @given(
     st.integers(1, 9), st.integers(0, 4), st.sampled_from(["train", "evaluate", "statistics"]), st.binary(min_size=1)
 )

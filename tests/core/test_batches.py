@@ -58,7 +58,15 @@ def test_the_normaliser_from_sums_is_that_of_the_pooled_data() -> None:
     np.testing.assert_allclose(scale, 1 / pooled.std(0), rtol=1e-5)
 
 
-def test_a_feature_that_never_varies_is_not_blown_up() -> None:
-    x = np.full((10, 1), 1e6)
+@pytest.mark.parametrize("value", [0.0, 0.3, 1e6, -1e-9])
+def test_a_feature_that_never_varies_is_shifted_and_not_blown_up(value: float) -> None:
+    """Elsewhere it may vary: scaled by a million it would drown all others."""
+    x = np.full((10, 1), value)
     _, scale = normaliser([x.sum(0), (x**2).sum(0)], 10)
-    assert np.isfinite(scale).all()
+    assert scale == [1.0]
+
+
+def test_a_feature_in_a_small_unit_is_scaled_like_any_other() -> None:
+    x = np.array([[1e-9], [-1e-9]])
+    _, scale = normaliser([x.sum(0), (x**2).sum(0)], 2)
+    np.testing.assert_allclose(scale, 1e9, rtol=1e-6)

@@ -34,7 +34,8 @@ def plan(
 ) -> Plan:
     """What is asked of the cloud's children.
 
-    Only training takes late updates, or goes on without the slow: statistics and evaluation are about everyone.
+    Only training takes late updates, or goes on without the slow: the others are about all who are asked. Statistics
+    are asked of everyone, whatever the fraction, for the normaliser that they make stays for the whole run.
     """
     local, cohort, aggregation = description.local, description.cohort, description.aggregation
     trains = task == "train"
@@ -54,7 +55,7 @@ def plan(
         evaluate=trains and evaluates(description, round_),
         deadline_s=cohort.deadline_s,
         quorum=cohort.quorum,
-        cohort=cohort.fraction,
+        cohort=1.0 if task == "statistics" else cohort.fraction,
         max_staleness=aggregation.staleness_cap if trains else 0,
         staleness_exponent=aggregation.staleness_exponent,
         buffer=aggregation.updates_a_version if trains else 0,

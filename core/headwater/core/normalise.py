@@ -11,7 +11,7 @@ from headwater.schemas.manifest import Manifest
 from headwater.schemas.tensors import Array
 
 SMALLEST_SPREAD: Final = 1e-6
-"""A feature that hardly varies is shifted, not blown up."""
+"""Of a feature's root mean square: one that varies less is shifted, not blown up, for elsewhere it may vary."""
 
 
 def normalised(
@@ -28,6 +28,7 @@ def normaliser(sums: Sequence[Array], examples: float) -> Parameters:
     """Mean and reciprocal standard deviation of each feature, float32, from (Σx, Σx²) in float64 over `examples`."""
     total, squares = sums
     mean = total / examples
-    variance = np.maximum(squares / examples - mean**2, 0.0)
-    scale = 1.0 / np.maximum(np.sqrt(variance), SMALLEST_SPREAD)
+    spread = np.sqrt(np.maximum(squares / examples - mean**2, 0.0))
+    varies = spread > SMALLEST_SPREAD * np.sqrt(squares / examples)
+    scale = 1.0 / np.where(varies, spread, 1.0)
     return mean.astype(np.float32), scale.astype(np.float32)
