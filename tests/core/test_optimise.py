@@ -1,5 +1,6 @@
 """The server's steps, worked by hand: two rounds of three parameters; and what strategies and clusters keep right."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,62 @@ def test_a_new_place_begins_with_the_mean_of_those_that_there_are() -> None:
     assert optimise.grown(learning, about, grown, {"a"}) is grown
     alone = optimise.begin(learning, about, [models.parameters[1]], ())
     assert [len(optimise.grown(learning, about, alone, {"x", "y"}).parameters)] == [2]
+
+
+def rounds_without_the_second(learning: Learning, models: optimise.Models, *fleet_shares: float) -> optimise.Models:
+    for share in fleet_shares:
+        update = optimise.Update((np.zeros(3), np.zeros(3)), fleet_share=share)
+        models = optimise.counted(learning, models, (optimise.Heard(update, 1.0), None))
+    return models
+
+
+def anew(learning: Learning, about: Manifest, models: optimise.Models, round_: int = 5) -> optimise.Models | None:
+    told = (optimise.Heard(optimise.Update((np.zeros(3), np.zeros(3))), 1.0), None)
+    return optimise.filled(learning, about, models, told, seed=1, round_=round_)
+
+
+def test_a_model_that_nobody_chose_for_two_fleets_begins_anew_beside_the_one_that_most_train() -> None:
+    learning, about, models = two_models(shared=("body",))
+    assert anew(learning, about, rounds_without_the_second(learning, models, 1.0, 0.9)) is None
+    empty = rounds_without_the_second(learning, models, 1.0, 0.9, 0.1)
+    found = anew(learning, about, empty)
+    assert found is not None
+    (body, head), (new_body, new_head) = found.parameters
+    np.testing.assert_array_equal(found.parameters[0], empty.parameters[0])
+    np.testing.assert_array_equal(new_body, body)
+    assert 0 < np.abs(new_head - head).max() < 0.1
+    # Its count begins anew too, and other rounds draw other noise.
+    assert anew(learning, about, rounds_without_the_second(learning, found, 1.0)) is None
+    other = anew(learning, about, empty, round_=6)
+    assert other is not None
+    assert not np.array_equal(other.parameters[1][1], new_head)
+
+
+def test_a_model_that_is_heard_of_once_in_two_fleets_is_left_alone() -> None:
+    learning, about, models = two_models()
+    models = rounds_without_the_second(learning, models, 1.0, 0.9)
+    heard = optimise.Heard(optimise.Update((np.zeros(3), np.zeros(3))), 1.0)
+    models = optimise.counted(learning, models, (heard, heard))
+    assert anew(learning, about, rounds_without_the_second(learning, models, 1.0)) is None
+
+
+def test_places_are_never_split() -> None:
+    _, about, models = two_models()
+    places = Learning(clusters=Clusters(by="place"))
+    assert anew(places, about, rounds_without_the_second(places, models, 1.0, 1.0, 1.0)) is None
+
+
+def test_of_two_groups_that_share_a_model_each_fits_one_of_its_two_copies_better() -> None:
+    """Two groups whose targets are t and −t train one model, which stands at their mean: noise on a copy, whatever it
+    is, brings the copy nearer to one of them and further from the other."""
+    learning, about, models = two_models()
+    target = np.arange(6.0) - 2.2
+    models = replace(models, parameters=((np.zeros(3, np.float32) + 1e-3, np.zeros(3, np.float32) + 1e-3),) * 2)
+    for round_ in range(20):
+        found = anew(learning, about, rounds_without_the_second(learning, models, 1.0, 1.0), round_)
+        assert found is not None
+        loss = [[np.square(np.concatenate(m) - side * target).sum() for m in found.parameters] for side in (1, -1)]
+        assert {int(np.argmin(of_group)) for of_group in loss} == {0, 1}
 
 
 # ── a cluster ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -188,8 +188,13 @@ def _trained(course: Course, result: RoundResult, base: Parameters | None, fleet
     learning, manifest, number = course.description.learning, course.manifest, result.plan.key.round
     course = replace(course, errors=_errors(course, result, fleet_weight))
     if base is None:
-        told = optimise.heard(result.sum, learning, fleet_weight)
-        models, steps = optimise.apply(learning, manifest, course.models, told, course.description.seed)
+        seed, told = course.description.seed, optimise.heard(result.sum, learning, fleet_weight)
+        models, steps = optimise.apply(learning, manifest, course.models, told, seed)
+        models = optimise.counted(learning, models, told)
+        anew = optimise.filled(learning, manifest, optimise.moved(manifest, models, steps), told, seed, number)
+        if anew is not None:
+            # What begins anew is no step either.
+            return _version(replace(course, residual=()), number, anew)
     else:
         models, steps = course.models, (_mixed(course, result, base),)
     downlink = course.description.downlink

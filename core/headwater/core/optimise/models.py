@@ -73,8 +73,8 @@ def apply(
     """
     if learning.uplink.codec == "sketch":
         return _unsketched(learning, manifest, models, told, seed)
-    common = _common(learning, manifest)
-    told = _with_common(told, common) if any(common) else told
+    alike = common(learning, manifest)
+    told = _with_common(told, alike) if any(alike) else told
     states, steps = [], []
     for state, one in zip(models.states, told, strict=True):
         after, step = state, _nothing(manifest)
@@ -85,7 +85,7 @@ def apply(
     first = next((step for step, one in zip(steps, told, strict=True) if one is not None), None)
     if first is not None:
         steps = [
-            tuple(f if shared else own for f, own, shared in zip(first, step, common, strict=True)) for step in steps
+            tuple(f if shared else own for f, own, shared in zip(first, step, alike, strict=True)) for step in steps
         ]
     return replace(models, states=tuple(states)), tuple(steps)
 
@@ -131,7 +131,7 @@ def _unsketched(
     return replace(models, states=(kept,)), (tuple(rate * tensor for tensor in step),)
 
 
-def _common(learning: Learning, manifest: Manifest) -> tuple[bool, ...]:
+def common(learning: Learning, manifest: Manifest) -> tuple[bool, ...]:
     """Which of the shared parameters are one for all clusters."""
     patterns = learning.clusters.shared
     return tuple(any(fnmatchcase(p.name, pattern) for pattern in patterns) for p in manifest.shared)
