@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
-from tables import aligned, spread
+from tables import aligned, plain_svg, spread
 from virtual_fleet import DATA, ROUNDS, Scene, Version, run
 
 from headwater.device.sources.dataset import Dataset, dataset
@@ -250,25 +250,22 @@ def _line(row: Row, first: Row) -> tuple[str, ...]:
 
 def plot(rows: Sequence[Row], file: Path) -> None:
     """Accuracy over virtual time, the first seed's, a panel for each way of dealing the data to gateways."""
-    from matplotlib import pyplot, rcParams
-
-    # Text as text, and nothing that differs from one drawing to the next.
-    rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "headwater"})
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
-    for panel, assignment in zip(panels, get_args(Assignment), strict=True):
-        for row in rows:
-            if row.case.assignment == assignment or not row.case.depends_on_assignment:
-                versions = row.runs[0].versions
-                panel.plot(
-                    [version.at_s for version in versions],
-                    [version.accuracy for version in versions],
-                    label=row.case.name,
-                    linestyle="-" if row.case.kappa2 else ":",
-                )
-        panel.set(title=f"gateways' data {assignment}", xlabel="virtual seconds")
-    panels[0].set_ylabel("test accuracy")
-    panels[0].legend(fontsize="small", frameon=False)
-    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+    with plain_svg() as pyplot:
+        figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
+        for panel, assignment in zip(panels, get_args(Assignment), strict=True):
+            for row in rows:
+                if row.case.assignment == assignment or not row.case.depends_on_assignment:
+                    versions = row.runs[0].versions
+                    panel.plot(
+                        [version.at_s for version in versions],
+                        [version.accuracy for version in versions],
+                        label=row.case.name,
+                        linestyle="-" if row.case.kappa2 else ":",
+                    )
+            panel.set(title=f"gateways' data {assignment}", xlabel="virtual seconds")
+        panels[0].set_ylabel("test accuracy")
+        panels[0].legend(fontsize="small", frameon=False)
+        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def main() -> int:

@@ -1,7 +1,11 @@
-"""Law: a table for people is its cells, right-aligned under their heads, two spaces apart."""
+"""Law: a table for people is its cells, right-aligned under their heads, two spaces apart; a figure is drawn alike each
+time.
+"""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -14,3 +18,12 @@ def spread(values: Sequence[float], digits: int) -> str:
     """`median (least–largest)`, or the one value."""
     middle = f"{statistics.median(values):.{digits}f}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+@contextmanager
+def plain_svg() -> Iterator[Any]:
+    """matplotlib's pyplot, writing text as text, and nothing that differs from one drawing to the next."""
+    from matplotlib import pyplot, rc_context
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "headwater"}):
+        yield pyplot
