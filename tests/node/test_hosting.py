@@ -18,12 +18,15 @@ from headwater.node.hosting import (
     open_hosted,
     status_of,
 )
+from headwater.node.uplink import Link, going
+from headwater.schemas.learning import Compression, Learning, Pruning
 from headwater.schemas.limits import MAX_CHILDREN, MAX_COUNT, MAX_STATUS_SIZE_BYTES, MAX_TALLIED, MAX_WEIGHED
 from headwater.schemas.manifest import Example, Manifest, Parameter, Tally
 from headwater.schemas.messages import Counts, Delta, Metric, Plan, RoundKey
 from headwater.schemas.tensors import TensorError, encode_tensor
 from headwater.schemas.wire import WireError, encode, encode_status, reference
 from headwater.transport.session import Traffic
+from support.deltas import manifest
 
 MANIFEST = Manifest(
     model="m",
@@ -71,6 +74,7 @@ def test_tallies_that_do_not_fit_are_refused(tallies: list[Counts], reason: str,
     assert caught.value.reason == reason
 
 
+PRUNING = Pruning(sparsity=0.5, at_round=2)
 KEY = RoundKey(run="r", round=1)
 PLAN = Plan(key=KEY, task="evaluate", data="d", model=reference(b"m"), bundle=reference(b"b"))
 
@@ -138,3 +142,23 @@ def test_nobody_speaks_for_another_not_even_of_a_round_that_is_over() -> None:
     with pytest.raises(WireError, match="sender: b on the topic of a"):
         checked_tensors(over, "a", hosted)
     assert checked_tensors(over, "b", hosted) == ()
+
+
+# ── a model that lost weights ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("round_", [2, 3], ids=["before the mask", "behind it"])
+def test_an_update_is_read_by_what_was_left_when_its_plan_began(round_: int) -> None:
+    """The mask came with the end of round 2; in round 4 an update of either side of it may still be under way."""
+    about, mask = manifest(4), np.array([True, False, True, False])
+    learning = Learning(uplink=Compression(codec="topk", values="fp32", fraction=1.0), pruning=PRUNING)
+    update = np.array([5, 6, 7, 8], np.float32) if round_ == 2 else np.array([5, 0, 7, 0], np.float32)
+    masks = () if round_ == 2 else (mask,)
+    plan = PLAN.model_copy(update={"task": "train", "learning": learning, "key": KEY.model_copy(update={"round": 4})})
+    old = plan.model_copy(update={"key": KEY.model_copy(update={"round": round_})})
+    empty = Delta.model_construct(key=old.key, sender="d1", task="train", weight=1.0, examples=1, devices=1)
+    sent = going(empty, (update,), Link(old, about, learning.uplink, masks), {}, np.random.default_rng(0)).delta
+    late = plan.model_copy(update={"max_staleness": 5})
+    hosted = open_hosted(late, about, Opening(members=frozenset({"d1"}), masks=(mask,)), Traffic(), 0.0)
+    (found,) = checked_tensors(sent, "d1", hosted)
+    assert found.tolist() == update.tolist()

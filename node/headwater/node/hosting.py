@@ -234,7 +234,13 @@ def checked_tensors(delta: Delta, node: str, hosted: Hosted) -> tuple[Array, ...
     check_tallies(delta, hosted.manifest)
     check_shares(delta, hosted)
     models = sum(share > 0 for share in delta.shares) or 1
-    return update_of(delta, delta_specs(delta.task, hosted.manifest, hosted.plan.learning, models), hosted.masks)
+    specs = delta_specs(delta.task, hosted.manifest, hosted.plan.learning, models)
+    return update_of(delta, specs, _masks_of(hosted, delta.key))
+
+
+def _masks_of(hosted: Hosted, key: RoundKey) -> tuple[Mask, ...]:
+    """What was left of the model that a plan was about: a late update may be of the whole one."""
+    return hosted.masks if key.round > hosted.plan.learning.pruning.at_round else ()
 
 
 def update_of(delta: Delta, specs: Specs, masks: tuple[Mask, ...] = ()) -> tuple[Array, ...]:
