@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.cloud import memory
-from headwater.cloud.course import Behind, Course, after, based_on, begun, parameters_of
+from headwater.cloud.course import Behind, Course, after, based_on, begun, parameters_of, with_places
 from headwater.cloud.history import RunRecord
 from headwater.cloud.plans import plan
 from headwater.core import optimise
@@ -123,12 +123,12 @@ def measured(about: RunDescription, errors: list[float], examples: int) -> Round
 
 def test_the_fleets_errors_outlive_the_coordinator_and_those_not_heard_still_count() -> None:
     about = description()
-    first = after(course(about, [1.0, 2.0], [7.0]), measured(about, [1.0, 4.0], examples=8), fleet_weight=8.0)
+    first = after(course(about, [1.0, 2.0], [7.0]), measured(about, [1.0, 4.0], examples=8), fleet={"d0": 8.0})
     assert told_errors(first.course.errors) == told_errors({"test": sketch([1.0, 4.0])})
-    second = after(first.course, measured(about, [9.0], examples=2), fleet_weight=8.0)
+    second = after(first.course, measured(about, [9.0], examples=2), fleet={"d0": 8.0})
     # A quarter of the fleet was heard.
     assert told_errors(second.course.errors) == told_errors({"test": sketch([9.0]) + 0.75 * sketch([1.0, 4.0])})
-    unmeasured = after(second.course, closed(about, (1.0, 1.0, 0)), fleet_weight=8.0)
+    unmeasured = after(second.course, closed(about, (1.0, 1.0, 0)), fleet={"d0": 8.0})
     assert unmeasured.course.errors == second.course.errors
     assert unmeasured.model is not None
     again = begun(about_run(about), MANIFEST, REF, unmeasured.model, 5, unmeasured.memory)
@@ -158,7 +158,7 @@ def test_a_coordinator_that_begins_anew_behind_any_round_makes_the_same_models(n
     told = set()
     for round_ in range(1, 6):
         result = closed(about, (0.3 * round_, 2.0, 0), (-1.0, 1.0, 0), round_=round_, spread=0.4)
-        one, other = after(straight, result, None, 6.0), after(resumed, result, None, 6.0)
+        one, other = after(straight, result, None, {"all": 6.0}), after(resumed, result, None, {"all": 6.0})
         assert (one.model, one.memory, one.patch) == (other.model, other.memory, other.patch)
         assert one.model is not None
         assert one.course.encoded_mask == other.course.encoded_mask
@@ -172,6 +172,14 @@ def test_a_coordinator_that_begins_anew_behind_any_round_makes_the_same_models(n
 def test_a_memory_that_is_damaged_ends_the_coordinator_with_the_mend(damage: bytes) -> None:
     with pytest.raises(HistoryError, match="restore the database from a backup"):
         memory.read(damage, 1)
+
+
+def test_a_new_place_costs_the_others_nothing_of_what_their_patches_left_out() -> None:
+    about = description(clusters={"by": "place"}, downlink={"codec": "topk"})
+    one, _ = with_places(course(about, [0.0, 0.0], [0.0]), frozenset({"a"}))
+    left = replace(one, residual=(np.array([1.0, 2.0], np.float32),))
+    both, _ = with_places(left, frozenset({"a", "b"}))
+    assert [value.tolist() for value in both.residual] == [[1.0, 2.0], [0.0, 0.0]]
 
 
 def test_an_evaluation_measures_and_moves_nothing() -> None:

@@ -120,6 +120,16 @@ def test_of_places_each_goes_its_own_devices_steps() -> None:
     assert [step[0].tolist() for step in steps_of] == [[4.0] * 3, [30.0] * 3]
 
 
+def test_of_places_each_control_moves_by_the_share_of_its_own_devices() -> None:
+    """Of two places one is heard, all of it: its control is that of its devices, though half of the fleet is away."""
+    learning = Learning(strategy=Strategy(name="scaffold"), clusters=Clusters(by="place"))
+    total = WeightedSum([(3,), (3,)], models=2)
+    total.add([np.zeros(3), np.full(3, 2.0 * 5.0)], 2.0, shares=(2.0, 0.0))
+    models = optimise.begin(learning, ONE, [(np.zeros(3, np.float32),)] * 2, ("a", "b"))
+    after, _ = optimise.apply(learning, ONE, models, optimise.heard(total, learning, 4.0, of_places=(2.0, 2.0)))
+    assert [state["control"][0].tolist() for state in after.states] == [[5.0] * 3, [0.0] * 3]
+
+
 @pytest.mark.parametrize("name", ["fedadam", "feddyn", "scaffold", "fedavgm"])
 def test_a_running_statistic_is_averaged_whatever_the_strategy(name: Any) -> None:
     both = manifest("w", "variance", state="variance")

@@ -211,7 +211,7 @@ async def _over_mqtt(lab: Laboratory, fleet: Fleet, workers: Workers, folder: Pa
             result = await cloud.host(asked, course.manifest)
             assert result.closed
             assert result.round.devices == len(DEVICES)
-            behind = after(course, result, fleet_weight=result.sum.weight)
+            behind = after(course, result, fleet={"gw1": result.sum.weight})
             assert behind.model is not None
             objects.put(behind.model)
             course = behind.course

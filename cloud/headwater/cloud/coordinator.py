@@ -246,8 +246,8 @@ class Coordinator:
         if version is not None and version != course.round:
             _, older = await self._sql(self._history.model_of, course.run.id, version)
             (base,) = parameters_of(course.manifest, older)
-        fleet_weight = float(self._parent.examples(course.description.data))
-        behind = after(course, result, None if version is None else base, fleet_weight)
+        fleet = self._parent.examples(course.description.data)
+        behind = after(course, result, None if version is None else base, fleet)
         for payload in (behind.model, behind.patch):
             if payload is not None:
                 self._store.put(payload)

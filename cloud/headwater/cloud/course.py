@@ -8,7 +8,9 @@ f discounts a late update (`core.staleness`), b is the model that it began from,
 the step that they are sent, so that everyone holds the same bits, and what the step left out goes into the next one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
@@ -138,7 +140,15 @@ def with_places(course: Course, children: frozenset[str]) -> tuple[Course, bytes
     if models is course.models:
         return course, None
     model = encoded(course.run, course.manifest, course.round, models)
-    return replace(course, models=models, model=reference(model), patch=None), model
+    residual = course.residual
+    if residual:
+        # Of a model that is new nothing was left out yet.
+        residual += _nothing(course.manifest) * (len(models.clusters) - len(course.models.clusters))
+    return replace(course, models=models, model=reference(model), residual=residual, patch=None), model
+
+
+def _nothing(manifest: Manifest) -> memory.Residual:
+    return tuple(np.zeros(parameter.shape, dtype=np.float32) for parameter in manifest.shared)
 
 
 def with_patch(course: Course, before: ObjectRef, patch: ObjectRef) -> Course:
@@ -155,12 +165,17 @@ def based_on(course: Course, result: RoundResult) -> int | None:
     return given.key.round - 1
 
 
-def after(course: Course, result: RoundResult, base: Parameters | None = None, fleet_weight: float = 0.0) -> Behind:
+NOBODY: Final[Mapping[str, float]] = {}
+
+
+def after(
+    course: Course, result: RoundResult, base: Parameters | None = None, fleet: Mapping[str, float] = NOBODY
+) -> Behind:
     """The course behind a closed round.
 
     Args:
         base: the parameters of version `based_on`.
-        fleet_weight: of all the devices that the cloud knows of, taking part or not; 0 where it knows of none.
+        fleet: the weight of all the devices below each child that the cloud knows of, taking part or not.
 
     Raises:
         RunFailed: a model is no longer finite.
@@ -173,7 +188,7 @@ def after(course: Course, result: RoundResult, base: Parameters | None = None, f
     )
     match result.plan.task:
         case "train":
-            return _trained(course, result, base, fleet_weight)
+            return _trained(course, result, base, fleet)
         case "statistics":
             filled = tuple(
                 normalised(course.manifest, parameters, result.sum.totals, result.sum.weight)
@@ -184,11 +199,13 @@ def after(course: Course, result: RoundResult, base: Parameters | None = None, f
             return Behind(course)
 
 
-def _trained(course: Course, result: RoundResult, base: Parameters | None, fleet_weight: float) -> Behind:
+def _trained(course: Course, result: RoundResult, base: Parameters | None, fleet: Mapping[str, float]) -> Behind:
     learning, manifest, number = course.description.learning, course.manifest, result.plan.key.round
+    fleet_weight = sum(fleet.values())
     course = replace(course, errors=_errors(course, result, fleet_weight))
     if base is None:
-        seed, told = course.description.seed, optimise.heard(result.sum, learning, fleet_weight)
+        of_places = [fleet.get(place, 0.0) for place in course.models.clusters] if learning.has_places else []
+        seed, told = course.description.seed, optimise.heard(result.sum, learning, fleet_weight, of_places)
         models, steps = optimise.apply(learning, manifest, course.models, told, seed)
         models = optimise.counted(learning, models, told)
         anew = optimise.filled(learning, manifest, optimise.moved(manifest, models, steps), told, seed, number)

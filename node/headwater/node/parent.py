@@ -172,10 +172,10 @@ class Parent:
     def _eligible(self, data: str) -> dict[str, NodeStatus]:
         return {name: status for name, status in self._members.present.items() if self._is_eligible(status, data)}
 
-    def examples(self, data: str) -> int:
-        """How many training examples the children that are online say they have under this data key."""
-        held = self.data().get(data)
-        return held.train_examples if held is not None else 0
+    def examples(self, data: str) -> dict[str, int]:
+        """How many training examples each child that is online says it has under this data key."""
+        there = self._members.present.items()
+        return {node: status.data[data].train_examples for node, status in there if data in status.data}
 
     def data(self) -> dict[str, DataStatus]:
         """What the children that are online say they have together."""

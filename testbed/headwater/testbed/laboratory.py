@@ -253,13 +253,17 @@ class Laboratory:
         )
         if not result.closed:
             raise RunFailed(f"round {number}: nobody gave anything")
-        fleet_weight = sum(data.weight for data in self.data.values())
-        behind = after(self.course, result, fleet_weight=fleet_weight)
+        behind = after(self.course, result, fleet={child: self._weight_of(child) for child in top.children})
         if behind.model is not None:
             self._objects.put(behind.model)
         self.course = behind.course
         if asked.evaluate or task == "evaluate":
             self.told.append(self._measured(number - 1))
+
+    def _weight_of(self, node: str) -> float:
+        """Of a device, or of all devices below a gateway."""
+        devices = self.hosts[node].children if node in self.hosts else (node,)
+        return sum(self.data[device].weight for device in devices)
 
     def reboot(self, device: str) -> None:
         """The device begins anew, with nothing but its disk."""

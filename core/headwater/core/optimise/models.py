@@ -48,19 +48,23 @@ def _init(learning: Learning, manifest: Manifest) -> State:
     return {"momentum": (empty,), "error": (empty,)}
 
 
-def heard(total: WeightedSum, learning: Learning, fleet_weight: float) -> tuple[Heard | None, ...]:
+def heard(
+    total: WeightedSum, learning: Learning, fleet_weight: float, of_places: Sequence[float] = ()
+) -> tuple[Heard | None, ...]:
     """Of each model what the round heard, or None.
 
     Args:
         fleet_weight: of all devices that there are, taking part or not.
+        of_places: the same of each model, where each has devices of its own.
     """
-    share_of_fleet = min(1.0, total.weight / max(fleet_weight, total.weight))
-    return tuple(
-        Heard(strategy.Update(total.mean(model), total.local_steps(model), share_of_fleet), share)
-        if share > 0
-        else None
-        for model, share in enumerate(total.shares or (total.weight,))
-    )
+    shares = total.shares or (total.weight,)
+
+    def of_model(model: int, share: float) -> Heard:
+        heard_weight, there = (share, of_places[model]) if of_places else (total.weight, fleet_weight)
+        share_of_fleet = heard_weight / max(there, heard_weight)
+        return Heard(strategy.Update(total.mean(model), total.local_steps(model), share_of_fleet), share)
+
+    return tuple(of_model(model, share) if share > 0 else None for model, share in enumerate(shares))
 
 
 def apply(
