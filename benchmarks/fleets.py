@@ -30,6 +30,9 @@ STRANGER: Final = 10
 OWN_TEST: Final = 0.25
 """Of a device's examples, where it has a test part of its own."""
 
+LEAST: Final = 8
+"""Examples of a device with a test part of its own: whoever the draw leaves fewer gets them from whoever has most."""
+
 EVERYONE: Final = "everyone"
 UNSEEN: Final = "unseen"
 
@@ -74,16 +77,18 @@ def fleet_of(task: Task, alpha: float, seed: int, devices: int = DEVICES) -> Fle
 def with_own_tests(alpha: float, seed: int, devices: int = DEVICES) -> Fleet:
     """Digits, all of them dealt: a quarter of what a device has is its own test part, and these are everyone's."""
     x, y, _ = digits(seed)
-    data = {}
-    for number, hand in enumerate(dealt(y, devices, alpha, seed)):
-        data[_name(number)] = split(x[hand], y[hand], [seed, number])
+    hands = [list(hand) for hand in dealt(y, devices, alpha, seed)]
+    for hand in hands:
+        while len(hand) < LEAST:
+            hand.append(max(hands, key=len).pop())
+    data = {_name(number): split(x[hand], y[hand], [seed, number]) for number, hand in enumerate(hands)}
     return Fleet("digits", data, {EVERYONE: together(list(data.values()))})
 
 
 def split(x: NDArray[np.float32], y: NDArray[np.int64], seed: Sequence[int]) -> Dataset:
-    """A device's examples in two parts, at least one in each."""
+    """A device's examples in two parts."""
     rows = np.random.default_rng([*seed]).permutation(len(y))
-    cut = min(max(1, round(OWN_TEST * len(y))), len(y) - 1)
+    cut = round(OWN_TEST * len(y))
     test, train = rows[:cut], rows[cut:]
     return dataset(x[train], y[train], x[test], y[test])
 

@@ -16,7 +16,9 @@ from headwater.core.local.method import Arrays
 from headwater.device.agent import Agent, Means
 from headwater.device.runtime.client import Bounds, Worker
 from headwater.device.sources import Fixed
+from headwater.device.sources.dataset import Dataset
 from headwater.device.state import LocalState
+from headwater.schemas.errors import RunFailed
 from headwater.schemas.messages import RoundKey
 from headwater.testbed.laboratory import RUN, Laboratory
 from headwater.transport.objects import ObjectStore
@@ -144,6 +146,16 @@ def test_a_device_of_a_place_uses_that_places_model() -> None:
         for device, place in (("d1", "gw1"), ("d2", "d2")):
             for used, theirs in zip(lab.personal(device), models.parameters[models.clusters.index(place)], strict=True):
                 np.testing.assert_array_equal(used, theirs)
+
+
+def test_a_round_without_a_quorum_says_who_declined_and_why() -> None:
+    data = people()
+    data["d2"] = Dataset(data["d2"].train_x, data["d2"].train_y, data["d2"].test_x[:0], data["d2"].test_y[:0])
+    with (
+        Laboratory(described(rounds=1), data) as lab,
+        pytest.raises(RunFailed, match=r"round 2: no quorum: d2: .* no test part"),
+    ):
+        lab.run()
 
 
 # ── over MQTT ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -34,7 +34,7 @@ from headwater.device.state import LocalState
 from headwater.gateway.relay import Relay
 from headwater.node.child import Assignment, Decline
 from headwater.node.choosing import Choosing
-from headwater.node.hosting import Arrival, Opening, RoundResult, checked_tensors, fold, open_hosted, result_of
+from headwater.node.hosting import Arrival, Opening, Refused, RoundResult, checked_tensors, fold, open_hosted, result_of
 from headwater.node.pacing import Pacing
 from headwater.node.parent import Parent, data_of
 from headwater.node.store import NodeStore
@@ -134,6 +134,7 @@ class Host:
             answer, after_s = await self._answered(node, self._assignment(plan, masks))
             elapsed_s = max(elapsed_s, after_s)
             if isinstance(answer, Decline):
+                hosted.refuse(Refused(node, answer.reason, answer.detail))
                 hosted.round, _ = rounds.step(hosted.round, rounds.Declined(plan.key, node), 0.0)
                 continue
             arrival = Arrival(answer, checked_tensors(answer, node, hosted), encode(answer), is_kept=False)
@@ -240,7 +241,7 @@ class Laboratory:
         await self.round("evaluate", self.course.round + 1)
 
     async def round(self, task: Task, number: int) -> None:
-        """One round. Raises RunFailed where nobody gives anything, or the model is no longer finite."""
+        """One round. Raises RunFailed where too few give anything, or the model is no longer finite."""
         top, description = self.hosts["cloud"], self.description
         self.course, model = with_places(self.course, frozenset(top.children))
         if model is not None:
@@ -252,7 +253,8 @@ class Laboratory:
             asked, self.course.manifest, models=len(clusters) or 1, places=places, masks=self.course.mask
         )
         if not result.closed:
-            raise RunFailed(f"round {number}: nobody gave anything")
+            why = "; ".join(f"{refused.node}: {refused.detail}" for refused in result.refusals)
+            raise RunFailed(f"round {number}: no quorum: {why}")
         behind = after(self.course, result, fleet={child: self._weight_of(child) for child in top.children})
         if behind.model is not None:
             self._objects.put(behind.model)
