@@ -8,7 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwater.core.compress import DENSE, DRAWN, ENTRIES, FACTORS, GAPS, bases, decode, encode, lowrank, sparse, values
+from headwater.core.compress import (
+    DENSE,
+    DRAWN,
+    ENTRIES,
+    FACTORS,
+    GAPS,
+    Header,
+    _payload,
+    bases,
+    decode,
+    encode,
+    layouts,
+    lowrank,
+    sparse,
+    values,
+)
 from headwater.core.compress.coder import Decoder, Encoder, Number, Tree
 from headwater.core.compress.positions import Turn, drawn, in_turn, largest
 from headwater.schemas.learning import CODECS, Compression
@@ -349,3 +364,19 @@ def test_many_entries_take_the_vectorised_layout() -> None:
 
 def test_thin_matrices_are_only_where_they_are_shorter() -> None:
     assert lowrank.factor_lengths([(40, 30), (2, 3), (7,), ()], 2) == [80, 60, 6, 7, 1]
+
+
+def test_no_few_bytes_ask_for_minutes_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 bytes in a frame may stand for two matrices of rank 1499, whose product takes minutes."""
+    shape, numbers = (3000, 3000), layouts.Numbers("sign", 1)
+    body = layouts.write_number(1499) + bytes(values.size_bytes(lowrank.factor_lengths([shape], 1499), "sign", 1))
+    payload = _payload(Header(FACTORS, numbers, (True,)), body, True)
+    assert len(payload) < 100
+    with pytest.raises(TensorError, match="matrices of rank 1499; 1 to 119 here"):
+        decode(payload, specs_of(shape))
+    # Whoever writes stays within what is read.
+    monkeypatch.setattr(lowrank, "MAX_PRODUCTS", 2 * 40 * 30)
+    update = [np.random.default_rng(0).standard_normal((40, 30)).astype(np.float32)]
+    high = Compression(codec="lowrank", rank=9, values="fp32")
+    coded = encode(update, specs_of((40, 30)), high, np.random.default_rng(0), Turn(0, 0))
+    assert np.linalg.matrix_rank(decode(coded, specs_of((40, 30)))[0]) == 2

@@ -186,6 +186,7 @@ def write_factors(
     tensors: Sequence[Values], rank: int, numbers: Numbers, rng: np.random.Generator, start: Bases
 ) -> bytes:
     """The rank, then P̂ and Q of each matrix that they make shorter, and the others as they are."""
+    rank = min(rank, lowrank.highest_rank([tensor.shape for tensor in tensors]))
     parts: list[Values] = []
     bases = iter(start)
     for tensor in tensors:
@@ -224,8 +225,9 @@ def read_bases(body: bytes, shapes: Shapes, numbers: Numbers) -> Bases:
 
 def _read_factors(body: bytes, shapes: Shapes, numbers: Numbers) -> tuple[int, list[Values]]:
     rank, at = read_number(body, 0)
-    if rank < 1:
-        raise TensorError("malformed", "coded: matrices of rank 0")
+    highest = lowrank.highest_rank(shapes)
+    if not 1 <= rank <= highest:
+        raise TensorError("malformed", f"coded: matrices of rank {rank}; 1 to {highest} here")
     return rank, numbers.read(body[at:], lowrank.factor_lengths(shapes, rank))
 
 

@@ -24,6 +24,18 @@ POWER_STEPS: Final = 2
 """PowerSGD takes one a step of SGD; a round of local steps affords another."""
 
 
+MAX_PRODUCTS: Final = 2**30
+"""Of numbers, that a reader makes of one update: some 2 s. A few bytes may ask for the highest rank of all."""
+
+BLOCK: Final = 2**15
+"""Of numbers that are added up at once: they stay in a cache."""
+
+
+def highest_rank(shapes: Sequence[tuple[int, ...]]) -> int:
+    """That a reader takes; the first is always taken."""
+    return max(1, MAX_PRODUCTS // max(1, sum(prod(shape) for shape in shapes)))
+
+
 def is_thinned(shape: tuple[int, ...], rank: int) -> bool:
     rows, columns = as_matrix(shape)
     return len(shape) > 1 and rank * (rows + columns) < rows * columns
@@ -47,9 +59,11 @@ def factors(matrix: Array, rank: int, start: Array | None = None) -> tuple[Value
 
 def product(p: Array, q: Array, shape: tuple[int, ...]) -> Values:
     """P̂·Qᵀ in a tensor's shape, summed in one order: a library's product would differ from machine to machine."""
-    total = np.zeros((len(p), len(q)))
-    for left, right in zip(p.T.astype(np.float64), q.T.astype(np.float64), strict=True):
-        total += np.multiply.outer(left, right)
+    total, rows = np.zeros((len(p), len(q))), max(1, BLOCK // len(q))
+    columns = np.ascontiguousarray(q.T, dtype=np.float64)
+    for begin in range(0, len(p), rows):
+        for left, right in zip(p[begin : begin + rows].T.astype(np.float64), columns, strict=True):
+            total[begin : begin + rows] += np.multiply.outer(left, right)
     return narrowed(total.reshape(shape))
 
 
