@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from headwater.node.child import Assignment, Child
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
+from headwater.node.patching import patched
 from headwater.node.store import NodeStore
-from headwater.schemas.messages import Announcement, Delta, Receipt, Refusal, RoundKey
+from headwater.schemas.messages import Announcement, Delta, Patch, PatchRef, Plan, Receipt, Refusal, RoundKey
 from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.tensors import encode_tensors
 from headwater.schemas.topics import Topics
@@ -133,3 +135,31 @@ async def test_who_made_a_delta_hears_when_it_was_not_taken(tmp_path: Path) -> N
     following.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await following
+
+
+async def test_a_patch_of_no_use_takes_nothing_from_the_next_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is tried the next plan is announced: what is fetched then is that one's model, not the last one's."""
+    objects, loop = ObjectStore(10**6), asyncio.get_running_loop()
+    outbox = Outbox(NodeStore(tmp_path / "d0.db", 10**6))
+    child = Child(
+        partial(Session, BrokerSettings()), Identity("plant", "d0", "device", "gw"), objects, outbox, data=dict
+    )
+    first, elsewhere = plan(1, objects), ObjectStore(10**6)
+    useless = Patch(run="r", version=1, update=b"no update")
+    led = PatchRef(base=first.model, patch=objects.put(encode(useless)), codec="int8")
+    second, third = plan(2, elsewhere, patch=led), plan(3, elsewhere)
+
+    def hear(about: Plan) -> None:
+        announced = Announcement(parent="gw", plan=about)
+        child._on_message(Topics("plant").down("gw", "announcement"), encode(announced), False)
+
+    def meanwhile(*arguments: Any) -> bytes:
+        loop.call_soon_threadsafe(hear, third)
+        return patched(*arguments)
+
+    monkeypatch.setattr("headwater.node.child.patched", meanwhile)
+    hear(second)
+    assert not await asyncio.wait_for(child._gather(second), 5)
+    assert set(child._assemblies) == {third.model.sha256}

@@ -7,6 +7,7 @@
 
 import logging
 import os
+import threading
 import zlib
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -40,6 +41,7 @@ class LocalState:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._one_at_a_time = threading.Lock()
 
     def save_checkpoint(
         self, identity: Mapping[str, Any], header: Mapping[str, Any], arrays: Mapping[str, Array]
@@ -64,10 +66,12 @@ class LocalState:
         futures = ("", memory.kept), (_IF_TAKEN, memory.if_taken), (_IF_REFUSED, memory.if_refused)
         arrays = {f"{mark}{name}": value for mark, of_it in futures for name, value in of_it.items()}
         folder = self._folder / "memory"
-        _write(folder / run, Frame(header, arrays))
-        kept = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in kept[RUNS_KEPT:]:
-            path.unlink(missing_ok=True)
+        # The round that wrote last may be cancelled, and its thread not be done.
+        with self._one_at_a_time:
+            _write(folder / run, Frame(header, arrays))
+            kept = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
+            for path in kept[RUNS_KEPT:]:
+                path.unlink(missing_ok=True)
 
     def memory(self, run: str) -> Memory:
         """A run's memory, or an empty one."""

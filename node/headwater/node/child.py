@@ -357,6 +357,7 @@ class Child:
                 if await self._has_model(plan):
                     return True
                 wait_s = 0.0
+                continue
             if await self._news.wait(wait_s):
                 continue
             await self._ask_for_missing()
@@ -380,7 +381,9 @@ class Child:
         except (WireError, TensorError) as error:
             problem = str(error)
         log.warning("the patch of round %d is of no use, the model is fetched whole: %s", plan.key.round, problem)
-        self._assemble(plan, by_patch=False)
+        # The parent's word may be another by now, and then what that one needs is on its way.
+        if self._is_open(plan.key):
+            self._assemble(plan, by_patch=False)
         return False
 
     async def _ask_for_missing(self) -> None:
