@@ -260,6 +260,15 @@ def edge_round(delta: list[float], weight: float, local_steps: float = 0.0, *com
     return total
 
 
+def test_of_more_places_than_models_may_coexist_the_last_have_none() -> None:
+    about = Learning(clusters=Clusters(by="place"))
+    models = optimise.begin(about, ONE, [(np.zeros(3, np.float32),)], ())
+    names = [f"gw{number:03}" for number in range(70)]
+    most = optimise.grown(about, ONE, models, names[1:])
+    assert most.clusters == tuple(names[1:65])
+    assert optimise.grown(about, ONE, most, names) is most
+
+
 def test_the_edge_rounds_of_fednova_are_one_normalised_update() -> None:
     """2 steps of (1, 0, 0), then 3 of (0, 2, 0): the cluster is at (2, 6, 0) after 5 steps, of weight 4 on average."""
     learning = Learning(strategy=Strategy(name="fednova"))

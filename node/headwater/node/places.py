@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from headwater.node.child import Assignment
 from headwater.schemas.learning import Clusters
+from headwater.schemas.limits import MAX_CLUSTERS
 from headwater.schemas.messages import Model, Tensor
 from headwater.schemas.tensors import TensorError
 from headwater.schemas.wire import encode, reference
@@ -19,7 +20,7 @@ def own(assignment: Assignment, node: str) -> Assignment:
     if not (plan.learning.has_places and model.clusters):
         return assignment
     if node not in model.clusters:
-        raise TensorError("wrong_shape", f"there is no model for {node} yet; the next round has one")
+        raise TensorError("wrong_shape", no_model_for(node))
     place, places = model.clusters.index(node), len(model.clusters)
     cut = Model(
         run=model.run,
@@ -30,6 +31,11 @@ def own(assignment: Assignment, node: str) -> Assignment:
     learning = plan.learning.model_copy(update={"clusters": Clusters()})
     plan = plan.model_copy(update={"model": reference(encode(cut)), "learning": learning, "patch": None})
     return replace(assignment, plan=plan, model=cut)
+
+
+def no_model_for(node: str) -> str:
+    """Why a node cannot take part."""
+    return f"there is no model for {node} yet; the next round has one, unless {MAX_CLUSTERS} others do"
 
 
 def _part(tensors: tuple[Tensor, ...], place: int, places: int) -> tuple[Tensor, ...]:

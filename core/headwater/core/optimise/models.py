@@ -15,6 +15,7 @@ from headwater.core.compress import sketch
 from headwater.core.optimise import strategy
 from headwater.core.optimise.server import State
 from headwater.schemas.learning import Learning
+from headwater.schemas.limits import MAX_CLUSTERS
 from headwater.schemas.manifest import Manifest
 from headwater.schemas.tensors import parameter_specs
 
@@ -101,8 +102,9 @@ def moved(manifest: Manifest, models: Models, steps: Sequence[Sums]) -> Models:
 
 
 def grown(learning: Learning, manifest: Manifest, models: Models, clusters: Iterable[str]) -> Models:
-    """With a model for each of these clusters too: new ones begin with the mean of those that there are."""
-    new = sorted(set(clusters) - set(models.clusters))
+    """With a model for each of these clusters too, as far as `MAX_CLUSTERS` goes: new ones begin with the mean of those
+    that there are."""
+    new = sorted(set(clusters) - set(models.clusters))[: MAX_CLUSTERS - len(models.clusters)]
     if not new:
         return models
     mean: Parameters = tuple(
