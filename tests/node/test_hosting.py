@@ -19,7 +19,7 @@ from headwater.node.hosting import (
     status_of,
 )
 from headwater.node.uplink import Link, going
-from headwater.schemas.learning import Compression, Learning, Pruning
+from headwater.schemas.learning import Compression, Learning, Pruning, Strategy
 from headwater.schemas.limits import MAX_CHILDREN, MAX_COUNT, MAX_STATUS_SIZE_BYTES, MAX_TALLIED, MAX_WEIGHED
 from headwater.schemas.manifest import Example, Manifest, Parameter, Tally
 from headwater.schemas.messages import Counts, Delta, Metric, Plan, RoundKey
@@ -142,6 +142,18 @@ def test_nobody_speaks_for_another_not_even_of_a_round_that_is_over() -> None:
     with pytest.raises(WireError, match="sender: b on the topic of a"):
         checked_tensors(over, "a", hosted)
     assert checked_tensors(over, "b", hosted) == ()
+
+
+def test_a_late_control_variate_counts_whole() -> None:
+    """Half of the step of a late update is taken, and all of what its device's control variate has moved by."""
+    learning = Learning(strategy=Strategy(name="scaffold"))
+    plan = PLAN.model_copy(update={"task": "train", "learning": learning})
+    hosted = open_hosted(plan, manifest(1), Opening(members=frozenset({"d1"})), Traffic(), 0.0)
+    late = Delta.model_construct(key=KEY, sender="d1", task="train", weight=2.0, examples=1, devices=1)
+    fold(
+        hosted, Arrival(late, (np.array([8.0], np.float32), np.array([6.0], np.float32)), b"d", is_kept=False), 0.5, 0.0
+    )
+    assert [tensor.tolist() for tensor in hosted.sum.mean()] == [[2.0], [3.0]]
 
 
 # ── a model that lost weights ───────────────────────────────────────────────────────────────────────────────────

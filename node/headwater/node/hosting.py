@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Final
 
+import numpy as np
+
 from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum, means
 from headwater.core.compress import decode
 from headwater.core.compress.prune import Mask, narrowed_specs, widened
 from headwater.core.figures import figures_by_split
 from headwater.core.select import EVERYONE, Chosen
+from headwater.node.places import no_model_for
 from headwater.schemas.limits import MAX_COUNT, MAX_TALLIED, MAX_WEIGHED
 from headwater.schemas.manifest import DEVICE_TALLIES, LOCAL_STEPS, Manifest
 from headwater.schemas.messages import Delta, ObjectRef, Plan, Reason, RoundKey
@@ -175,7 +178,8 @@ def fold(hosted: Hosted, arrival: Arrival, factor: float, now: float) -> None:
     """Add `factor` times a delta to the round's sum, and to its records."""
     delta, ref = arrival.delta, reference(arrival.payload)
     shares = _of_its_place(hosted, delta) if hosted.places else delta.shares
-    hosted.sum.add(arrival.tensors, delta.weight, delta.metrics, delta.tallies, factor=factor, shares=shares)
+    tensors, rest = _discounted(hosted, arrival.tensors, factor)
+    hosted.sum.add(tensors, delta.weight, delta.metrics, delta.tallies, factor=rest, shares=shares)
     hosted.folded[delta.sender, ref.sha256] = delta.key
     hosted.contributions.append(
         Contribution(
@@ -191,6 +195,16 @@ def fold(hosted: Hosted, arrival: Arrival, factor: float, now: float) -> None:
             loss=_training_loss(delta),
         )
     )
+
+
+def _discounted(hosted: Hosted, tensors: tuple[Array, ...], factor: float) -> tuple[tuple[Array, ...], float]:
+    """What is added of an update that counts `factor` times, and how many times. Its step may be smaller; a control
+    variate's change is a fact: its device has made all of it, and the fleet's is the mean of the devices' only if it
+    does too."""
+    if factor == 1 or hosted.plan.learning.strategy.local_rule != "scaffold" or hosted.plan.task != "train":
+        return tensors, factor
+    steps = len(hosted.manifest.shared)
+    return (*(factor * tensor.astype(np.float64) for tensor in tensors[:steps]), *tensors[steps:]), 1.0
 
 
 def _training_loss(delta: Delta) -> float | None:
@@ -262,7 +276,7 @@ def _of_its_place(hosted: Hosted, delta: Delta) -> tuple[float, ...]:
 def check_shares(delta: Delta, hosted: Hosted) -> None:
     """Raises WireError where a delta's weight is not shared among the models that coexist, or has none of them."""
     if hosted.places and delta.sender not in hosted.places:
-        raise WireError("not_in_cohort", f"sender: there is no model for {delta.sender} yet; the next round has one")
+        raise WireError("not_in_cohort", f"sender: {no_model_for(delta.sender)}")
     models = 0 if hosted.places else len(hosted.sum.shares)
     if len(delta.shares) != models:
         raise WireError("malformed", f"shares: {len(delta.shares)} where {models} models coexist")
