@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.core.compress import (
+    ACTIVE,
     DENSE,
     DRAWN,
     ENTRIES,
@@ -316,8 +317,11 @@ PAYLOADS = [encode(normal(), SPECS, compression, np.random.default_rng(0), TURN)
 
 def test_payloads_are_of_every_layout() -> None:
     many = specs_of((200, 100))
-    gaps = encode(normal(many), many, Compression(codec="topk", fraction=0.5), np.random.default_rng(0), TURN)
-    assert {payload[0] & 7 for payload in [*PAYLOADS, gaps]} == {DENSE, ENTRIES, GAPS, DRAWN, FACTORS}
+    of_many = [
+        encode(normal(many), many, compression, np.random.default_rng(0), TURN)
+        for compression in (Compression(codec="topk", fraction=0.5), Compression(codec="int4"))
+    ]
+    assert {payload[0] & 7 for payload in [*PAYLOADS, *of_many]} == {DENSE, ENTRIES, GAPS, DRAWN, FACTORS, ACTIVE}
 
 
 @settings(max_examples=300)

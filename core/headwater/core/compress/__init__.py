@@ -19,11 +19,11 @@ from typing import Final
 
 import numpy as np
 
-from headwater.core.compress import layouts, positions, sparse
+from headwater.core.compress import activity, layouts, positions, sparse
 from headwater.core.compress.layouts import Numbers, Shapes, Update
 from headwater.core.compress.lowrank import Bases
 from headwater.core.compress.positions import Turn
-from headwater.core.compress.values import FORMS, Form, Values
+from headwater.core.compress.values import FORMS, LEVELS, Form, Values
 from headwater.schemas import packing
 from headwater.schemas.learning import CodecName, Compression
 from headwater.schemas.tensors import Array, Specs, TensorError
@@ -33,6 +33,7 @@ ENTRIES: Final = 1
 GAPS: Final = 2
 DRAWN: Final = 3
 FACTORS: Final = 4
+ACTIVE: Final = 5
 
 _READERS: Final[dict[int, Callable[[bytes, Shapes, Numbers], Update]]] = {
     DENSE: layouts.read_dense,
@@ -40,7 +41,11 @@ _READERS: Final[dict[int, Callable[[bytes, Shapes, Numbers], Update]]] = {
     GAPS: layouts.read_gaps,
     DRAWN: layouts.read_drawn,
     FACTORS: layouts.read_factors,
+    ACTIVE: layouts.read_active,
 }
+
+MANY: Final = 2048
+"""Values among which classes and tables pay for themselves."""
 
 _PARTIAL: Final = 1 << 3
 _FRAMED: Final = 1 << 4
@@ -98,33 +103,36 @@ def encode(
         compression.block,
         joint=compression.codec == "stc" and not compression.per_layer,
     )
-    bodies = _bodies(sent, compression, numbers, rng, turn, start)
-    payloads = (_payload(Header(layout, numbers, there), body, compression.zstd) for layout, body in bodies.items())
-    return min(payloads, key=len)
+    layout, body = _laid_out(sent, compression, numbers, rng, turn, start)
+    # What is coded number by number is noise to a match finder.
+    return _payload(Header(layout, numbers, there), body, compression.zstd and layout != ACTIVE)
 
 
-def _bodies(
+def _laid_out(
     sent: Sequence[Values],
     compression: Compression,
     numbers: Numbers,
     rng: np.random.Generator,
     turn: Turn,
     start: Bases,
-) -> dict[int, bytes]:
-    """The update in each layout that its codec may take."""
+) -> tuple[int, bytes]:
+    """The update in the layout of its codec and size."""
     match compression.codec:
         case "topk" | "stc":
             chosen = positions.largest(sent, compression.fraction, per_layer=compression.per_layer)
             if sparse.fits([value.shape for value in sent], sum(map(len, chosen))):
-                return {ENTRIES: layouts.write_entries(sent, chosen, numbers, rng)}
-            return {GAPS: layouts.write_gaps(sent, chosen, numbers, rng)}
+                return ENTRIES, layouts.write_entries(sent, chosen, numbers, rng)
+            return GAPS, layouts.write_gaps(sent, chosen, numbers, rng)
         case "randk":
             grown = not compression.keeps_what_is_left
-            return {DRAWN: layouts.write_drawn(sent, turn.draw, compression.fraction, numbers, rng, grown=grown)}
+            return DRAWN, layouts.write_drawn(sent, turn.draw, compression.fraction, numbers, rng, grown=grown)
         case "lowrank":
-            return {FACTORS: layouts.write_factors(sent, compression.rank, numbers, rng, start)}
+            return FACTORS, layouts.write_factors(sent, compression.rank, numbers, rng, start)
         case _:
-            return {DENSE: layouts.write_dense(sent, numbers, rng)}
+            count, shapes = sum(value.size for value in sent), [value.shape for value in sent]
+            if numbers.form in LEVELS and count >= MANY and activity.fits(shapes):
+                return ACTIVE, layouts.write_active(sent, numbers, rng)
+            return DENSE, layouts.write_dense(sent, numbers, rng)
 
 
 def _payload(header: Header, body: bytes, may_pack: bool) -> bytes:

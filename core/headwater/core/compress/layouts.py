@@ -2,7 +2,7 @@
 
 dense     every value                              entries   position and value, arithmetically coded, of a few
 drawn     values at positions that a draw gives    gaps      positions as gaps, then values, of many
-factors   two thin matrices for one
+factors   two thin matrices for one                active   every value, coded by its row's and column's activity
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from headwater.core.compress import lowrank, positions, sparse, values
+from headwater.core.compress import activity, lowrank, positions, sparse, values
 from headwater.core.compress.lowrank import Bases
 from headwater.core.compress.positions import Whole
 from headwater.core.compress.values import Form, Values, narrowed, split
@@ -68,6 +68,9 @@ class Numbers:
         ]
         return split(restored[0], lengths) if self.joint and lengths else restored
 
+    def scale_count(self, lengths: Sequence[int]) -> int:
+        return values.scale_count(self._lengths(lengths), self.form, self.block)
+
     def reach(self, length: int) -> int:
         """Over how many of `length` values a scale stretches."""
         return max(1, length) if self.form == "sign" else self.block
@@ -88,6 +91,29 @@ def write_dense(tensors: Sequence[Values], numbers: Numbers, rng: np.random.Gene
 
 def read_dense(body: bytes, shapes: Shapes, numbers: Numbers) -> Update:
     parts = numbers.read(body, [prod(shape) for shape in shapes])
+    return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
+
+
+# ── every value, by the activity of its row and column ──────────────────────────────────────────────────────────────
+
+
+def write_active(tensors: Sequence[Values], numbers: Numbers, rng: np.random.Generator) -> bytes:
+    """The scales, the classes' length and classes, and the numbers."""
+    codes, scales = numbers.quantise([tensor.ravel() for tensor in tensors], rng)
+    shapes = [tensor.shape for tensor in tensors]
+    classes, coded = activity.write(codes, shapes, values.LEVELS[numbers.form])
+    return values.scale_bytes(scales) + write_number(len(classes)) + classes + coded
+
+
+def read_active(body: bytes, shapes: Shapes, numbers: Numbers) -> Update:
+    if numbers.form not in values.LEVELS:
+        raise TensorError("malformed", f"coded: activity of {numbers.form}")
+    lengths = [prod(shape) for shape in shapes]
+    scales = _part(body, 0, 2 * numbers.scale_count(lengths))
+    length, at = read_number(body, len(scales))
+    classes = _part(body, at, length)
+    codes = activity.read(classes, body[at + length :], shapes, values.LEVELS[numbers.form])
+    parts = numbers.restore(codes, scales)
     return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
 
 
