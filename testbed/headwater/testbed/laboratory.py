@@ -41,14 +41,14 @@ from headwater.node.store import NodeStore
 from headwater.schemas.base import Role, Split, Task
 from headwater.schemas.errors import RunFailed
 from headwater.schemas.manifest import Manifest
-from headwater.schemas.messages import Bundle, Delta, Model, Plan
+from headwater.schemas.messages import Bundle, Delta, Model, ObjectRef, Plan
 from headwater.schemas.run import RunDescription
 from headwater.schemas.settings import SharingSettings
 from headwater.schemas.statuses import NodeStatus
 from headwater.schemas.tensors import Array
-from headwater.schemas.wire import decode_object, encode
+from headwater.schemas.wire import decode_object, encode_object
 from headwater.testbed.spread import Spread, spread_of
-from headwater.transport.objects import ObjectStore
+from headwater.transport.objects import ObjectStore, travelling_bytes
 from headwater.transport.session import Traffic
 
 STORE_SIZE_BYTES: Final = 256 * 2**20
@@ -70,8 +70,8 @@ class Child(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a round showed. Accuracies, or losses where there are no classes, by split and device; bytes of all deltas
-    that devices sent."""
+    """What a round showed. Accuracies, or losses where there are no classes, by split and device; payload bytes of all
+    deltas that devices sent."""
 
     round: int
     by_device: Mapping[Split, Mapping[str, float]]
@@ -98,7 +98,8 @@ class Host:
     """A parent's rounds, without a wire.
 
     `takes_s` says how long a device's next plan takes it, `below` are the hosts of those children that are gateways.
-    `deltas` are those of the last round, by child; `clock_s` is how long all rounds so far took.
+    `deltas` are those of the last round, by child; `clock_s` is how long all rounds so far took. `traffic` counts what
+    would have travelled of them: models or patches once for all children, and each child's deltas.
     """
 
     node: str
@@ -109,6 +110,7 @@ class Host:
     session: _Connected = field(default_factory=_Connected)
     deltas: dict[str, Delta] = field(default_factory=dict)
     clock_s: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)
     pacing: Pacing = field(init=False, default_factory=Pacing)
     choosing: Choosing = field(init=False)
 
@@ -128,7 +130,8 @@ class Host:
         statuses = self.statuses()
         members, cohort = frozenset(statuses), self.choosing.chosen(plan, statuses)
         opening = Opening(members=members, chosen=cohort, models=models, places=places, masks=masks)
-        hosted = open_hosted(plan, manifest, opening, Traffic(), now=0.0)
+        hosted = open_hosted(plan, manifest, opening, self.traffic, now=0.0)
+        self._count(Traffic(sent_bytes=travelling_bytes(self._object(plan.patch.patch if plan.patch else plan.model))))
         self.deltas, elapsed_s = {}, 0.0
         for node in sorted(members if cohort.cohort is None else cohort.cohort):
             answer, after_s = await self._answered(node, self._assignment(plan, masks))
@@ -137,14 +140,15 @@ class Host:
                 hosted.refuse(Refused(node, answer.reason, answer.detail))
                 hosted.round, _ = rounds.step(hosted.round, rounds.Declined(plan.key, node), 0.0)
                 continue
-            arrival = Arrival(answer, checked_tensors(answer, node, hosted), encode(answer), is_kept=False)
+            arrival = Arrival(answer, checked_tensors(answer, node, hosted), encode_object(answer), is_kept=False)
+            self._count(Traffic(received_bytes=travelling_bytes(arrival.payload)))
             hosted.round, effects = rounds.step(hosted.round, rounds.Arrived.of(answer), 0.0)
             for effect in effects:
                 if isinstance(effect, rounds.Fold):
                     fold(hosted, arrival, effect.factor, after_s)
             self.deltas[node] = answer
         self.clock_s += elapsed_s
-        result = result_of(hosted, Traffic(), elapsed_s)
+        result = result_of(hosted, self.traffic, elapsed_s)
         self.pacing.learn(plan, hosted.round, result.contributions, 0.0)
         self.choosing.learn(plan, hosted.round, result.contributions)
         return result
@@ -170,11 +174,19 @@ class Host:
         return answer, below.clock_s - began_s if below else self.takes_s(node)
 
     def _assignment(self, plan: Plan, masks: tuple[Mask, ...]) -> Assignment:
-        payloads = self.objects.get(plan.model), self.objects.get(plan.bundle)
-        if payloads[0] is None or payloads[1] is None:
-            raise RunFailed("laboratory: an object does not fit into its store")
-        model, bundle = decode_object(payloads[0], Model), decode_object(payloads[1], Bundle)
+        model = decode_object(self._object(plan.model), Model)
+        bundle = decode_object(self._object(plan.bundle), Bundle)
         return Assignment(plan, model, bundle, asyncio.get_running_loop().time(), masks)
+
+    def _object(self, ref: ObjectRef) -> bytes:
+        payload = self.objects.get(ref)
+        if payload is None:
+            raise RunFailed("laboratory: an object does not fit into its store")
+        return payload
+
+    def _count(self, more: Traffic) -> None:
+        so_far = self.traffic
+        self.traffic = Traffic(so_far.sent_bytes + more.sent_bytes, so_far.received_bytes + more.received_bytes)
 
 
 class Laboratory:
@@ -246,7 +258,8 @@ class Laboratory:
         self.course, model = with_places(self.course, frozenset(top.children))
         if model is not None:
             self._objects.put(model)
-        asked = plan(RUN, description, task, number, 0, model=self.course.model, bundle=self.course.bundle)
+        course = self.course
+        asked = plan(RUN, description, task, number, 0, model=course.model, bundle=course.bundle, patch=course.patch)
         clusters = self.course.models.clusters
         places = clusters if description.learning.has_places else ()
         result = await top.host(
@@ -256,8 +269,9 @@ class Laboratory:
             why = "; ".join(f"{refused.node}: {refused.detail}" for refused in result.refusals)
             raise RunFailed(f"round {number}: no quorum: {why}")
         behind = after(self.course, result, fleet={child: self._weight_of(child) for child in top.children})
-        if behind.model is not None:
-            self._objects.put(behind.model)
+        for payload in (behind.model, behind.patch):
+            if payload is not None:
+                self._objects.put(payload)
         self.course = behind.course
         if asked.evaluate or task == "evaluate":
             self.told.append(self._measured(number - 1))
@@ -355,7 +369,7 @@ class Laboratory:
         for node, delta in deltas:
             for split, value in _figures(delta).items():
                 told.setdefault(split, {})[node] = value
-        return Told(version, told, sum(len(encode(delta)) for _, delta in deltas))
+        return Told(version, told, sum(travelling_bytes(encode_object(delta)) for _, delta in deltas))
 
 
 def _figures(delta: Delta) -> dict[Split, float]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from headwater.schemas.limits import CHUNK_SIZE_BYTES
 from headwater.schemas.messages import Chunk, ObjectRef
-from headwater.schemas.wire import reference
+from headwater.schemas.wire import encode, reference
 
 
 def chunk_count(ref: ObjectRef) -> int:
@@ -25,6 +25,11 @@ def chunks(payload: bytes, indices: Iterable[int] | None = None) -> Iterator[Chu
         if 0 <= index < count:
             offset = index * CHUNK_SIZE_BYTES
             yield Chunk.model_construct(object=ref, offset=offset, data=payload[offset : offset + CHUNK_SIZE_BYTES])
+
+
+def travelling_bytes(payload: bytes) -> int:
+    """How many payload bytes an object is in MQTT messages, headers of its chunks included."""
+    return sum(len(encode(chunk)) for chunk in chunks(payload))
 
 
 class Assembly:
