@@ -8,8 +8,9 @@ import pytest
 
 from headwater.core import optimise
 from headwater.core.aggregate import Sums, WeightedSum
+from headwater.core.compress.sketch import Hashes, sketch
 from headwater.core.optimise import cluster, server, strategy
-from headwater.schemas.learning import Clusters, Learning, Strategy
+from headwater.schemas.learning import Clusters, Compression, Learning, Strategy
 from headwater.schemas.manifest import LOCAL_STEPS, Example, Manifest, Parameter
 from headwater.schemas.messages import Metric
 
@@ -142,6 +143,20 @@ def test_a_running_statistic_is_averaged_whatever_the_strategy(name: Any) -> Non
 
 
 # ── several models ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_fetchsgd_with_momentum_goes_as_far_as_without() -> None:
+    """Every round brings (1, −2, 4), ρ = 1/2. If all is taken, and so the cells are emptied, each step is half of it. With
+    k = 1 the others wait: u = (3/2, −3, 4) and e = (5/2, −5, 4) in the second round, and half of the −5 is taken."""
+    for fraction, expected in ((1.0, [[0.5, -1.0, 2.0]] * 2), (0.3, [[0.0, 0.0, 2.0], [0.0, -2.5, 0.0]])):
+        uplink = Compression(codec="sketch", rows=5, columns=4096, fraction=fraction, momentum=0.5)
+        learning = Learning(uplink=uplink)
+        models = optimise.begin(learning, ONE, [(np.zeros(3, np.float32),)], ())
+        mean = (sketch([np.array([1.0, -2.0, 4.0])], Hashes(5, 4096, 7)),)
+        for step in expected:
+            told = [optimise.Heard(strategy.Update(mean, 1.0, 1.0), 1.0)]
+            models, ((made,),) = optimise.apply(learning, ONE, models, told, seed=7)
+            np.testing.assert_allclose(made, step)
 
 
 def two_models(shared: tuple[str, ...] = (), name: Any = "fedavg") -> tuple[Learning, Manifest, optimise.Models]:

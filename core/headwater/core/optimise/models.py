@@ -120,7 +120,7 @@ def grown(learning: Learning, manifest: Manifest, models: Models, clusters: Iter
 def _unsketched(
     learning: Learning, manifest: Manifest, models: Models, told: Sequence[Heard | None], seed: int
 ) -> tuple[Models, tuple[Sums, ...]]:
-    """FetchSGD, of the one model that it has."""
+    """FetchSGD, of the one model that it has. Its step is η·(1 − ρ)·Δ: with momentum it goes as far as without."""
     uplink, ((state,), (one,)) = learning.uplink, (models.states, told)
     if one is None:
         return models, (_nothing(manifest),)
@@ -132,7 +132,8 @@ def _unsketched(
         fraction=uplink.fraction,
         momentum=uplink.momentum,
     )
-    rate = learning.strategy.server_learning_rate
+    # Momentum makes 1/(1 − ρ) of an update, and what devices send is a whole update already, no gradient.
+    rate = learning.strategy.server_learning_rate * (1 - uplink.momentum)
     kept = {"momentum": (after.momentum,), "error": (after.error,)}
     return replace(models, states=(kept,)), (tuple(rate * tensor for tensor in step),)
 
