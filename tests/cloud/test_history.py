@@ -20,7 +20,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, Operationa
 from headwater.cloud.history import History, HistoryAway, open_history
 from headwater.cloud.history.faults import named
 from headwater.cloud.history.opening import _address, _config, _engine
-from headwater.cloud.history.tables import Base
+from headwater.cloud.history.tables import Base, Object
 from headwater.core.sketch import sketch
 from headwater.schemas.base import Split
 from headwater.schemas.errors import HistoryError, RunFailed
@@ -119,6 +119,47 @@ def test_a_database_of_an_older_schema_is_migrated_with_what_it_holds(url: str, 
     assert migrated.counted("r1", 0) == own | could_say
     migrated.record_round(replace(ROUND, round=2, measured=1, model=b"model 2"), NOW)
     assert migrated.model_of("r1") == (2, b"model 2")
+    migrated.close()
+
+
+def remembering(history: History, memory: bytes, round_: int, run: str = "r1") -> None:
+    patch = f"patch {round_}".encode()
+    closed = replace(ROUND, run=run, contributions=(), round=round_, measured=round_ - 1, memory=memory, patch=patch)
+    history.record_round(replace(closed, model=f"model {run} {round_}".encode()), NOW)
+
+
+def objects(history: History) -> set[bytes]:
+    with history._transaction("look") as session:
+        return set(session.scalars(select(Object.payload)))
+
+
+def test_the_newest_version_comes_with_its_memory_and_those_of_older_ones_make_room(history: History) -> None:
+    """A mask alone is the same memory in each round, and two runs may remember the same."""
+    started(history)
+    for round_, memory in enumerate((b"momentum 1", b"momentum 2", b"a mask", b"a mask"), 1):
+        remembering(history, memory, round_)
+        newest = history.newest_version("r1")
+        assert (newest.number, newest.memory, newest.patch) == (round_, memory, f"patch {round_}".encode())
+    history.finish_run("r1", "finished", "", NOW)
+    assert not {b"momentum 1", b"momentum 2"} & objects(history)
+    started(history, "r2")
+    remembering(history, b"a mask", 1, "r2")
+    remembering(history, b"another mask", 2, "r2")
+    assert history.newest_version("r1").memory == b"a mask"
+    assert history.newest_version("r2").memory == b"another mask"
+
+
+def test_a_version_that_had_a_memory_goes_on_without_it_behind_an_older_schema(url: str) -> None:
+    history = open_history(url)
+    started(history)
+    remembering(history, b"momentum", 1)
+    history.close()
+    migrate_down(url, "0004")
+    migrated = open_history(url)
+    newest = migrated.newest_version("r1")
+    assert (newest.number, newest.model, newest.memory, newest.patch) == (1, b"model r1 1", None, None)
+    remembering(migrated, b"momentum", 2)
+    assert migrated.newest_version("r1").memory == b"momentum"
     migrated.close()
 
 
