@@ -6,19 +6,23 @@ Each checker looks at a world that is over and says in sentences what was wrong,
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from headwater.cloud.history import ClosedRound
+from headwater.core.compress import decode as decode_update
 from headwater.node.child import MAX_BACKGROUND as MAX_BACKGROUND_ABOVE
 from headwater.node.hosting import Contribution, RoundResult
 from headwater.node.outbox import MAX_OUTGOING
 from headwater.node.parent import MAX_BACKGROUND as MAX_BACKGROUND_BELOW
+from headwater.schemas.learning import Strategy
 from headwater.schemas.messages import Announcement, Chunk, Delta, Plan, Receipt, Refusal, RoundKey
 from headwater.schemas.statuses import RunStatus
-from headwater.schemas.tensors import Array, decode_tensor
+from headwater.schemas.tensors import Array, decode_tensor, delta_specs
 from headwater.schemas.wire import decode
+from sim.nodes import MANIFEST
 from sim.scenario import CLOUD, Cut, Scenario, is_device, site_client
 from sim.trace import Event, label, message_of
 from sim.world import Observed
@@ -42,9 +46,16 @@ def nobody_counts_twice(world: Observed) -> Iterator[str]:
             seen.add((given.node, given.key))
         yield from _names(world.scenario, where, result)
         if result.plan.task == "train" and not _averages(world.scenario, event.who):
-            told = sum(given.factor * given.weight for given in result.contributions)
-            if not _near(result.sum.totals[0][0], told):
-                yield f"{where}: the sum holds {result.sum.totals[0][0]}, the records {told}"
+            yield from _adds_up(where, result)
+
+
+def _adds_up(where: str, result: RoundResult) -> Iterator[str]:
+    """A late update counts by its age; how its control variate moved, behind it, counts whole."""
+    steps = sum(given.factor * given.weight for given in result.contributions)
+    whole = sum(given.weight for given in result.contributions)
+    for total, told in zip(result.sum.totals, (steps, whole), strict=False):
+        if not _near(total[0], told):
+            yield f"{where}: the sum holds {total[0]}, the records {told}"
 
 
 def only_the_plan_is_answered(world: Observed) -> Iterator[str]:
@@ -124,9 +135,9 @@ def _goes_up(scenario: Scenario, gateway: str, delta: Delta, results: list[Round
     weight = math.fsum(weights) / len(weights)
     if not _near(delta.weight, weight):
         yield f"{where}: sends weight {delta.weight} where {weight} was folded"
-    first = float(decode_tensor(delta.tensors[0])[0])
-    if not _near(first, weight * len(hosted)):
-        yield f"{where}: sends {first} where {len(hosted)} steps of weight {weight} were folded"
+    for term in _terms(scenario, delta):
+        if not _near(term[0], weight * len(hosted)):
+            yield f"{where}: sends {term[0]} where {len(hosted)} steps of weight {weight} were folded"
 
 
 # ── the model ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -155,7 +166,7 @@ def announced_is_committed(world: Observed) -> Iterator[str]:
 def sql_is_recomputed(world: Observed) -> Iterator[str]:
     """Every version follows from the deltas that SQL says it was made of, as they were seen on the wire."""
     deltas = _deltas_by_hash(world)
-    versions = [np.array(world.models[0][1])]
+    versions, server = [np.array(world.models[0][1])], _Server(world.scenario.description.strategy)
     for closed in _committed(world):
         if closed.task != "train" or closed.state != "closed":
             continue
@@ -164,7 +175,7 @@ def sql_is_recomputed(world: Observed) -> Iterator[str]:
             yield f"round {closed.round}: the deltas of {missing} were never sent"
             return
         step = _step(world, versions, closed.contributions, deltas)
-        versions.append(np.float64(np.float32(versions[-1] + step)))
+        versions.append(np.float64(np.float32(versions[-1] + server.step(step))))
         found = world.models.get(closed.round)
         if found is None:
             yield f"round {closed.round}: committed, and not in SQL"
@@ -176,7 +187,7 @@ def _step(
     world: Observed, versions: list[Array], contributions: tuple[Contribution, ...], deltas: dict[bytes, Delta]
 ) -> Array:
     """Σ f·w·Δ / Σ w; where each update makes a version, α·f·(b + Δ − x) with the model b that it began from."""
-    terms = [np.float64(decode_tensor(deltas[given.ref.sha256].tensors[0])) for given in contributions]
+    terms = [np.float64(_terms(world.scenario, deltas[given.ref.sha256])[0]) for given in contributions]
     aggregation = world.scenario.description.aggregation
     if aggregation.mode == "asynchronous":
         ((given,), (term,)) = contributions, terms
@@ -184,6 +195,31 @@ def _step(
         return aggregation.mixing * given.factor * (base + term / given.weight - versions[-1])
     weighed = [given.factor * term for given, term in zip(contributions, terms, strict=True)]
     return np.sum(weighed, axis=0) / math.fsum(given.weight for given in contributions)
+
+
+@dataclass
+class _Server:
+    """FedAvgM: m ← β·m + Δ, x ← x + η·m. FedAdam: m ← β·m + (1 − β)·Δ, v ← β₂·v + (1 − β₂)·Δ², x ← x + η·m/(√v + τ),
+    where v begins as τ². The others take Δ."""
+
+    strategy: Strategy
+    momentum: Array = field(default_factory=lambda: np.zeros(3))
+    second: Array | None = None
+
+    def step(self, delta: Array) -> Array:
+        about = self.strategy
+        rate, beta, beta2, tau = about.server_learning_rate, about.momentum, about.beta2, about.tau
+        match about.name:
+            case "fedavgm":
+                self.momentum = beta * self.momentum + delta
+                return rate * self.momentum
+            case "fedadam":
+                before = np.full(3, tau**2) if self.second is None else self.second
+                self.momentum = beta * self.momentum + (1 - beta) * delta
+                self.second = beta2 * before + (1 - beta2) * delta**2
+                return rate * self.momentum / (np.sqrt(self.second) + tau)
+            case _:
+                return delta
 
 
 def late_counts_less(world: Observed) -> Iterator[str]:
@@ -435,6 +471,13 @@ def _deltas_by_hash(world: Observed) -> dict[bytes, Delta]:
 
 def _object_hash(event: Event) -> bytes:
     return decode(event.value.payload, Chunk).object.sha256
+
+
+def _terms(scenario: Scenario, delta: Delta) -> tuple[Array, ...]:
+    """The tensors of a delta, however they travel."""
+    if not delta.coded:
+        return tuple(decode_tensor(tensor) for tensor in delta.tensors)
+    return decode_update(delta.coded, delta_specs("train", MANIFEST, scenario.description.learning))
 
 
 def _has(weight: float, device: str) -> bool:

@@ -21,12 +21,13 @@ from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.parents import Parents, Second
 from headwater.node.store import NodeStore
+from headwater.node.uplink import Link, going
 from headwater.schemas.base import Role
 from headwater.schemas.links import BrokerSettings
 from headwater.schemas.messages import Delta, Metric
 from headwater.schemas.settings import CloudSettings, FallbackSettings, GatewaySettings
 from headwater.schemas.statuses import DataStatus
-from headwater.schemas.tensors import Array, decode_tensors, encode_tensors, parameter_specs
+from headwater.schemas.tensors import Array, decode_tensors, parameter_specs
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Connect
 from sim.doors import Life
@@ -143,17 +144,23 @@ def trains(
         await asyncio.sleep(work_s())
         plan, weight = assignment.plan, weight_of(device)
         (base,) = decode_tensors(assignment.model.tensors, parameter_specs(MANIFEST.parameters))
-        step = (weight * local_step(device, base)).astype(np.float32)
-        return Delta(
+        terms = [(weight * local_step(device, base)).astype(np.float32)]
+        if plan.learning.strategy.local_rule == "scaffold":
+            # How its control variate moves: it names the contributors too.
+            terms.append(np.full(3, weight, np.float32))
+        delta = Delta.model_construct(
             key=plan.key,
             sender=device,
             task=plan.task,
             weight=weight,
             examples=int(weight),
             devices=1,
-            tensors=() if plan.task == "evaluate" else encode_tensors([step]),
             metrics=(Metric(split="train", name="loss", total=weight, weight=weight),),
         )
+        if plan.task == "evaluate":
+            return delta
+        link = Link(plan, MANIFEST, plan.learning.uplink, assignment.masks)
+        return going(delta, terms, link, {}, np.random.default_rng(0)).delta
 
     return work
 

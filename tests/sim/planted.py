@@ -10,11 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from unittest.mock import patch
 
+import numpy as np
+
+from headwater.cloud import memory
 from headwater.cloud.coordinator import Coordinator
 from headwater.cloud.history import History
 from headwater.cloud.history.records import Version
 from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum
+from headwater.gateway import relay
 from headwater.gateway.relay import Relay
 from headwater.node import child as children
 from headwater.node import parent as parents
@@ -22,9 +26,10 @@ from headwater.node.child import Child
 from headwater.node.hosting import Opening
 from headwater.node.news import News
 from headwater.node.outbox import Outbox
+from headwater.node.parent import Parent
 from headwater.node.receipts import Receipts
 from headwater.node.store import NodeStore
-from headwater.schemas.messages import Delta, Want
+from headwater.schemas.messages import Delta, Plan, Want
 from headwater.schemas.wire import encode
 
 
@@ -138,6 +143,35 @@ def _counts_itself(delta: Any) -> Any:
     return heavier
 
 
+def _offers_what_it_has_not(negotiated: Any) -> Any:
+    def offers(self: Parent, plan: Plan) -> Plan:
+        with patch.object(self._provider, "has", lambda ref: True):
+            return negotiated(self, plan)  # type: ignore[no-any-return]
+
+    return offers
+
+
+def _forgets_its_momentum(read: Any) -> Any:
+    def forgets(payload: bytes | None, models: int) -> memory.Remembered:
+        found = read(payload, models)
+        return replace(found, states=tuple(_zeros(state) for state in found.states))
+
+    return forgets
+
+
+def _zeros(state: Any) -> Any:
+    return {name: tuple(np.zeros_like(value) for value in values) for name, values in state.items()}
+
+
+def _forgets_companions(read: Any) -> Any:
+    def forgets(payload: bytes, learning: Any, manifest: Any) -> Any:
+        course = read(payload, learning, manifest)
+        companions = tuple(tuple(np.zeros_like(value) for value in of_model) for of_model in course.edge.companions)
+        return replace(course, edge=replace(course.edge, companions=companions))
+
+    return forgets
+
+
 BUGS: Final[dict[str, Planted]] = {
     "announced before it is committed": Planted(
         "announced_is_committed", (Coordinator,), "_sql", _commits_later, seeds=(0, 1)
@@ -182,6 +216,15 @@ BUGS: Final[dict[str, Planted]] = {
     "waiters are kept for ever": Planted("memory_is_bounded", (News,), "changed", _never_forgets, seeds=(0, 1)),
     "a want without pieces": Planted(
         "nothing_unexpected", (Child,), "_ask_for_missing", _asks_for_nothing, seeds=(1, 11)
+    ),
+    "a patch is offered that is not there": Planted(
+        "the_run_finishes", (Parent,), "_negotiated", _offers_what_it_has_not, seeds=(15, 233)
+    ),
+    "what an optimiser remembers is lost": Planted(
+        "sql_is_recomputed", (memory,), "read", _forgets_its_momentum, seeds=(37, 122)
+    ),
+    "control variates are lost between edge rounds": Planted(
+        "weight_is_conserved", (relay,), "read", _forgets_companions, seeds=(136,)
     ),
     "a gateway never rests": Planted("everyone_rests", (Child,), "follow", _never_rests, seeds=(0, 1)),
     "what comes from disk is not looked at": Planted(

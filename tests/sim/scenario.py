@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final, Literal, get_args
 
-from headwater.schemas.learning import Selection, SelectionRule
+from headwater.schemas.learning import Compression, Selection, SelectionRule, Strategy, StrategyName
 from headwater.schemas.run import Aggregation, Cohort, LogisticModel, RunDescription
 from headwater.testbed.virtual.links import Links
 
@@ -147,7 +147,8 @@ def scenario(seed: int) -> Scenario:
     )
     slowness = _slowness(rng, calm)
     faults = sorted((_fault(rng, calm) for _ in range(rng.randint(0, 12))), key=lambda fault: fault.at_s)
-    return _with_a_choice(_with_second_parents(replace(calm, slowness=slowness, faults=tuple(faults))))
+    drawn = _with_a_choice(_with_second_parents(replace(calm, slowness=slowness, faults=tuple(faults))))
+    return _with_methods(drawn)
 
 
 def _with_second_parents(drawn: Scenario) -> Scenario:
@@ -172,6 +173,26 @@ def _with_a_choice(drawn: Scenario) -> Scenario:
     unwilling = {device: 0.5 for device in drawn.devices if rng.random() < 0.4} if rng.random() < 0.5 else {}
     description = drawn.description.model_copy(update={"cohort": chosen})
     return replace(drawn, description=description, unwilling=unwilling)
+
+
+def _with_methods(drawn: Scenario) -> Scenario:
+    """In one world of three: a strategy that remembers, updates that travel coded, models that travel as patches.
+
+    The codec says all of every value, and so keeps nothing for the next: what a sum holds still names its contributors.
+    """
+    rng = Random(f"{drawn.seed}/methods")
+    if rng.random() >= 1 / 3:
+        return drawn
+    mixes = drawn.description.aggregation.mode == "asynchronous"
+    name: StrategyName = "fedavg" if mixes else rng.choice(("fedavg", "fedavgm", "fedadam", "scaffold"))
+    uplink, downlink = (rng.choice((Compression(), EXACT)) if name != "scaffold" else Compression() for _ in range(2))
+    changes = {"strategy": Strategy(name=name), "uplink": uplink, "downlink": downlink}
+    # Validated anew: a world asks for nothing that a run's file could not.
+    sections = drawn.description.model_copy(update=changes).model_dump()
+    return replace(drawn, description=RunDescription.model_validate(sections))
+
+
+EXACT: Final = Compression(codec="topk", fraction=1.0, values="fp32", feedback=False)
 
 
 def _tree(rng: Random) -> dict[str, str]:

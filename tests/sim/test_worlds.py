@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from headwater.schemas.learning import Strategy
 from headwater.schemas.run import Aggregation, Cohort
 from sim import run
 from sim.checkers import judged
@@ -50,6 +51,10 @@ def test_worlds_are_of_every_kind() -> None:
     assert {one.description.cohort.fraction < 1 for one in drawn} == {True, False}
     assert {one.description.aggregation.mode for one in drawn} == {"synchronous", "buffered", "asynchronous"}
     assert {one.standby for one in drawn} == {bool(one.second_parents) for one in drawn} == {True, False}
+    about = [one.description for one in drawn]
+    assert {one.strategy.name for one in about} == {"fedavg", "fedavgm", "fedadam", "scaffold"}
+    links = {(one.uplink.is_on, one.downlink.is_on, one.edge_rounds > 1) for one in about}
+    assert len(links) == 8
     assert any("region" in one.parents for one in drawn)
     assert any(parent == "cloud" and node.startswith("d") for one in drawn for node, parent in one.parents.items())
 
@@ -65,7 +70,8 @@ def test_a_calm_world_ends_soon_and_its_model_is_the_mean_worked_by_hand() -> No
     """Everyone answers: element 0 moves by 1 a round, element 1 by the devices' numbers weighted by 2**i."""
     drawn = next(one for seed in range(100) if (one := scenario(seed)).description.edge_rounds == 1)
     everyone = Cohort(quorum=1.0, min_children=list(drawn.parents.values()).count("cloud"), deadline_s=60.0)
-    described = drawn.description.model_copy(update={"cohort": everyone, "aggregation": Aggregation()})
+    plain = {"cohort": everyone, "aggregation": Aggregation(), "strategy": Strategy()}
+    described = drawn.description.model_copy(update=plain)
     calm = replace(drawn, faults=(), slowness={}, second_parents={}, description=described)
     world = run_world(calm)
     assert judged(world) == {}
