@@ -49,10 +49,10 @@ HEAD: Final = ("layer2.*",)
 
 METHODS: Final[Mapping[str, Mapping[str, Any]]] = {
     "fedavg": {"personal": {"baseline": True}},
-    "fine_tune": {"personal": {"method": "fine_tune", "epochs": 5}},
+    "fine_tune": {"personal": {"method": "fine_tune", "epochs": 10}},
     "fedper": {"personal": {"method": "fedper"}, "model": {**MODELS["digits"], "personal": HEAD}},
     "fedrep": {"personal": {"method": "fedrep", "epochs": 2}, "model": {**MODELS["digits"], "personal": HEAD}},
-    "ditto": {"personal": {"method": "ditto", "epochs": EPOCHS, "strength": 0.1}},
+    "ditto": {"personal": {"method": "ditto", "epochs": EPOCHS, "strength": 1.0}},
     "pfedme": {"personal": {"method": "pfedme", "strength": 5.0, "steps": 5}},
     "apfl": {"personal": {"method": "apfl", "mixing": 0.25}},
     "mocha": {"personal": {"method": "mocha", "strength": 0.1}},
