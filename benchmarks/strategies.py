@@ -38,6 +38,9 @@ EVERY: Final = 2
 """Rounds from one measurement to the next."""
 
 EPOCHS: Final = 5
+SHOWN: Final = 0.2
+"""How far below the best accuracy a figure goes."""
+
 LEARNING_RATES: Final = (0.1, 0.3, 0.6)
 """Of devices, that are tried."""
 
@@ -304,6 +307,9 @@ def plot(rows: Sequence[Row], file: Path) -> None:
             rounds = [EVERY * (place + 1) for place in range(len(row.mean))]
             panel.plot(rounds, row.mean, linewidth=1, label=row.strategy, **_line_of(row.strategy))
             panel.set(title=f"{row.task}, Dirichlet {row.alpha:g}")
+        for line, task in zip(panels, tasks, strict=True):
+            # Where most of them are; who begins slowly comes in from below.
+            line[0].set_ylim(bottom=max(max(row.mean) for row in even if row.task == task) - SHOWN)
         for panel in panels[-1]:
             panel.set_xlabel("rounds")
         for panel in panels[:, 0]:
