@@ -47,7 +47,6 @@ LEARNING_RATES: Final = (0.1, 0.3, 0.6)
 TUNED_ON: Final = (0.1, 9)
 """Alpha and seed."""
 
-STRATEGIES: Final[tuple[StrategyName, ...]] = get_args(StrategyName)
 TASKS: Final[tuple[Task, ...]] = get_args(Task)
 
 Work = Literal["even", "unequal"]
@@ -82,6 +81,9 @@ GRIDS: Final[Mapping[StrategyName, tuple[Tuning, ...]]] = {
     "fednova": _grid(),
     "feddyn": _grid(alpha=(0.01, 0.1, 1.0)),
 }
+
+STRATEGIES: Final[tuple[StrategyName, ...]] = tuple(GRIDS)
+"""All but signsgd, whose updates are votes and no means."""
 
 CHOSEN: Final[Mapping[Task, Mapping[StrategyName, Tuning]]] = {
     "digits": {

@@ -1,5 +1,7 @@
 """Benchmarks in a laboratory: what they compare is dealt and counted as they say, and small runs show what they claim."""
 
+from typing import get_args
+
 import fleets
 import numpy as np
 import personalisation
@@ -8,6 +10,7 @@ import selection
 import strategies
 from fleets import EVERYONE, UNSEEN
 
+from headwater.schemas.learning import StrategyName
 from headwater.testbed.laboratory import Laboratory
 from headwater.testbed.spread import Compared, Spread
 
@@ -52,8 +55,9 @@ def test_a_device_of_a_turn_has_the_digits_turned_so_far() -> None:
 
 
 def test_what_was_chosen_is_a_point_of_its_grid_and_a_run() -> None:
+    assert {*get_args(StrategyName)} - {*strategies.STRATEGIES} == {"signsgd"}
     for task, chosen in strategies.CHOSEN.items():
-        assert set(chosen) == set(strategies.STRATEGIES) == set(strategies.GRIDS)
+        assert set(chosen) == set(strategies.GRIDS)
         for name, tuning in chosen.items():
             assert tuning in strategies.GRIDS[name]
             fleets.described(task, 0, 1, strategy={"name": name, **tuning.own})
