@@ -28,6 +28,15 @@ def test_a_later_entry_of_the_same_delta_replaces_the_earlier_and_one_of_another
     assert history.journal.load(KEY) == (stale, entry("gw1", 2.0))
 
 
+def test_the_senders_of_the_open_round_are_known_until_it_ends(history: History) -> None:
+    started(history)
+    assert history.senders("r1") == frozenset()
+    history.journal.keep(KEY, [entry("gw2"), entry("gw1"), entry("gw1", answers=RoundKey(run="r1", round=0))])
+    assert history.senders("r1") == {"gw1", "gw2"}
+    history.record_round(ROUND, NOW)
+    assert history.senders("r1") == frozenset()
+
+
 def test_a_round_that_is_recorded_leaves_no_journal_neither_of_it_nor_of_an_attempt_before(history: History) -> None:
     started(history)
     history.journal.keep(KEY, [entry("gw1")])

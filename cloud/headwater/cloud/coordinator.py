@@ -193,7 +193,7 @@ class Coordinator:
         for attempt in range(first, most):
             await self._wait_for_children(course)
             opened_at = self._now()
-            course = self._with_places(course)
+            course = await self._with_places(course)
             result = await self._host(course, task, number, attempt)
             behind = await self._after(course, result) if result.closed else Behind(course)
             await self._sql(self._history.record_round, _closed(result, course.round, opened_at, behind), self._now())
@@ -233,9 +233,15 @@ class Coordinator:
         # The journal is the history's, and may be away when the round opens.
         return await self._patience.through(partial(host, ask, course.manifest))
 
-    def _with_places(self, course: Course) -> Course:
-        """With a model for each child, where a run has that; it is in the store then."""
-        course, model = with_places(course, self._parent.eligible(course.description.data))
+    async def _with_places(self, course: Course) -> Course:
+        """With a model for each child, where a run has that; it is in the store then.
+
+        Whoever gave something to this round before the coordinator began anew may not be back yet.
+        """
+        if not course.description.learning.has_places:
+            return course
+        given = await self._sql(self._history.senders, course.run.id)
+        course, model = with_places(course, self._parent.eligible(course.description.data) | given)
         if model is not None:
             self._store.put(model)
         return course

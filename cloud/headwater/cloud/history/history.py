@@ -215,6 +215,11 @@ class History(Transactions):
                     )
                 )
 
+    def senders(self, run: str) -> frozenset[str]:
+        """Whose updates the run's open round has."""
+        with self._transaction("read senders") as session:
+            return frozenset(session.scalars(select(tables.Pending.node).where(tables.Pending.run == run).distinct()))
+
     def next_attempt(self, run: str, round_: int, task: Task) -> int | None:
         """The attempt at a round that is open or comes next: the one that has deltas, or that behind the last failed
         one. None where the round has closed.
