@@ -8,7 +8,7 @@ Nothing that a child sends can grow memory beyond stated bounds or reach the sum
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from headwater.core import admission
@@ -54,7 +54,7 @@ from headwater.schemas.messages import (
     Want,
 )
 from headwater.schemas.statuses import DataStatus, NodeStatus, RoundStatus
-from headwater.schemas.tensors import TensorError
+from headwater.schemas.tensors import Array, TensorError
 from headwater.schemas.topics import NodeTopic, Topics
 from headwater.schemas.wire import WireError, decode, decode_object, decode_status, encode, reference
 from headwater.transport.objects import Assembly, ObjectStore, chunk_count
@@ -76,6 +76,9 @@ IN_FLIGHT_BYTES: Final = 16 * 1024 * 1024
 GRANT_TIMEOUT_S: Final = 10.0
 MAX_HELD_BYTES: Final = 64 * 1024 * 1024
 """Late deltas that came between two rounds; further ones come again."""
+
+READ_ASIDE_BYTES: Final = 4 * 1024 * 1024
+"""Where a delta may be larger reading one takes so long that it is done in a thread: .2 s of a million values."""
 
 HEARTBEAT_S: Final = 30.0
 MAX_DATA_KEYS: Final = 64
@@ -138,6 +141,8 @@ class Parent:
         self._progress_at: dict[str, float] = {}
         self._queue = admission.open_queue(IN_FLIGHT_BYTES, GRANT_TIMEOUT_S)
         self._held: dict[tuple[str, bytes], bytes] = {}
+        self._reading: set[tuple[str, bytes]] = set()
+        self._one_at_a_time = asyncio.Lock()
         self._receipts = Receipts(journal, self._send_receipt)
         self.session = connect(
             Caller(
@@ -439,7 +444,7 @@ class Parent:
             detail = f"{chunk.object.size_bytes} bytes; at most {hosted.max_delta_bytes}"
             self._refuse(node, hosted.plan.key, "oversized", detail)
             return
-        if self._is_in(hosted, node, chunk.object):
+        if self._is_in(hosted, node, chunk.object) or (node, chunk.object.sha256) in self._reading:
             return
         assembly = self._assemblies.get(node)
         if assembly is None or assembly.ref != chunk.object:
@@ -452,7 +457,26 @@ class Parent:
         self._admit(admission.Finished(node) if payload is not None else admission.Progressed(node))
         if payload is not None:
             del self._assemblies[node], self._progress_at[node]
-            self._on_delta(hosted, node, payload)
+            if hosted.max_delta_bytes > READ_ASIDE_BYTES:
+                if self._tasks.start(self._read_aside(node, chunk.object, payload)):
+                    self._reading.add((node, chunk.object.sha256))
+            else:
+                self._on_delta(hosted, node, payload)
+
+    async def _read_aside(self, node: str, ref: ObjectRef, payload: bytes) -> None:
+        """As `_on_delta`, in a thread: one after the other, as they came, while signs of life go on."""
+        try:
+            async with self._one_at_a_time:
+                hosted = None
+                while hosted is not self._hosted:
+                    # Another round may open in the meantime, and judges for itself.
+                    hosted = self._hosted
+                    if hosted is not None:
+                        read = await asyncio.to_thread(_read, hosted, node, payload)
+                if hosted is not None:
+                    self._on_read(hosted, node, payload, read)
+        finally:
+            self._reading.discard((node, ref.sha256))
 
     def _has_room_for(self, ref: ObjectRef) -> bool:
         """Whether one more may be put together; what those who have gone left half-way makes room."""
@@ -464,17 +488,16 @@ class Parent:
 
     def _on_delta(self, hosted: Hosted, node: str, payload: bytes, *, is_kept: bool = False) -> None:
         """`is_kept`: it comes from the journal."""
-        key = hosted.plan.key
-        try:
-            delta = decode_object(payload, Delta, max_size_bytes=hosted.max_delta_bytes)
-            key = delta.key
-            tensors = checked_tensors(delta, node, hosted)
-        except (WireError, TensorError) as error:
-            self._refuse(node, key, error.reason, str(error))
+        self._on_read(hosted, node, payload, _read(hosted, node, payload), is_kept=is_kept)
+
+    def _on_read(self, hosted: Hosted, node: str, payload: bytes, read: "_Read", *, is_kept: bool = False) -> None:
+        if read.problem is not None or read.delta is None:
+            reason, detail = read.problem or ("malformed", "")
+            self._refuse(node, read.key, reason, detail)
             return
         if is_kept:
-            self._receipts.has_kept(node, delta.key)
-        self._perform(hosted, rounds.Arrived.of(delta), Arrival(delta, tensors, payload, is_kept))
+            self._receipts.has_kept(node, read.key)
+        self._perform(hosted, rounds.Arrived.of(read.delta), Arrival(read.delta, read.tensors, payload, is_kept))
         self._news.tell()
 
     def _on_offer(self, node: str, offer: Offer) -> None:
@@ -600,3 +623,23 @@ class Parent:
     def _status(self, hosted: Hosted) -> RoundStatus:
         now = asyncio.get_running_loop().time()
         return status_of(hosted, self._identity.node, self.members, self.session.traffic, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A delta with its tensors, or why it is none. `key` is its own as far as that could be read."""
+
+    key: RoundKey
+    delta: Delta | None = None
+    tensors: tuple[Array, ...] = ()
+    problem: tuple[Reason, str] | None = None
+
+
+def _read(hosted: Hosted, node: str, payload: bytes) -> _Read:
+    key = hosted.plan.key
+    try:
+        delta = decode_object(payload, Delta, max_size_bytes=hosted.max_delta_bytes)
+        key = delta.key
+        return _Read(key, delta, checked_tensors(delta, node, hosted))
+    except (WireError, TensorError) as error:
+        return _Read(key, problem=(error.reason, str(error)))
