@@ -102,6 +102,13 @@ def test_diversity_fills_what_is_missing() -> None:
     assert set(cohorts(about, 2)) == {frozenset("ab"), frozenset("bc"), frozenset("ad")}
 
 
+def test_who_claims_more_than_its_examples_gains_nothing_by_it() -> None:
+    """Each has 10 examples; b and c say that they have more of the one label that everybody has."""
+    about = labelled(a=(10, 0), b=(1e308, 0), c=(1e9, 0), d=(0, 10), e=(0, 9))
+    found = set(cohorts(situation(*about, by="diversity", candidates=5.0), 2))
+    assert all(len(cohort & {"d", "e"}) == 1 for cohort in found)
+
+
 def test_diversity_looks_at_no_more_than_it_drew() -> None:
     about = situation(*labelled(a=(6, 0), b=(1, 5), c=(2, 2), d=(0, 4)), by="diversity", candidates=1.0)
     assert set(cohorts(about, 2)) == {frozenset(pair) for pair in ("ab", "ac", "ad", "bc", "bd", "cd")}

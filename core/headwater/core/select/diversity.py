@@ -55,8 +55,10 @@ def _evened(candidates: Sequence[Candidate], places: int) -> list[str]:
 
 
 def _counts(candidates: Sequence[Candidate]) -> NDArray[np.float64]:
-    """A row of each; where one names fewer labels it has none of the others."""
+    """A row of each; where one names fewer labels it has none of the others, and nobody has more than its examples."""
     counts = np.zeros((len(candidates), max(len(candidate.histogram) for candidate in candidates)))
     for row, candidate in zip(counts, candidates, strict=True):
-        row[: len(candidate.histogram)] = candidate.histogram
-    return np.maximum(counts, 0.0)
+        told = np.maximum(candidate.histogram, 0.0)
+        most = candidate.examples
+        row[: len(told)] = told if most is None else told * min(1.0, most / max(float(told.sum()), 1.0))
+    return counts
