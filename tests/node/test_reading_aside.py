@@ -92,3 +92,25 @@ async def test_a_delta_that_is_none_is_refused_from_there_too(fleet: Fleet) -> N
     result = await hosted(cloud, plan(1, objects, quorum=0.5, deadline_s=1.5))
     assert contributors(result) == {"d0"}
     assert {(refused.node, refused.reason) for refused in result.refusals} == {("d1", "unauthorised")}
+
+
+async def test_what_is_being_read_takes_its_room_and_who_finds_none_comes_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, most = parents.checked_tensors, 0
+
+    def slowly(*about: Any) -> Any:
+        nonlocal most
+        time.sleep(0.5)
+        most = max(most, len(cloud._reading))
+        return read(*about)
+
+    monkeypatch.setattr(parents, "checked_tensors", slowly)
+    monkeypatch.setattr(parents, "MAX_ASSEMBLING_BYTES", 400)
+    objects = ObjectStore(10**7)
+    cloud = fleet.parent("cloud", objects=objects)
+    for node in ("d0", "d1"):
+        fleet.device(node, "cloud")
+    await present(cloud, "d0", "d1")
+    assert contributors(await hosted(cloud, plan(1, objects))) == {"d0", "d1"}
+    assert most == 1

@@ -54,7 +54,7 @@ from headwater.schemas.messages import (
     Want,
 )
 from headwater.schemas.statuses import DataStatus, NodeStatus, RoundStatus
-from headwater.schemas.tensors import Array, TensorError
+from headwater.schemas.tensors import TensorError
 from headwater.schemas.topics import NodeTopic, Topics
 from headwater.schemas.wire import WireError, decode, decode_object, decode_status, encode, reference
 from headwater.transport.objects import Assembly, ObjectStore, chunk_count
@@ -141,7 +141,7 @@ class Parent:
         self._progress_at: dict[str, float] = {}
         self._queue = admission.open_queue(IN_FLIGHT_BYTES, GRANT_TIMEOUT_S)
         self._held: dict[tuple[str, bytes], bytes] = {}
-        self._reading: set[tuple[str, bytes]] = set()
+        self._reading: dict[tuple[str, bytes], int] = {}
         self._one_at_a_time = asyncio.Lock()
         self._receipts = Receipts(journal, self._send_receipt)
         self.session = connect(
@@ -459,7 +459,7 @@ class Parent:
             del self._assemblies[node], self._progress_at[node]
             if hosted.max_delta_bytes > READ_ASIDE_BYTES:
                 if self._tasks.start(self._read_aside(node, chunk.object, payload)):
-                    self._reading.add((node, chunk.object.sha256))
+                    self._reading[node, chunk.object.sha256] = chunk.object.size_bytes
             else:
                 self._on_delta(hosted, node, payload)
 
@@ -472,15 +472,17 @@ class Parent:
                     # Another round may open in the meantime, and judges for itself.
                     hosted = self._hosted
                     if hosted is not None:
-                        read = await asyncio.to_thread(_read, hosted, node, payload)
+                        read = await asyncio.to_thread(_read, hosted, node, payload, False)
                 if hosted is not None:
-                    self._on_read(hosted, node, payload, read)
+                    self._on_read(hosted, node, read)
         finally:
-            self._reading.discard((node, ref.sha256))
+            self._reading.pop((node, ref.sha256), None)
 
     def _has_room_for(self, ref: ObjectRef) -> bool:
-        """Whether one more may be put together; what those who have gone left half-way makes room."""
-        assembling_bytes = ref.size_bytes + sum(other.ref.size_bytes for other in self._assemblies.values())
+        """Whether one more may be put together, beside those being read; what those who have gone left half-way makes
+        room."""
+        assembling_bytes = ref.size_bytes + sum(self._reading.values())
+        assembling_bytes += sum(other.ref.size_bytes for other in self._assemblies.values())
         if assembling_bytes > MAX_ASSEMBLING_BYTES:
             for node in self._assemblies.keys() - self._members.present.keys():
                 assembling_bytes -= self._assemblies.pop(node).ref.size_bytes
@@ -488,17 +490,17 @@ class Parent:
 
     def _on_delta(self, hosted: Hosted, node: str, payload: bytes, *, is_kept: bool = False) -> None:
         """`is_kept`: it comes from the journal."""
-        self._on_read(hosted, node, payload, _read(hosted, node, payload), is_kept=is_kept)
+        self._on_read(hosted, node, _read(hosted, node, payload, is_kept))
 
-    def _on_read(self, hosted: Hosted, node: str, payload: bytes, read: "_Read", *, is_kept: bool = False) -> None:
-        if read.problem is not None or read.delta is None:
-            reason, detail = read.problem or ("malformed", "")
-            self._refuse(node, read.key, reason, detail)
-            return
-        if is_kept:
-            self._receipts.has_kept(node, read.key)
-        self._perform(hosted, rounds.Arrived.of(read.delta), Arrival(read.delta, read.tensors, payload, is_kept))
-        self._news.tell()
+    def _on_read(self, hosted: Hosted, node: str, read: "Arrival | _Unreadable") -> None:
+        match read:
+            case _Unreadable(key, reason, detail):
+                self._refuse(node, key, reason, detail)
+            case Arrival(delta):
+                if read.is_kept:
+                    self._receipts.has_kept(node, delta.key)
+                self._perform(hosted, rounds.Arrived.of(delta), read)
+                self._news.tell()
 
     def _on_offer(self, node: str, offer: Offer) -> None:
         hosted = self._hosted
@@ -626,20 +628,19 @@ class Parent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """A delta with its tensors, or why it is none. `key` is its own as far as that could be read."""
+class _Unreadable:
+    """Why bytes are no delta of this round. `key` is its own as far as that could be read, else the round's."""
 
     key: RoundKey
-    delta: Delta | None = None
-    tensors: tuple[Array, ...] = ()
-    problem: tuple[Reason, str] | None = None
+    reason: Reason
+    detail: str
 
 
-def _read(hosted: Hosted, node: str, payload: bytes) -> _Read:
+def _read(hosted: Hosted, node: str, payload: bytes, is_kept: bool) -> Arrival | _Unreadable:
     key = hosted.plan.key
     try:
         delta = decode_object(payload, Delta, max_size_bytes=hosted.max_delta_bytes)
         key = delta.key
-        return _Read(key, delta, checked_tensors(delta, node, hosted))
+        return Arrival(delta, checked_tensors(delta, node, hosted), payload, is_kept)
     except (WireError, TensorError) as error:
-        return _Read(key, problem=(error.reason, str(error)))
+        return _Unreadable(key, error.reason, str(error))
