@@ -40,7 +40,7 @@ class Course:
 
     `residual` is what the downlink left out so far, `mask` what is left of a pruned model, `errors` how far off the
     newest measured models were, over the fleet; `patch` leads here from the version before. `outputs` is the axis of
-    each shared parameter's outputs, where whole ones are to be pruned.
+    each shared parameter's outputs, where whole ones are to be pruned, and `encoded_mask` the mask as it travels.
     """
 
     run: RunRecord
@@ -56,16 +56,12 @@ class Course:
     errors: FleetErrors = field(default_factory=dict)
     patch: PatchRef | None = None
     outputs: tuple[int | None, ...] = ()
+    encoded_mask: bytes | None = None
 
     def prunes_in(self, round_: int) -> bool:
         """Whether the model loses its weights with this round."""
         pruning = self.description.pruning
         return pruning.sparsity > 0 and not self.mask and round_ >= pruning.at_round
-
-    @property
-    def encoded_mask(self) -> bytes | None:
-        """The mask as it travels."""
-        return write_masks(self.mask) if self.mask else None
 
     @property
     def description(self) -> RunDescription:
@@ -108,6 +104,7 @@ def begun(
         residual=found.residual,
         mask=found.mask,
         errors=found.errors,
+        encoded_mask=write_masks(found.mask) if found.mask else None,
     )
 
 
@@ -243,7 +240,8 @@ def _pruned(course: Course, number: int, models: Models) -> Behind:
     else:
         masks = by_magnitude(own, pruning.sparsity)
     parameters = with_shared(manifest, models.parameters[0], pruned(own, masks))
-    return _version(replace(course, mask=masks, residual=()), number, replace(models, parameters=(parameters,)))
+    course = replace(course, mask=masks, encoded_mask=write_masks(masks), residual=())
+    return _version(course, number, replace(models, parameters=(parameters,)))
 
 
 def _version(course: Course, number: int, models: Models) -> Behind:
