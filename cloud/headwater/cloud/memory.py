@@ -30,14 +30,11 @@ class Remembered:
 
 def written(memory: Remembered) -> bytes | None:
     """For the history, or None where there is nothing to remember."""
-    named = {
-        f"{model}/{name}/{place}": value
-        for model, state in enumerate(memory.states)
-        for name, values in state.items()
-        for place, value in enumerate(values)
-    }
-    named |= {f"residual/{place}": value for place, value in enumerate(memory.residual)}
-    named |= {f"mask/{place}": np.asarray(value, dtype=bool) for place, value in enumerate(memory.mask)}
+    named = arrays.numbered("residual/", memory.residual)
+    named |= arrays.numbered("mask/", (np.asarray(value, dtype=bool) for value in memory.mask))
+    for model, state in enumerate(memory.states):
+        for name, values in state.items():
+            named |= arrays.numbered(f"{model}/{name}/", values)
     named |= {f"errors/{split}": counts for split, counts in memory.errors.items()}
     return arrays.written(named) if named else None
 
@@ -54,16 +51,11 @@ def read(payload: bytes | None, models: int) -> Remembered:
         named = arrays.read(payload)
         states = tuple(_state(named, f"{model}/") for model in range(models))
         errors = {split: named[f"errors/{split}"] for split in TOLD if f"errors/{split}" in named}
-        return Remembered(states, _listed(named, "residual/"), _listed(named, "mask/"), errors)
+        return Remembered(states, arrays.listed(named, "residual/"), arrays.listed(named, "mask/"), errors)
     except (ValueError, KeyError) as error:
         raise HistoryError(f"memory of the model: {error}; restore the database from a backup") from None
 
 
 def _state(named: Mapping[str, Array], prefix: str) -> State:
     names = dict.fromkeys(name.split("/")[1] for name in named if name.startswith(prefix))
-    return {name: _listed(named, f"{prefix}{name}/") for name in names}
-
-
-def _listed(named: Mapping[str, Array], prefix: str) -> tuple[Array, ...]:
-    count = sum(name.startswith(prefix) for name in named)
-    return tuple(named[f"{prefix}{place}"] for place in range(count))
+    return {name: arrays.listed(named, f"{prefix}{name}/") for name in names}

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -27,3 +27,14 @@ def read(payload: bytes) -> dict[str, Array]:
             return {name: file[name] for name in file.files}
     except (OSError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"no arrays: {error}") from None
+
+
+def numbered(prefix: str, values: Iterable[Array]) -> dict[str, Array]:
+    """A list of arrays under the names `<prefix>0`, `<prefix>1`, …"""
+    return {f"{prefix}{place}": value for place, value in enumerate(values)}
+
+
+def listed(named: Mapping[str, Array], prefix: str) -> tuple[Array, ...]:
+    """The list that was numbered."""
+    count = sum(name.startswith(prefix) for name in named)
+    return tuple(named[f"{prefix}{place}"] for place in range(count))

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from headwater.core.local import Memory
+from headwater.core.local import memory as memories
 from headwater.device.disk import replace_file
 from headwater.device.runtime.frames import Array, Frame, FrameError, parts, read
 from headwater.schemas.limits import MAX_OBJECT_SIZE_BYTES
-from headwater.schemas.messages import RoundKey
 
 log = logging.getLogger("headwater.device")
 
@@ -27,8 +27,6 @@ MAX_STATE_SIZE_BYTES: Final = 10 * MAX_OBJECT_SIZE_BYTES
 """Parameters, three slots of an optimiser for each, and sums; and the plan's trainings that are done."""
 
 MARK: Final = b"headwater state 1\n"
-_IF_TAKEN: Final = "if taken: "
-_IF_REFUSED: Final = "if refused: "
 
 
 def training_state(state: Path, node: str) -> Path:
@@ -61,14 +59,10 @@ class LocalState:
 
     def save_memory(self, run: str, memory: Memory) -> None:
         """Keep a run's memory; the oldest runs' go."""
-        pending = memory.pending
-        header = {"pending": [pending.round, pending.step, pending.attempt] if pending else None}
-        futures = ("", memory.kept), (_IF_TAKEN, memory.if_taken), (_IF_REFUSED, memory.if_refused)
-        arrays = {f"{mark}{name}": value for mark, of_it in futures for name, value in of_it.items()}
         folder = self._folder / "memory"
         # The round that wrote last may be cancelled, and its thread not be done.
         with self._one_at_a_time:
-            _write(folder / run, Frame(header, arrays))
+            _write(folder / run, Frame({}, memories.written(memory)))
             kept = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
             for path in kept[RUNS_KEPT:]:
                 path.unlink(missing_ok=True)
@@ -76,15 +70,7 @@ class LocalState:
     def memory(self, run: str) -> Memory:
         """A run's memory, or an empty one."""
         frame = _read(self._folder / "memory" / run)
-        if frame is None:
-            return Memory()
-        taken, refused = _marked(frame.arrays, _IF_TAKEN), _marked(frame.arrays, _IF_REFUSED)
-        named = {n: value for n, value in frame.arrays.items() if not n.startswith((_IF_TAKEN, _IF_REFUSED))}
-        match frame.header.get("pending"):
-            case [int(round_), int(step), int(attempt)]:
-                return Memory(named, RoundKey(run=run, round=round_, step=step, attempt=attempt), taken, refused)
-            case _:
-                return Memory(named)
+        return memories.read(run, frame.arrays) if frame is not None else Memory()
 
     def kept(self, run: str) -> Mapping[str, Array]:
         """The arrays of a run's memory, whatever becomes of the last delta."""
@@ -101,10 +87,6 @@ class LocalState:
     def _told(self, key: str) -> Path:
         # A key may be any text.
         return self._folder / "told" / blake2b(key.encode(), digest_size=16).hexdigest()
-
-
-def _marked(arrays: Mapping[str, Array], mark: str) -> dict[str, Array]:
-    return {name.removeprefix(mark): value for name, value in arrays.items() if name.startswith(mark)}
 
 
 def _write(path: Path, frame: Frame) -> None:

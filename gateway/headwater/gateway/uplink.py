@@ -5,12 +5,13 @@ What is left over of a run is on disk before the sum goes out, and survives the 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from headwater.core import arrays
-from headwater.core.local.memory import Memory
+from headwater.core.local import Memory
+from headwater.core.local import memory as memories
 from headwater.node.child import Assignment
 from headwater.node.journal import JournalFull
 from headwater.node.store import NodeStore
@@ -19,9 +20,6 @@ from headwater.schemas.messages import Delta, RoundKey
 from headwater.schemas.tensors import Array
 
 log = logging.getLogger("headwater.gateway")
-
-_TAKEN = "if taken "
-_REFUSED = "if refused "
 
 
 class Uplink:
@@ -66,37 +64,18 @@ class Uplink:
         return self._memory
 
     async def _keep(self) -> None:
-        payload = _written(self._memory)
+        payload = arrays.written(memories.written(self._memory))
         try:
             await asyncio.to_thread(self._store.keep_left, self._run, payload)
         except JournalFull as error:
             log.warning("what the last sum left out is in memory alone: %s", error)
 
 
-def _written(memory: Memory) -> bytes:
-    futures = ("", memory.kept), (_TAKEN, memory.if_taken), (_REFUSED, memory.if_refused)
-    named = {f"{mark}{name}": value for mark, of_it in futures for name, value in of_it.items()}
-    if memory.pending is not None:
-        named["pending"] = np.array([memory.pending.round, memory.pending.step, memory.pending.attempt])
-    return arrays.written(named)
-
-
 def _read(run: str, payload: bytes | None) -> Memory:
     if payload is None:
         return Memory()
     try:
-        named = arrays.read(payload)
+        return memories.read(run, arrays.read(payload))
     except ValueError as error:
         log.warning("what the last sum of run %s left out is lost: %s", run, error)
         return Memory()
-    pending = named.pop("pending", None)
-    key = None
-    if pending is not None:
-        round_, step, attempt = (int(value) for value in pending)
-        key = RoundKey(run=run, round=round_, step=step, attempt=attempt)
-    kept = {name: value for name, value in named.items() if not name.startswith((_TAKEN, _REFUSED))}
-    return Memory(kept, key, _marked(named, _TAKEN), _marked(named, _REFUSED))
-
-
-def _marked(named: Mapping[str, Array], mark: str) -> dict[str, Array]:
-    return {name.removeprefix(mark): value for name, value in named.items() if name.startswith(mark)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from headwater.core import arrays
 from headwater.core.compress import feedback
 from headwater.core.compress.positions import turn_of
 from headwater.core.compress.prune import Mask, narrowed, narrowed_specs
@@ -80,8 +81,7 @@ def _named(memory: feedback.Memory, models: Sequence[int]) -> Arrays:
     for kind, values in kinds.items():
         each = len(values) // len(models)
         for place, model in enumerate(models):
-            of_model = values[place * each : (place + 1) * each]
-            named |= {f"left {kind} {model} {i}": value for i, value in enumerate(of_model)}
+            named |= arrays.numbered(f"left {kind} {model} ", values[place * each : (place + 1) * each])
     return named
 
 
@@ -89,9 +89,7 @@ def _read(memory: Arrays, models: Sequence[int], shapes: Sequence[tuple[int, ...
     """`shapes`: of one model's tensors. Of a model that nothing was left of yet that is 0."""
 
     def listed(kind: str) -> list[tuple[Array, ...]]:
-        prefixes = [f"left {kind} {model} " for model in models]
-        counts = [sum(name.startswith(prefix) for name in memory) for prefix in prefixes]
-        return [tuple(memory[f"{p}{i}"] for i in range(count)) for p, count in zip(prefixes, counts, strict=True)]
+        return [arrays.listed(memory, f"left {kind} {model} ") for model in models]
 
     def filled(kind: str) -> tuple[Array, ...]:
         found = listed(kind)

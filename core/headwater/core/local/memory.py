@@ -8,9 +8,17 @@ with, for with what that left over it would count twice.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
 
 from headwater.core.local.method import Arrays
 from headwater.schemas.messages import RoundKey
+from headwater.schemas.tensors import Array
+
+_IF_TAKEN: Final = "if taken: "
+_IF_REFUSED: Final = "if refused: "
+_PENDING: Final = "pending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +45,26 @@ class Memory:
         """The memory behind the plan `key`."""
         pending = key if if_taken or if_refused else None
         return Memory({**self.at(key), **kept}, pending, if_taken, if_refused or {})
+
+
+def written(memory: Memory) -> dict[str, Array]:
+    """All of it as named arrays, for a disk."""
+    futures = ("", memory.kept), (_IF_TAKEN, memory.if_taken), (_IF_REFUSED, memory.if_refused)
+    named = {f"{mark}{name}": value for mark, of_it in futures for name, value in of_it.items()}
+    if memory.pending is not None:
+        named[_PENDING] = np.array([memory.pending.round, memory.pending.step, memory.pending.attempt])
+    return named
+
+
+def read(run: str, named: Arrays) -> Memory:
+    """What was written of a run."""
+    kept = {n: v for n, v in named.items() if n != _PENDING and not n.startswith((_IF_TAKEN, _IF_REFUSED))}
+    if _PENDING not in named:
+        return Memory(kept)
+    round_, step, attempt = (int(value) for value in named[_PENDING])
+    key = RoundKey(run=run, round=round_, step=step, attempt=attempt)
+    return Memory(kept, key, _marked(named, _IF_TAKEN), _marked(named, _IF_REFUSED))
+
+
+def _marked(named: Arrays, mark: str) -> dict[str, Array]:
+    return {name.removeprefix(mark): value for name, value in named.items() if name.startswith(mark)}
