@@ -18,7 +18,7 @@ test: $(VENV)/.test  ## run all tests
 check: $(VENV)/.test  ## lint, types, import rules, fresh documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	for room in schemas core transport node device gateway cloud models testbed cli; do \
+	for room in schemas trust core transport node device gateway cloud dashboard bridges models testbed cli; do \
 	  $(BIN)/mypy -p headwater.$$room || exit 1; done
 	$(BIN)/lint-imports
 	$(BIN)/python -m headwater.schemas.document docs/contract --check

@@ -9,7 +9,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("schemas", "core", "transport", "node", "device", "gateway", "cloud", "models", "testbed", "cli")
+ROOMS = (
+    "schemas",
+    "trust",
+    "core",
+    "transport",
+    "node",
+    "device",
+    "gateway",
+    "cloud",
+    "dashboard",
+    "bridges",
+    "models",
+    "testbed",
+    "cli",
+)
 
 
 def test_the_namespace_has_no_init_in_any_root() -> None:
