@@ -5,8 +5,21 @@
 """
 
 import sys
+from typing import Final
 
 from headwater.schemas.errors import HeadwaterError
+
+_EXTRAS: Final = {
+    "typer": "cli",
+    "rich": "cli",
+    "mlflow": "mlflow",
+    "tensorboardX": "tensorboard",
+    "nicegui": "dashboard",
+    "httpx": "dashboard",
+    "cryptography": "trust",
+    "prometheus_client": "metrics",
+}
+"""The part of Headwater that brings a library along; `headwater-device` does without the command line."""
 
 
 def main() -> int:
@@ -27,8 +40,7 @@ def main() -> int:
 
 
 def _extra(module: str | None) -> str:
-    """The part of Headwater that brings a module along; `headwater-device` does without the command line."""
-    return "cli" if module in ("typer", "rich") else "testbed"
+    return _EXTRAS.get((module or "").partition(".")[0], "testbed")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast, get_args
 
 import typer
 
@@ -138,14 +138,26 @@ def export(
     data: Annotated[
         Path | None, typer.Option(help="Measure on these: an .npz with x and y, or a device's .toml (its test part).")
     ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="mlflow or tensorboard: tell the run, round by round, with its model.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="With --to: MLflow's URL (or sqlite:///FILE), or TensorBoard's folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the model of a round as ONNX, ready for inference.
+    """Write the model of a round as ONNX, ready for inference; or tell a whole run to an experiment tracker.
 
     Example: headwater run export --round 10 --output model.onnx --int8 --data device.toml
     """
     from headwater.cli.exports import eight_bits, examples_of, measured
 
+    if to is not None:
+        only_a_model = {"output": output, "int8": int8 or None, "calibrate": calibrate, "data": data, "round": round_}
+        _track(run, database, to, target, [name for name, value in only_a_model.items() if value], cluster, as_json)
+        return
+    if target is not None:
+        raise ConfigError(f"target: {target!r} without --to; add --to mlflow or --to tensorboard")
     if calibrate and not int8:
         raise ConfigError("calibrate: eight bits are calibrated, and none were asked for; add --int8")
     with _history(database) as history:
@@ -166,6 +178,39 @@ def export(
         told["int8"] = {"path": str(beside), "ranges": basis} | result.told()
         lines.append(f"{beside}: in eight bits (ranges: {basis}), {result.line()}")
     _show(as_json, told, "\n".join(lines))
+
+
+def _track(
+    run: str | None,
+    database: str,
+    to: str,
+    target: str | None,
+    only_a_model: list[str],
+    cluster: str | None,
+    as_json: bool,
+) -> None:
+    """Tell a run to an experiment tracker. Raises ConfigError."""
+    from headwater.cli.tracking import TRACKERS, Tracker, experiment_of, target_of, tell
+
+    if to not in TRACKERS:
+        raise ConfigError(f"to: {to!r} is no tracker; there are {', '.join(TRACKERS)}")
+    if only_a_model:
+        raise ConfigError(f"{only_a_model[0]}: is for a model alone; leave it or --to out")
+    tracker = cast(Tracker, to)
+    with _history(database) as history:
+        record = _chosen(history, run)
+        rounds = history.rounds_of(record.id)
+        version, model = None, None
+        with suppress(RunFailed):
+            version, model = exported(history, record.id, None, cluster)
+    where = target_of(tracker, target)
+    name = tell(tracker, where, experiment_of(record, rounds, version, model))
+    told = len({one.round for one in rounds if one.state == "closed"})
+    _show(
+        as_json,
+        {"run": record.id, "to": to, "target": where, "as": name, "rounds": told},
+        f"{record.id}: {told} rounds told to {to} at {where}, as {name}",
+    )
 
 
 def _write(path: Path, payload: bytes) -> None:
