@@ -10,11 +10,11 @@ import typer
 from pydantic import BaseModel
 
 from headwater.schemas.config import Key, Resolved, explain, load
-from headwater.schemas.settings import CloudSettings, DeviceSettings, GatewaySettings
+from headwater.schemas.settings import BridgeSettings, CloudSettings, DeviceSettings, GatewaySettings
 
-S = TypeVar("S", CloudSettings, DeviceSettings, GatewaySettings)
+S = TypeVar("S", BridgeSettings, CloudSettings, DeviceSettings, GatewaySettings)
 
-SERVICES: tuple[type[BaseModel], ...] = (CloudSettings, DeviceSettings, GatewaySettings)
+SERVICES: tuple[type[BaseModel], ...] = (BridgeSettings, CloudSettings, DeviceSettings, GatewaySettings)
 
 ConfigFile = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Its settings; see docs/examples.")]
 Fleet = Annotated[str | None, typer.Option(help="Name of the fleet.")]
@@ -56,7 +56,7 @@ def device(
         return
     from headwater.device.service import serve
 
-    _run(resolved.value, serve)
+    _run(resolved.value, resolved.value.node, serve)
 
 
 def gateway(
@@ -85,7 +85,7 @@ def gateway(
         return
     from headwater.gateway.service import serve
 
-    _run(resolved.value, serve)
+    _run(resolved.value, resolved.value.node, serve)
 
 
 def cloud(
@@ -116,7 +116,41 @@ def cloud(
         return
     from headwater.cloud.service import serve
 
-    _run(resolved.value, serve)
+    _run(resolved.value, resolved.value.node, serve)
+
+
+def bridge(
+    system: Annotated[str, typer.Argument(help="home-assistant or thingsboard.")],
+    config: ConfigFile = None,
+    fleet: Fleet = None,
+    broker_host: BrokerHost = None,
+    broker_port: BrokerPort = None,
+    broker_user: BrokerUser = None,
+    broker_password_file: PasswordFile = None,
+    target_host: Annotated[str | None, typer.Option(help="Host of the other system's broker.")] = None,
+    target_port: Annotated[int | None, typer.Option(help="Port of the other system's broker.")] = None,
+    target_user: Annotated[str | None, typer.Option(help="User there; ThingsBoard's gateway access token.")] = None,
+    target_password_file: Annotated[Path | None, typer.Option(help="File that holds the password there.")] = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+    print_config: PrintConfig = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell another system what the fleet tells people: its nodes show up there by themselves.
+
+    Example: headwater bridge home-assistant --fleet plant --target-host homeassistant.local
+    """
+    flags: dict[Key, object] = {("system",): system, ("fleet",): fleet}
+    flags |= {("log", "level"): log_level, ("log", "format"): log_format}
+    flags |= _link("broker", broker_host, broker_port, broker_user, broker_password_file)
+    flags |= _link("target", target_host, target_port, target_user, target_password_file)
+    resolved = _resolve(BridgeSettings, config, flags)
+    if print_config:
+        _print(resolved, as_json)
+        return
+    from headwater.bridges.service import serve
+
+    _run(resolved.value, f"bridge to {system}", serve)
 
 
 def _common(fleet: str | None, node: str | None, level: str | None, format_: str | None) -> dict[Key, object]:
@@ -134,10 +168,10 @@ def _resolve(model: type[S], config: Path | None, flags: Mapping[Key, object]) -
     return load(model, config, environment=os.environ, flags=flags, others=SERVICES)
 
 
-def _run(settings: S, serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:
+def _run(settings: S, name: str, serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:
     from headwater.node.service import run_service, set_up_logging
 
-    set_up_logging(settings.log, settings.node)
+    set_up_logging(settings.log, name)
     raise typer.Exit(run_service(lambda: serve(settings)))
 
 

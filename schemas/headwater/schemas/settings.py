@@ -142,6 +142,22 @@ class GatewaySettings(Frozen):
     log: LogSettings = Field(default_factory=LogSettings)
 
 
+class BridgeSettings(Frozen):
+    """A bridge from a fleet's topics for people (`broker`) to another system's broker (`target`).
+
+    ThingsBoard takes a gateway's access token as `target.user`. `prefix` is Home Assistant's discovery prefix. `client`
+    begins the name of both connections.
+    """
+
+    system: Literal["home-assistant", "thingsboard"]
+    fleet: NodeId = "fleet"
+    broker: BrokerSettings = Field(default_factory=BrokerSettings)
+    target: BrokerSettings = Field(default_factory=BrokerSettings)
+    prefix: Annotated[str, Field(pattern=r"^[^#+]{1,128}$")] = "homeassistant"
+    client: NodeId = "headwater-bridge"
+    log: LogSettings = Field(default_factory=LogSettings)
+
+
 class CloudSettings(Frozen):
     """The coordinator. `database` is an SQLAlchemy URL; a password in it is never shown.
 

@@ -38,6 +38,7 @@ MAX_WAITING: Final = 4096
 """Publishes that may wait in one client; a caller beyond that gets `LinkDown`."""
 
 PUBLISH_TIMEOUT_S: Final = 20.0
+GOODBYE_TIMEOUT_S: Final = 2.0
 _PACKET_OVERHEAD_BYTES: Final = 1024
 _REFUSED_LOGIN: Final = frozenset({4, 5, 134, 135, 138})
 _OTHER_PROTOCOL: Final = frozenset({1, 132})
@@ -159,6 +160,7 @@ class Link(ABC):
         self._proven = False
         self._connected = asyncio.Event()
         self._connected_at: float | None = None
+        self._refusals_logged: set[str] = set()
 
     @property
     def connected(self) -> bool:
@@ -220,6 +222,27 @@ class Link(ABC):
 
     def _lasted_s(self) -> float:
         return 0.0 if self._connected_at is None else time.monotonic() - self._connected_at
+
+    async def _hand_over(self, client: Client, publication: Publication) -> None:
+        """A message to the broker, until it has acknowledged it (QoS 1). Raises LinkDown."""
+        try:
+            await client.publish(
+                publication.topic, publication.payload, publication.qos, publication.retain, timeout=PUBLISH_TIMEOUT_S
+            )
+        except (LinkDown, aiomqtt.MqttError, ValueError, OSError) as error:
+            raise LinkDown(f"{self._where}: {error}") from None
+        for reason in client.refusals - self._refusals_logged:
+            self._refusals_logged.add(reason)
+            log.error("broker %s refused a publish on %s: %s", self._where, publication.topic, reason)
+
+    async def _say_goodbye(self, client: Client) -> None:
+        """The will is for who dies; who ends says it himself."""
+        if self._will is None or not self.connected or client.is_lost():
+            return
+        try:
+            await asyncio.wait_for(self._hand_over(client, self._will), GOODBYE_TIMEOUT_S)
+        except (TimeoutError, LinkDown):
+            log.info("could not say goodbye to %s", self._where)
 
     async def _stay(self, client: Client) -> None:
         await client.lost()

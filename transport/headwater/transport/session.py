@@ -11,17 +11,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import aiomqtt
-
 from headwater.schemas.errors import AccessRefused
 from headwater.schemas.links import BrokerSettings
 from headwater.schemas.topics import Topics
-from headwater.transport.link import PUBLISH_TIMEOUT_S, Client, Link, OnMessage, log
+from headwater.transport.link import Client, Link, OnMessage, log
 from headwater.transport.link import LinkDown as LinkDown
 from headwater.transport.link import Publication as Publication
 
 ECHO_TIMEOUT_S: Final = 5.0
-GOODBYE_TIMEOUT_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,6 @@ class Session(Link):
         self._on_message = caller.on_message
         self._on_connect = caller.on_connect
         self._client: Client | None = None
-        self._refusals_logged: set[str] = set()
         self.traffic = Traffic()
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
@@ -166,21 +162,5 @@ class Session(Link):
             log.exception("a message on %s was dropped", topic)
 
     async def _publish(self, client: Client, publication: Publication) -> None:
-        try:
-            await client.publish(
-                publication.topic, publication.payload, publication.qos, publication.retain, timeout=PUBLISH_TIMEOUT_S
-            )
-        except (LinkDown, aiomqtt.MqttError, ValueError, OSError) as error:
-            raise LinkDown(f"{self._where}: {error}") from None
+        await self._hand_over(client, publication)
         self.traffic = Traffic(self.traffic.sent_bytes + len(publication.payload), self.traffic.received_bytes)
-        for reason in client.refusals - self._refusals_logged:
-            self._refusals_logged.add(reason)
-            log.error("broker %s refused a publish on %s: %s", self._where, publication.topic, reason)
-
-    async def _say_goodbye(self, client: Client) -> None:
-        if self._will is None or not self.connected or client.is_lost():
-            return
-        try:
-            await asyncio.wait_for(self._publish(client, self._will), GOODBYE_TIMEOUT_S)
-        except (TimeoutError, LinkDown):
-            log.info("could not say goodbye to %s", self._where)
