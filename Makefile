@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check sim documents bench clean help
+.PHONY: demo test check sim documents docs bench clean help
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,8 +35,12 @@ documents: $(VENV)/.test  ## write the generated documents anew
 bench: $(VENV)/.test  ## measure a round, beside a bare MQTT loop
 	$(BIN)/python benchmarks/round_trip.py
 
+docs: $(VENV)/.test  ## build the site of the documentation
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "build/site/index.html"
+
 clean:           ## forget the virtual environment and the runs
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/.demo: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
