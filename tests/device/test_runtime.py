@@ -1,5 +1,6 @@
 """Hostile graphs are refused before onnxruntime sees them; honest ones train, in time, or say why not."""
 
+import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -32,9 +33,11 @@ from headwater.device.sources import Fixed
 from headwater.device.sources.dataset import Dataset
 from headwater.device.state import LocalState
 from headwater.node.child import Assignment, Decline
+from headwater.schemas.manifest import TRAIN_S
 from headwater.schemas.messages import Bundle, Delta, Model, Plan, RoundKey
 from headwater.schemas.tensors import decode_tensor, encode_tensors
 from headwater.schemas.wire import encode, reference
+from support.deltas import untimed
 
 HONEST = compile_bundle(mlp(4, (8,), 3, rng=np.random.default_rng(0)), objective="cross_entropy", name="m")
 W = {"w": weight(6, 3)}
@@ -254,7 +257,7 @@ async def test_a_delta_is_the_change_times_the_number_of_examples(work: Work, wo
     delta = await work(assignment(batch_size=60, evaluate=True), data)
     assert isinstance(delta, Delta)
     assert (delta.sender, delta.weight, delta.examples, delta.devices) == ("d7", 60.0, 60, 1)
-    assert {(m.split, m.name) for m in delta.metrics} == {
+    assert {(m.split, m.name) for m in untimed(delta).metrics} == {
         (s, n) for s in ("train", "test") for n in ("loss", "correct")
     }
     # One step of all examples: their order does not matter.
@@ -275,9 +278,20 @@ async def test_an_example_of_weight_two_counts_as_two(work: Work) -> None:
     assert (heavy.weight, heavy.examples, plain.weight) == (23.0, 20, 23.0)
     for one, other in zip(heavy.tensors, plain.tensors, strict=True):
         np.testing.assert_allclose(decode_tensor(one), decode_tensor(other), rtol=1e-4, atol=1e-5)
-    for one, other in zip(heavy.metrics, plain.metrics, strict=True):
+    for one, other in zip(untimed(heavy).metrics, untimed(plain).metrics, strict=True):
         assert (one.name, one.weight) == (other.name, other.weight)
         assert one.total == pytest.approx(other.total, rel=1e-5)
+
+
+@pytest.mark.parametrize("task", ["train", "evaluate", "statistics"])
+async def test_a_delta_says_how_long_its_device_worked(work: Work, task: str) -> None:
+    began = asyncio.get_running_loop().time()
+    delta = await work(assignment(task))
+    elapsed_s = asyncio.get_running_loop().time() - began
+    assert isinstance(delta, Delta)
+    (spent,) = [m for m in delta.metrics if m.name == TRAIN_S]
+    assert spent.weight == 1.0
+    assert 0 < spent.total <= elapsed_s
 
 
 async def test_what_goes_up_does_not_grow_with_the_data(work: Work) -> None:
@@ -289,7 +303,7 @@ async def test_evaluation_and_statistics_carry_no_model(work: Work) -> None:
     evaluated = await work(assignment("evaluate"))
     assert isinstance(evaluated, Delta)
     assert evaluated.tensors == ()
-    assert {m.split for m in evaluated.metrics} == {"test"}
+    assert {m.split for m in untimed(evaluated).metrics} == {"test"}
     counted = await work(assignment("statistics"))
     assert isinstance(counted, Delta)
     assert [(t.dtype, t.shape) for t in counted.tensors] == [("float64", (4,))] * 2

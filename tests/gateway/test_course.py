@@ -9,11 +9,12 @@ import pytest
 from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum
 from headwater.core.optimise import cluster
-from headwater.gateway.course import Course, read, written
+from headwater.gateway.course import Course, Told, read, written
 from headwater.node.hosting import RoundResult
 from headwater.schemas.learning import Learning
-from headwater.schemas.manifest import LOCAL_STEPS
+from headwater.schemas.manifest import LOCAL_STEPS, TRAIN_S, WAIT_S
 from headwater.schemas.messages import Metric, Plan, RoundKey
+from headwater.schemas.statuses import RoundStatus, Times
 from headwater.schemas.tensors import delta_specs
 from headwater.schemas.wire import reference
 from headwater.transport.session import Traffic
@@ -66,6 +67,20 @@ def test_a_gateway_that_begins_anew_behind_any_edge_round_sends_the_same(section
     assert len(one.terms) == models * len(delta_specs("train", MANIFEST, learning))
     for a, b in zip(one.terms, other.terms, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_devices_seconds_are_those_of_all_edge_rounds() -> None:
+    """Two edge rounds in which each of two devices worked 3 s and waited 1 s: to the parent it is one round of 6 s and 2 s."""
+    learning = Learning()
+    told = Told()
+    spent = Times(train_s=3.0, transfer_s=0.5, wait_s=1.0)
+    for step in range(2):
+        result = closed(learning, step, 1)
+        result.sum.add((), 0.0, [Metric(split="train", name=TRAIN_S, total=6.0, weight=2.0)])
+        result = replace(result, told=RoundStatus.model_construct(times=spent))
+        told = told.after(result)
+    seconds = {m.name: (m.total, m.weight) for m in told.of_one_round(2).metrics if m.name != LOCAL_STEPS}
+    assert seconds == {TRAIN_S: (12.0, 2.0), WAIT_S: (4.0, 2.0)}
 
 
 def test_what_is_damaged_or_of_another_model_is_none() -> None:

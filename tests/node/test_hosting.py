@@ -9,7 +9,9 @@ from headwater.core.round import Arrived, Round, open_round, step
 from headwater.core.select import Chosen
 from headwater.node.hosting import (
     MAX_MEMBERS_TOLD,
+    MEMBERS_SIZE_BYTES,
     Arrival,
+    Contribution,
     Opening,
     check_sums,
     check_tallies,
@@ -20,9 +22,17 @@ from headwater.node.hosting import (
 )
 from headwater.node.uplink import Link, going
 from headwater.schemas.learning import Compression, Learning, Pruning, Strategy
-from headwater.schemas.limits import MAX_CHILDREN, MAX_COUNT, MAX_STATUS_SIZE_BYTES, MAX_TALLIED, MAX_WEIGHED
-from headwater.schemas.manifest import Example, Manifest, Parameter, Tally
-from headwater.schemas.messages import Counts, Delta, Metric, Plan, RoundKey
+from headwater.schemas.limits import (
+    MAX_CHILDREN,
+    MAX_COUNT,
+    MAX_OBJECT_SIZE_BYTES,
+    MAX_STATUS_SIZE_BYTES,
+    MAX_TALLIED,
+    MAX_WEIGHED,
+)
+from headwater.schemas.manifest import TRAIN_S, Example, Manifest, Parameter, Tally
+from headwater.schemas.messages import Counts, Delta, Metric, ObjectRef, Plan, RoundKey
+from headwater.schemas.statuses import Times
 from headwater.schemas.tensors import TensorError, encode_tensor
 from headwater.schemas.wire import WireError, encode, encode_status, reference
 from headwater.transport.session import Traffic
@@ -125,14 +135,52 @@ def test_a_round_of_the_largest_numbers_that_are_taken_can_be_told_and_sent_on()
     said("gw", *hosted.sum.metrics, weight=hosted.sum.weight, examples=hosted.round.examples)
 
 
-@pytest.mark.parametrize("count", [10, MAX_CHILDREN])
-def test_a_status_of_the_largest_cluster_passes_a_broker(count: int) -> None:
-    cohort = frozenset(f"{'d' * 58}{i:06}" for i in range(count))
+@pytest.mark.parametrize(
+    ("count", "length", "told"),
+    [
+        pytest.param(10, 64, 10, id="a small one"),
+        pytest.param(MAX_CHILDREN, 16, MAX_MEMBERS_TOLD, id="the largest"),
+        pytest.param(MAX_CHILDREN, 64, 819, id="the largest, of the longest names"),
+    ],
+)
+def test_a_status_of_any_cluster_passes_a_broker(count: int, length: int, told: int) -> None:
+    cohort = frozenset(f"{i:06}".rjust(length, "d") for i in range(count))
     hosted = open_hosted(PLAN, MANIFEST, Opening(cohort, Chosen(None, count)), Traffic(), 0.0)
+    most = ObjectRef(sha256=bytes(32), size_bytes=MAX_OBJECT_SIZE_BYTES)
+    for node in cohort:
+        hosted.contributions.append(
+            Contribution(
+                node, 1.0, MAX_COUNT, MAX_COUNT, 1e-300 / 7, KEY, 1.0, most, loss=-1e-300 / 7, train_s=1e99 / 7
+            )
+        )
     status = status_of(hosted, "gw", {}, Traffic(), 1.0)
     assert status.cohort == count
-    assert [member.node for member in status.members] == sorted(cohort)[:MAX_MEMBERS_TOLD]
-    assert len(encode_status(status)) <= MAX_STATUS_SIZE_BYTES
+    assert [member.node for member in status.members] == sorted(cohort)[:told]
+    assert len(encode_status(status)) <= MEMBERS_SIZE_BYTES + 2048 < MAX_STATUS_SIZE_BYTES
+
+
+def test_a_status_tells_of_each_member_what_its_delta_said() -> None:
+    hosted = open_hosted(PLAN, MANIFEST, Opening(frozenset("ab"), Chosen(None, 2)), Traffic(), 10.0)
+    spent = Metric(split="train", name=TRAIN_S, total=0.5, weight=1.0)
+    loss_told = Metric(split="train", name="loss", total=3.0, weight=2.0)
+    told = said("a", spent, loss_told)
+    hosted.round, _ = step(hosted.round, Arrived.of(told), 12.0)
+    fold(hosted, Arrival(told, checked_tensors(told, "a", hosted), b"payload", False), 1.0, 12.0)
+    a, b = status_of(hosted, "gw", {}, Traffic(), 13.0).members
+    assert (a.after_s, a.train_s, a.loss, a.size_bytes) == (2.0, 0.5, 1.5, 7)
+    assert (b.after_s, b.train_s, b.loss, b.size_bytes) == (None, None, None, 0)
+
+
+def test_the_times_of_a_round_are_told_when_it_has_ended_and_are_no_metric() -> None:
+    hosted = open_hosted(PLAN, MANIFEST, Opening(frozenset("ab"), Chosen(None, 2)), Traffic(), 10.0)
+    for node, after_s, train_s in (("a", 2.0, 1.5), ("b", 4.0, 2.5)):
+        told = said(node, Metric(split="train", name=TRAIN_S, total=train_s, weight=1.0))
+        fold(hosted, Arrival(told, (), b"payload", False), 1.0, 10.0 + after_s)
+    assert status_of(hosted, "gw", {}, Traffic(), 14.0).times is None
+    hosted.round = replace(hosted.round, state="closed")
+    status = status_of(hosted, "gw", {}, Traffic(), 14.0)
+    assert status.times == Times(train_s=2.0, transfer_s=1.0, wait_s=1.0)
+    assert status.metrics == {}
 
 
 def test_nobody_speaks_for_another_not_even_of_a_round_that_is_over() -> None:

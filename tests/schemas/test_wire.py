@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from headwater.schemas import limits, packing
 from headwater.schemas.messages import MESSAGES as KINDS
 from headwater.schemas.messages import Announcement, Chunk, Delta, Errors, Message, Metric, ObjectRef, RoundKey, Want
-from headwater.schemas.statuses import NodeStatus, RoundStatus, RunStatus
+from headwater.schemas.statuses import Event, EventData, NodeStatus, RoundStatus, RunStatus
 from headwater.schemas.wire import WireError, decode, decode_status, encode, encode_status, reference
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -178,6 +178,14 @@ def test_what_is_written_is_read_back(message: Message) -> None:
 
 
 STATUSES: list[BaseModel] = [
+    Event(
+        id="r/1.0.0/opened",
+        source="/hw/plant/gw1",
+        type="headwater.round.opened",
+        subject="r/1",
+        time="2026-01-31T12:00:00.250Z",
+        data=EventData(run="r", round=1, step=0, attempt=0),
+    ),
     NodeStatus(node="d1", role="device", parent="gw1", state="online"),
     RunStatus(run="r", name="n", state="running", round=1, rounds=2, accuracy=0.5),
     RoundStatus(

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from headwater.node.child import Assignment
-from headwater.schemas.manifest import Example, Manifest, Parameter
+from headwater.node.child import Assignment, Decline
+from headwater.schemas.manifest import TRAIN_S, Example, Manifest, Parameter
 from headwater.schemas.messages import Delta, Metric
 from headwater.schemas.tensors import encode_tensors
 
@@ -18,6 +18,12 @@ def manifest(size: int) -> Manifest:
         y=Example(shape=(), dtype="float32"),
         metrics=("loss",),
     )
+
+
+def untimed(found: Delta | Decline) -> Delta:
+    """A delta without how long its device worked, which no two of them share."""
+    assert isinstance(found, Delta), found
+    return found.model_copy(update={"metrics": tuple(m for m in found.metrics if m.name != TRAIN_S)})
 
 
 def adds_one(assignment: Assignment, node: str) -> Delta:

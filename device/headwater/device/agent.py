@@ -30,7 +30,7 @@ from headwater.node.child import Assignment, Decline
 from headwater.node.places import own
 from headwater.node.tasks import Background
 from headwater.node.uplink import Going, Link, going
-from headwater.schemas.manifest import LOCAL_STEPS, Manifest
+from headwater.schemas.manifest import LOCAL_STEPS, TRAIN_S, Manifest
 from headwater.schemas.messages import Bundle, Delta, Metric, Model, ObjectRef, Plan, RoundKey
 from headwater.schemas.statuses import DataStatus
 from headwater.schemas.tensors import Array, TensorError, companion_specs, decode_tensors, encode_tensors, models_of
@@ -138,6 +138,13 @@ class Agent:
         if self._means.sharing is not None:
             await asyncio.to_thread(self._means.sharing.saw, plan.data, data)
         await self._means.beside.allowed(plan, len(data.train_x))
+        began = asyncio.get_running_loop().time()
+        delta = await self._made(assignment, data, until)
+        return _timed(delta, asyncio.get_running_loop().time() - began)
+
+    async def _made(self, assignment: Assignment, data: Dataset, until: float) -> Delta:
+        """The delta of a plan that the data fit. `until` is of the loop's time."""
+        plan, manifest = assignment.plan, assignment.bundle.manifest
         models = models_of(manifest, assignment.model)
         if plan.task == "statistics":
             sums = await asyncio.to_thread(statistics, data)
@@ -237,6 +244,12 @@ class Agent:
             metrics=told.metrics,
             tallies=told.tallies,
         )
+
+
+def _timed(delta: Delta, worked_s: float) -> Delta:
+    """The delta, which tells how long the device worked on it."""
+    spent = Metric(split="train", name=TRAIN_S, total=worked_s, weight=1.0)
+    return delta.model_copy(update={"metrics": (*delta.metrics, spent)})
 
 
 def _epochs(plan: Plan, steps_a_pass: int, kept: Arrays) -> int:

@@ -16,7 +16,7 @@ from headwater.node.hosting import RoundResult
 from headwater.schemas import limits
 from headwater.schemas.base import Count, Frozen, Weight
 from headwater.schemas.learning import Learning
-from headwater.schemas.manifest import Manifest
+from headwater.schemas.manifest import TRAIN_S, WAIT_S, Manifest
 from headwater.schemas.messages import Counts, Metric, Tensor, Tensors
 from headwater.schemas.tensors import (
     TensorError,
@@ -38,13 +38,32 @@ class Told(Frozen):
     def after(self, result: RoundResult) -> "Told":
         folded = WeightedSum(())
         folded.add((), 0.0, self.metrics, self.tallies)
-        folded.add((), 0.0, result.sum.metrics, result.sum.tallies)
+        folded.add((), 0.0, _with_wait(result), result.sum.tallies)
         return Told(
             examples=result.round.examples,
             devices=max(self.devices, result.round.devices),
             metrics=folded.metrics,
             tallies=folded.tallies,
         )
+
+    def of_one_round(self, edge_rounds: int) -> "Told":
+        """As the parent counts, to whom all the edge rounds are one: a device's seconds are those of all of them."""
+        metrics = tuple(
+            metric.model_copy(update={"weight": metric.weight / edge_rounds})
+            if metric.name in (TRAIN_S, WAIT_S)
+            else metric
+            for metric in self.metrics
+        )
+        return self.model_copy(update={"metrics": metrics})
+
+
+def _with_wait(result: RoundResult) -> tuple[Metric, ...]:
+    """What a round measured, with how long its devices' updates waited, here and below."""
+    if result.times is None:
+        return result.sum.metrics
+    devices = float(result.round.devices)
+    waited = Metric(split="train", name=WAIT_S, total=result.times.wait_s * devices, weight=devices)
+    return (*(metric for metric in result.sum.metrics if metric.name != WAIT_S), waited)
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ class Relay:
         if not course.edge.done:
             return self._no_quorum()
         total = cluster.total(plan.learning, manifest, course.edge, base)
-        told = course.told
+        told = course.told.of_one_round(course.edge.done)
         if plan.learning.strategy.local_rule == "normalised":
             told = told.model_copy(update={"metrics": with_steps(told.metrics, total.local_steps, total.weight)})
         return await self._delta(assignment, told, total)

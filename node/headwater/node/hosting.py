@@ -1,7 +1,7 @@
 """Law: a hosted round is the engine's value with what its shell gathered beside it; here it is only looked at."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Final
@@ -14,11 +14,12 @@ from headwater.core.compress import decode
 from headwater.core.compress.prune import Mask, narrowed_specs, widened
 from headwater.core.figures import figures_by_split
 from headwater.core.select import EVERYONE, Chosen
+from headwater.core.times import Spent, times
 from headwater.node.places import no_model_for
 from headwater.schemas.limits import MAX_COUNT, MAX_TALLIED, MAX_WEIGHED
-from headwater.schemas.manifest import DEVICE_TALLIES, LOCAL_STEPS, Manifest
+from headwater.schemas.manifest import DEVICE_TALLIES, STANDING_METRICS, TRAIN_S, WAIT_S, Manifest
 from headwater.schemas.messages import Delta, ObjectRef, Plan, Reason, RoundKey
-from headwater.schemas.statuses import MemberStatus, NodeStatus, RoundStatus
+from headwater.schemas.statuses import MemberStatus, NodeStatus, RoundStatus, Times
 from headwater.schemas.tensors import Array, Specs, TensorError, decode_tensor, decode_tensors, delta_specs
 from headwater.schemas.wire import WireError, reference
 from headwater.transport.session import Traffic
@@ -28,6 +29,15 @@ MAX_REFUSALS_KEPT: Final = 256
 
 MAX_MEMBERS_TOLD: Final = 1_000
 """Of a larger cluster people read the numbers; with everyone's name a status would not pass a broker."""
+
+DIGITS_TOLD: Final = 5
+"""Of what is told of each member."""
+
+MEMBER_SIZE_BYTES: Final = 176
+"""What a member takes in a status, beside its name, at most."""
+
+MEMBERS_SIZE_BYTES: Final = 192 * 1024
+"""What all of them may take; the rest of a status is for the figures."""
 
 MAX_SPLITS: Final = 4
 """Of which a delta tells metrics and tallies."""
@@ -42,7 +52,8 @@ class Contribution:
 
     `key` is that of the plan which the delta answers: an older round's where it is stale, and the sum holds `factor`
     times it then. `ref` names the encoded delta; `payload` is that, where the host was asked to keep it. `loss` is its
-    mean training loss, where it says that.
+    mean training loss, `train_s` and `wait_s` how long the mean device below it worked, and its update waited for
+    others below; None where it does not say.
     """
 
     node: str
@@ -55,6 +66,8 @@ class Contribution:
     ref: ObjectRef
     payload: bytes | None = None
     loss: float | None = None
+    train_s: float | None = None
+    wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class RoundResult:
-    """A round that ended: closed with a sum, or failed."""
+    """A round that ended: closed with a sum, or failed. `told` is what people heard of it then."""
 
     plan: Plan
     round: rounds.Round
@@ -78,6 +91,12 @@ class RoundResult:
     refused: int
     elapsed_s: float
     traffic: Traffic
+    told: RoundStatus | None = None
+
+    @property
+    def times(self) -> Times | None:
+        """How the mean child spent the round; None where none said so."""
+        return self.told.times if self.told is not None else None
 
     @property
     def closed(self) -> bool:
@@ -192,7 +211,9 @@ def fold(hosted: Hosted, arrival: Arrival, factor: float, now: float) -> None:
             factor=factor,
             ref=ref,
             payload=arrival.payload if hosted.keep_payloads else None,
-            loss=_training_loss(delta),
+            loss=_mean(delta, "loss"),
+            train_s=_mean(delta, TRAIN_S),
+            wait_s=_mean(delta, WAIT_S),
         )
     )
 
@@ -207,12 +228,13 @@ def _discounted(hosted: Hosted, tensors: tuple[Array, ...], factor: float) -> tu
     return (*(factor * tensor.astype(np.float64) for tensor in tensors[:steps]), *tensors[steps:]), 1.0
 
 
-def _training_loss(delta: Delta) -> float | None:
-    totals = [(m.total, m.weight) for m in delta.metrics if m.split == "train" and m.name == "loss" and m.weight > 0]
+def _mean(delta: Delta, name: str) -> float | None:
+    """What a delta says of its training."""
+    totals = [(m.total, m.weight) for m in delta.metrics if m.split == "train" and m.name == name and m.weight > 0]
     return totals[0][0] / totals[0][1] if totals else None
 
 
-def result_of(hosted: Hosted, traffic: Traffic, now: float) -> RoundResult:
+def result_of(hosted: Hosted, told: RoundStatus, traffic: Traffic) -> RoundResult:
     return RoundResult(
         hosted.plan,
         hosted.round,
@@ -220,8 +242,9 @@ def result_of(hosted: Hosted, traffic: Traffic, now: float) -> RoundResult:
         tuple(hosted.contributions),
         tuple(hosted.refusals),
         hosted.refused,
-        now - hosted.round.opened_at,
+        told.elapsed_s,
         traffic.since(hosted.traffic),
+        told,
     )
 
 
@@ -239,7 +262,7 @@ def checked_tensors(delta: Delta, node: str, hosted: Hosted) -> tuple[Array, ...
         return ()
     if delta.task != hosted.plan.task:
         raise WireError("malformed", f"task: {delta.task} where {hosted.plan.task} was planned")
-    unknown = {metric.name for metric in delta.metrics} - {*hosted.manifest.metrics, LOCAL_STEPS}
+    unknown = {metric.name for metric in delta.metrics} - {*hosted.manifest.metrics, *STANDING_METRICS}
     if unknown:
         raise WireError("malformed", f"metrics: {', '.join(sorted(unknown))} are not in the manifest")
     if not delta.weight > 0:
@@ -338,6 +361,8 @@ def status_of(
     """The round for people."""
     since = traffic.since(hosted.traffic)
     key, round_ = hosted.plan.key, hosted.round
+    elapsed_s = now - round_.opened_at
+    told = [metric for metric in hosted.sum.metrics if metric.name not in (TRAIN_S, WAIT_S)]
     return RoundStatus(
         parent=parent,
         run=key.run,
@@ -351,14 +376,22 @@ def status_of(
         refused=hosted.refused,
         devices=round_.devices,
         examples=round_.examples,
-        elapsed_s=now - round_.opened_at,
+        elapsed_s=elapsed_s,
         deadline_s=hosted.plan.deadline_s,
         bytes_down=since.sent_bytes,
         bytes_up=since.received_bytes,
-        metrics={f"{mean.split}/{mean.name}": mean.value for mean in means(hosted.sum.metrics)},
+        metrics={f"{mean.split}/{mean.name}": mean.value for mean in means(told)},
         members=_members(hosted, members),
         figures=figures_by_split(hosted.sum.tallies),
+        times=None if round_.state == "open" else times(elapsed_s, _spent(hosted.contributions)),
     )
+
+
+def _spent(contributions: Sequence[Contribution]) -> Iterator[Spent]:
+    """Of the children that say it."""
+    for given in contributions:
+        if given.train_s is not None:
+            yield Spent(given.after_s, given.train_s, given.wait_s or 0.0)
 
 
 def _members(hosted: Hosted, members: Mapping[str, NodeStatus]) -> tuple[MemberStatus, ...]:
@@ -367,13 +400,29 @@ def _members(hosted: Hosted, members: Mapping[str, NodeStatus]) -> tuple[MemberS
 
     def member(node: str) -> MemberStatus:
         if node in given:
-            contribution = given[node]
-            return MemberStatus(
-                node=node, state="received", examples=contribution.examples, devices=contribution.devices
-            )
+            return _received(given[node])
         if node in hosted.round.away:
             return MemberStatus(node=node, state="refused" if node in refused else "left")
         return MemberStatus(node=node, state="waiting" if node in hosted.round.cohort else "idle")
 
-    told = nsmallest(MAX_MEMBERS_TOLD, hosted.round.cohort | members.keys())
-    return tuple(member(node) for node in told)
+    known = hosted.round.cohort | members.keys()
+    room = MEMBERS_SIZE_BYTES // (MEMBER_SIZE_BYTES + max(map(len, known), default=0))
+    return tuple(member(node) for node in nsmallest(min(MAX_MEMBERS_TOLD, room), known))
+
+
+def _received(given: Contribution) -> MemberStatus:
+    """In digits that people read: a large cluster's status has room for no more."""
+    return MemberStatus(
+        node=given.node,
+        state="received",
+        examples=given.examples,
+        devices=given.devices,
+        after_s=_short(given.after_s),
+        loss=_short(given.loss),
+        train_s=_short(given.train_s),
+        size_bytes=given.ref.size_bytes,
+    )
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{DIGITS_TOLD}g}")

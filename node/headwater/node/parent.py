@@ -315,8 +315,9 @@ class Parent:
     async def _ended(self, hosted: Hosted, now: float) -> RoundResult:
         await self._receipts.end()
         self._announcement = self._announcement.model_copy(update={"closed": hosted.plan.key})
-        self._tasks.start(self._say(self._status(hosted)))
-        result = result_of(hosted, self.session.traffic, now)
+        told = self._status(hosted, now)
+        self._tasks.start(self._say(told))
+        result = result_of(hosted, told, self.session.traffic)
         self._pacing.learn(hosted.plan, hosted.round, result.contributions, now)
         self._pacing.forget_others_than(self._members.children)
         self._choosing.learn(hosted.plan, hosted.round, result.contributions)
@@ -606,7 +607,7 @@ class Parent:
     async def _tell_progress(self, hosted: Hosted) -> None:
         told: RoundStatus | None = None
         while hosted.round.state == "open":
-            status = self._status(hosted)
+            status = self._status(hosted, asyncio.get_running_loop().time())
             if told is None or (status.received, status.refused, status.cohort) != (
                 told.received,
                 told.refused,
@@ -622,8 +623,7 @@ class Parent:
         except LinkDown as error:
             log.debug("a status for people was lost with the link: %s", error)
 
-    def _status(self, hosted: Hosted) -> RoundStatus:
-        now = asyncio.get_running_loop().time()
+    def _status(self, hosted: Hosted, now: float) -> RoundStatus:
         return status_of(hosted, self._identity.node, self.members, self.session.traffic, now)
 
 

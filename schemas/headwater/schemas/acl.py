@@ -45,6 +45,7 @@ def fleet_acl(
         Rule(access="read", filter=topics.own_branch),
         Rule(access="write", filter=topics.own_branch),
         Rule(access="write", filter=topics.own_cluster),
+        Rule(access="write", filter=topics.own_events),
     ]
     for parent in parents:
         rules.append(Rule(access="read", filter=topics.all_down(parent)))

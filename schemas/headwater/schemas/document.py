@@ -17,10 +17,10 @@ from pydantic.json_schema import models_json_schema
 from headwater.schemas import limits
 from headwater.schemas.combinations import CONFLICTS
 from headwater.schemas.messages import MESSAGES, Alive, Announcement, Chunk, Offer, Receipt, Refusal, Want
-from headwater.schemas.statuses import NodeStatus, Prediction, RoundStatus, RunStatus
+from headwater.schemas.statuses import Event, NodeStatus, Prediction, RoundStatus, RunStatus
 from headwater.schemas.topics import ROOT
 
-_STATUSES: Final[tuple[type[BaseModel], ...]] = (NodeStatus, RunStatus, RoundStatus, Prediction)
+_STATUSES: Final[tuple[type[BaseModel], ...]] = (NodeStatus, RunStatus, RoundStatus, Prediction, Event)
 _NODE: Final = ROOT + "/{fleet}/node/{node}"
 
 # Address, message, retained, what it is for.
@@ -47,6 +47,7 @@ _CHANNELS: Final[dict[str, tuple[str, type[BaseModel], bool, str]]] = {
     "run": (ROOT + "/{fleet}/rounds/run", RunStatus, True, "For people: the run."),
     "round": (ROOT + "/{fleet}/rounds/round", RoundStatus, True, "For people: the cloud's round."),
     "cluster": (ROOT + "/{fleet}/rounds/cluster/{node}", RoundStatus, True, "For people: a cluster's round."),
+    "event": (ROOT + "/{fleet}/rounds/event/{node}", Event, False, "For people: what happened."),
 }
 
 

@@ -22,6 +22,17 @@ LOCAL_STEPS: Final = "local_steps"
 SKETCH_BUCKETS: Final = 128
 """Of a quantile sketch of errors; what they cover is `core.sketch`'s to say."""
 
+TRAIN_S: Final = "train_s"
+"""A metric that any delta may have: the seconds that a device worked on the plan, in all its edge rounds; the weight is
+1 a device."""
+
+WAIT_S: Final = "wait_s"
+"""A metric that a gateway's delta may have: the seconds that a device's update waited below it for those of others; the
+weight is 1 a device."""
+
+STANDING_METRICS: Final = frozenset({LOCAL_STEPS, TRAIN_S, WAIT_S})
+"""Those that are no manifest's."""
+
 DEVICE_TALLIES: Final = {"device_correct": 101, "device_loss": SKETCH_BUCKETS}
 """Tallies that any delta may have: how many devices have which accuracy, by hundredths, or which loss, by sketch."""
 

@@ -1,6 +1,7 @@
-"""Law: what people and dashboards read is retained JSON, small, stable, and never decides anything but membership.
+"""Law: what people and dashboards read is JSON, small, stable, and never decides anything but membership.
 
-`NodeStatus` is a node's birth and its last will; the others follow a run, its round and each cluster.
+`NodeStatus` is a node's birth and its last will; others follow a run, its round and each cluster, and are retained. An
+`Event` is told once, in CloudEvents' names, and may come twice: what has the same `source` and `id` is one.
 Fields are only ever added, so a reader ignores those it does not know.
 """
 
@@ -64,12 +65,21 @@ class RunStatus(Frozen):
 
 
 class MemberStatus(Frozen):
-    """One child in a round, as its parent sees it."""
+    """One child in a round, as its parent sees it.
+
+    `after_s` is when its delta was in, in seconds behind the round's opening; `train_s` how long it worked on it, of a
+    gateway's devices the mean; `loss` its mean training loss; `size_bytes` what its delta takes. What it did not say,
+    or not yet, is null.
+    """
 
     node: NodeId
     state: Literal["waiting", "received", "left", "refused", "idle"]
     examples: Count = 0
     devices: Count = 0
+    after_s: FiniteFloat | None = None
+    loss: FiniteFloat | None = None
+    train_s: FiniteFloat | None = None
+    size_bytes: Count = 0
 
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
@@ -101,6 +111,18 @@ class Figures(Frozen):
     classes: Annotated[tuple[ClassFigures, ...], Field(max_length=limits.MAX_TALLY_LENGTH)] = ()
     error_quantiles: Annotated[dict[Name, Weight], Field(max_length=16, default_factory=dict)]
     by_device: DeviceFigures | None = None
+
+
+class Times(Frozen):
+    """How the mean child's round was spent, in seconds: it worked on its delta, the model and the delta were on their
+    way, and the delta waited until those of others were in. These make the time from the round's opening to its close.
+    `aggregate_s` follows on it, until the new model was ready to be written down; it is the cloud's alone.
+    """
+
+    train_s: Weight
+    transfer_s: Weight
+    wait_s: Weight
+    aggregate_s: Weight = 0.0
 
 
 Members = Annotated[tuple[MemberStatus, ...], Field(max_length=limits.MAX_CHILDREN)]
@@ -140,6 +162,7 @@ class RoundStatus(Frozen):
     `metrics` are means over examples, named `split/name`; test metrics are of the model that the round began with.
     `figures` are what the tallies say, by split.
     Bytes are payload bytes on the parent's links since the round opened.
+    `times` are there once it has ended, where a child said how long it worked.
     """
 
     parent: NodeId
@@ -162,3 +185,45 @@ class RoundStatus(Frozen):
     epsilon_spent: FiniteFloat | None = None
     members: Members = ()
     figures: Annotated[dict[Split, Figures], Field(default_factory=dict)]
+    times: Times | None = None
+
+
+EventType = Literal[
+    "headwater.round.opened",
+    "headwater.round.closed",
+    "headwater.round.failed",
+    "headwater.run.started",
+    "headwater.run.finished",
+    "headwater.run.stopped",
+    "headwater.run.failed",
+    "headwater.run.paused",
+    "headwater.run.resumed",
+    "headwater.node.online",
+    "headwater.node.offline",
+    "headwater.delta.refused",
+    "headwater.plan.declined",
+]
+
+
+class EventData(Frozen):
+    """What an event is about; what does not apply is null. `reason` is one of a few words, `detail` a sentence."""
+
+    run: RunId | None = None
+    round: Count | None = None
+    step: Count | None = None
+    attempt: Count | None = None
+    node: NodeId | None = None
+    reason: Name | None = None
+    detail: Text | None = None
+
+
+class Event(Frozen):
+    """Something that happened, by CloudEvents 1.0 in its structured mode; `time` is by the writer's clock, RFC 3339."""
+
+    specversion: Literal["1.0"] = "1.0"
+    id: Annotated[str, Field(min_length=1, max_length=256)]
+    source: Annotated[str, Field(pattern=r"^/hw/[^/]+/[^/]+$", max_length=140)]
+    type: EventType
+    subject: Annotated[str, Field(min_length=1, max_length=192)]
+    time: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$")]
+    data: EventData

@@ -17,6 +17,7 @@ hw/1/<fleet>/node/<parent>/down/alive           a parent's sign of life
 hw/1/<fleet>/rounds/run                         retained JSON for people: the run
 hw/1/<fleet>/rounds/round                       retained JSON for people: its round
 hw/1/<fleet>/rounds/cluster/<gateway>           retained JSON for people: a cluster's round
+hw/1/<fleet>/rounds/event/<node>                JSON for people: what happened, as the cloud or a gateway saw it
 """
 
 import re
@@ -107,6 +108,9 @@ class Topics:
     def cluster(self, gateway: str) -> str:
         return f"{self._base}/rounds/cluster/{gateway if gateway == '+' else _level(gateway, 'gateway')}"
 
+    def event(self, node: str = "+") -> str:
+        return f"{self._base}/rounds/event/{node if node == '+' else _level(node, 'node')}"
+
     @property
     def all_rounds(self) -> str:
         return f"{self._base}/rounds/#"
@@ -120,6 +124,11 @@ class Topics:
     def own_cluster(self) -> str:
         """Where a gateway tells people of its cluster's rounds, with its user name for `%u`."""
         return f"{self._base}/rounds/cluster/%u"
+
+    @property
+    def own_events(self) -> str:
+        """Where a node tells people what happened, with its user name for `%u`."""
+        return f"{self._base}/rounds/event/%u"
 
     def parse(self, topic: str) -> NodeTopic | None:
         """The meaning of a node's topic in this fleet, or None where it is none of ours."""

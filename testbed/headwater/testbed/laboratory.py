@@ -34,13 +34,23 @@ from headwater.device.state import LocalState
 from headwater.gateway.relay import Relay
 from headwater.node.child import Assignment, Decline
 from headwater.node.choosing import Choosing
-from headwater.node.hosting import Arrival, Opening, Refused, RoundResult, checked_tensors, fold, open_hosted, result_of
+from headwater.node.hosting import (
+    Arrival,
+    Opening,
+    Refused,
+    RoundResult,
+    checked_tensors,
+    fold,
+    open_hosted,
+    result_of,
+    status_of,
+)
 from headwater.node.pacing import Pacing
 from headwater.node.parent import Parent, data_of
 from headwater.node.store import NodeStore
 from headwater.schemas.base import Role, Split, Task
 from headwater.schemas.errors import RunFailed
-from headwater.schemas.manifest import Manifest
+from headwater.schemas.manifest import STANDING_METRICS, Manifest
 from headwater.schemas.messages import Bundle, Delta, Model, ObjectRef, Plan
 from headwater.schemas.run import RunDescription
 from headwater.schemas.settings import SharingSettings
@@ -148,7 +158,8 @@ class Host:
                     fold(hosted, arrival, effect.factor, after_s)
             self.deltas[node] = answer
         self.clock_s += elapsed_s
-        result = result_of(hosted, self.traffic, elapsed_s)
+        told = status_of(hosted, self.node, statuses, self.traffic, elapsed_s)
+        result = result_of(hosted, told, self.traffic)
         self.pacing.learn(plan, hosted.round, result.contributions, 0.0)
         self.choosing.learn(plan, hosted.round, result.contributions)
         return result
@@ -374,6 +385,7 @@ class Laboratory:
 
 def _figures(delta: Delta) -> dict[Split, float]:
     """A device's accuracy by split, or its loss where there are no classes."""
-    means = {(m.split, m.name): m.total / m.weight for m in delta.metrics if m.weight > 0}
+    told = [metric for metric in delta.metrics if metric.weight > 0 and metric.name not in STANDING_METRICS]
+    means = {(m.split, m.name): m.total / m.weight for m in told}
     splits: Iterable[Split] = {split for split, _ in means}
     return {split: means.get((split, "correct"), means.get((split, "loss"), 0.0)) for split in splits}
