@@ -64,12 +64,21 @@ def headwater(
         (["gateway"], "adds up its cluster"),
         (["device"], "its own data"),
         (["demo"], "Watch a fleet learn"),
-        (["run"], "Start, follow, stop and export"),
+        (["run"], "Start, follow, pause, stop and export"),
         *(
             (["run", verb], word)
             for verb, word in (("start", "Ask a fleet"), ("list", "newest first"), ("show", "rounds"))
         ),
-        *((["run", verb], word) for verb, word in (("watch", "until it ends"), ("stop", "Stop"), ("export", "ONNX"))),
+        *(
+            (["run", verb], word)
+            for verb, word in (
+                ("watch", "until it ends"),
+                ("stop", "Stop"),
+                ("pause", "keeps its fleet"),
+                ("resume", "go on"),
+                ("export", "ONNX"),
+            )
+        ),
         (["broker"], "passwords"),
         *((["broker", verb], word) for verb, word in (("start", "Ctrl-C"), ("acl", "Mosquitto"), ("password", "user"))),
     ],

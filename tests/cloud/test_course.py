@@ -45,7 +45,7 @@ def description(**changes: Any) -> RunDescription:
 
 
 def about_run(about: RunDescription) -> RunRecord:
-    return RunRecord("r1", "plant", "n", "running", about, 0, False, "", NOW, NOW, None)
+    return RunRecord("r1", "plant", "n", "running", about, 0, False, False, "", NOW, NOW, None)
 
 
 def course(about: RunDescription, *parameters: list[float], version: int = 4) -> Course:

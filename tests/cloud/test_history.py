@@ -102,7 +102,7 @@ def test_coordinators_that_start_together_on_an_empty_database_make_it_once(url:
     assert found == ["run 'r1': no such run; the newest are none"] * 4
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0005", "0006"])
 def test_a_database_of_an_older_schema_is_migrated_with_what_it_holds(url: str, revision: str) -> None:
     history = open_history(url)
     started(history)
@@ -114,7 +114,7 @@ def test_a_database_of_an_older_schema_is_migrated_with_what_it_holds(url: str, 
     (told,) = migrated.rounds_of("r1")
     assert (told.round, told.devices) == (1, 9)
     # What the older schema could not say of a contribution is what was true of every one of its own.
-    could_say = {("gw1", late.key)} if revision == "0003" else set()
+    could_say = {("gw1", late.key)} if revision >= "0003" else set()
     own = {(node, RoundKey(run="r1", round=1)) for node in ("gw1", "gw2")}
     assert migrated.counted("r1", 0) == own | could_say
     migrated.record_round(replace(ROUND, round=2, measured=1, model=b"model 2"), NOW)
@@ -207,23 +207,40 @@ def test_a_fleet_works_on_one_run_at_a_time_in_the_order_asked_for(history: Hist
     assert history.claim_next_run("nobody", NOW) is None
 
 
-def test_two_active_runs_in_a_fleet_are_the_databases_own_refusal(history: History, url: str) -> None:
+@pytest.mark.parametrize("other", ["running", "paused"])
+def test_two_active_runs_in_a_fleet_are_the_databases_own_refusal(history: History, url: str, other: str) -> None:
     for run in ("r1", "r2"):
         history.enqueue_run(run, "plant", DESCRIPTION, None, NOW)
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     with pytest.raises(Exception, match=r"(?i)unique"), engine.begin() as connection:
-        connection.execute(text("UPDATE runs SET state = 'running'"))
+        connection.execute(text("UPDATE runs SET state = 'running' WHERE id = 'r1'"))
+        connection.execute(text(f"UPDATE runs SET state = '{other}' WHERE id = 'r2'"))
     engine.dispose()
 
 
 def test_a_queued_run_stops_at_once_and_a_running_one_is_asked_to(history: History) -> None:
     started(history)
     history.enqueue_run("r2", "plant", DESCRIPTION, None, NOW)
-    assert history.request_stop("r2", NOW).state == "stopped"
-    assert history.request_stop("r1", NOW).state == "running"
-    assert history.stop_requested("r1")
+    assert history.request("r2", "stop", NOW).state == "stopped"
+    assert history.request("r1", "stop", NOW).state == "running"
+    assert history.wish("r1") == "stop"
     with pytest.raises(RunFailed, match="stopped already"):
-        history.request_stop("r2", NOW)
+        history.request("r2", "stop", NOW)
+
+
+def test_a_paused_run_keeps_its_fleet_until_it_goes_on_or_is_stopped(history: History) -> None:
+    started(history)
+    history.enqueue_run("r2", "plant", DESCRIPTION, None, NOW)
+    assert history.request("r1", "pause", NOW).state == "running"
+    assert history.hold_run("r1", NOW)
+    assert [history.claim_next_run("plant", NOW).id, history.show_run("r1").state] == ["r1", "paused"]  # type: ignore[union-attr]
+    assert (history.request("r1", "resume", NOW).state, history.wish("r1")) == ("running", "go on")
+    assert not history.hold_run("r1", NOW), "somebody has thought better of it"
+    history.request("r1", "pause", NOW)
+    assert history.hold_run("r1", NOW)
+    assert (history.request("r1", "stop", NOW).state, history.wish("r1")) == ("paused", "stop")
+    history.finish_run("r1", "stopped", "", NOW)
+    assert history.claim_next_run("plant", NOW).id == "r2"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -366,11 +383,12 @@ class PowerCut(Exception):
         lambda history: history.record_start("r1", b"f", b"b", b"other", NOW),
         lambda history: history.record_round(ROUND, NOW),
         lambda history: history.finish_run("r1", "finished", "", NOW),
+        lambda history: history.request("r1", "pause", NOW),
         lambda history: history.journal.keep(KEY, [entry("gw1")]),
         lambda history: history.leases.take_lease("plant", "x", history.leases.read_lease("plant"), NOW),
         lambda history: history.enqueue_run("r2", "plant", DESCRIPTION, None, NOW),
     ],
-    ids=["record start", "record round", "finish run", "keep", "take lease", "enqueue"],
+    ids=["record start", "record round", "finish run", "pause", "keep", "take lease", "enqueue"],
 )
 def test_a_transaction_that_was_cut_off_before_its_commit_left_nothing(
     history: History, url: str, write: Callable[[History], object]

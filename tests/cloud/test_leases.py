@@ -121,7 +121,7 @@ def test_a_deposed_coordinator_keeps_nothing_and_so_acknowledges_nothing(history
 def test_people_ask_for_runs_and_stop_them_whoever_leads(history: History) -> None:
     taken(history, "leader")
     history.enqueue_run("r1", "plant", DESCRIPTION, None, NOW)
-    assert history.request_stop("r1", NOW).state == "stopped"
+    assert history.request("r1", "stop", NOW).state == "stopped"
 
 
 def test_a_takeover_waits_for_the_write_that_has_begun_under_the_old_term(history: History) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,18 +21,19 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from headwater.cloud.history import History, open_history
+from headwater.cloud.history.states import ENDED, Request
 from headwater.cloud.service import Machine, coordinate
 from headwater.node.child import Assignment, Child
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.store import NodeStore
-from headwater.schemas.messages import Bundle, Delta, Metric, Model, RoundKey
+from headwater.schemas.messages import Announcement, Bundle, Delta, Metric, Model, RoundKey
 from headwater.schemas.run import RunDescription
 from headwater.schemas.settings import CloudSettings
 from headwater.schemas.statuses import DataStatus, RunStatus
 from headwater.schemas.tensors import decode_tensor, encode_tensors
 from headwater.schemas.topics import Topics
-from headwater.schemas.wire import decode_object, decode_status, encode
+from headwater.schemas.wire import decode, decode_object, decode_status, encode
 from headwater.testbed.virtual.broker import Broker
 from headwater.testbed.virtual.connection import VirtualConnection
 from headwater.testbed.virtual.loop import VirtualLoop, run_virtually
@@ -107,8 +109,16 @@ class Life:
 class World:
     """Three children, a broker, and a coordinator that is started again whenever it has died."""
 
-    def __init__(self, folder: Path, description: RunDescription, loop: VirtualLoop, full: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        description: RunDescription,
+        loop: VirtualLoop,
+        full: tuple[float, float],
+        asks: tuple[tuple[float, Request], ...] = (),
+    ) -> None:
         self.full = full
+        self.asks = asks
         self.folder = folder
         self.description = description
         self.rng = Random(7)
@@ -116,12 +126,17 @@ class World:
         self.done: Counter[tuple[str, RoundKey]] = Counter()
         self.lives: list[Life] = []
         self.told: list[RunStatus] = []
+        self.announced: list[Announcement] = []
+        self.done_by: list[int] = []
 
     def observe(self, happening: str, client: str, publication: Publication | None) -> None:
         if publication is not None and publication.topic == Topics("plant").run:
             status = decode_status(publication.payload, RunStatus)
             if not self.told or self.told[-1] != status:
                 self.told.append(status)
+
+        if publication is not None and publication.topic == Topics("plant").down("cloud", "announcement"):
+            self.announced.append(decode(publication.payload, Announcement))
 
     def connect(self, life: Life | None, caller: Caller) -> VirtualConnection:
         connection = VirtualConnection(self.broker, caller, self.rng)
@@ -186,9 +201,10 @@ class World:
         watching = open_history(self.url)
         try:
             tasks.append(asyncio.ensure_future(self._lives(dies_at, behind)))
+            tasks += [asyncio.ensure_future(self._ask(watching, *ask)) for ask in self.asks]
             for _ in range(MOST_S):
                 await asyncio.sleep(1.0)
-                if watching.show_run("r").state not in ("queued", "running"):
+                if watching.show_run("r").state in ENDED:
                     await asyncio.sleep(stay_s)
                     return
         finally:
@@ -196,6 +212,11 @@ class World:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             watching.close()
+
+    async def _ask(self, history: History, at_s: float, request: Request) -> None:
+        await asyncio.sleep(at_s)
+        history.request("r", request, NOW)
+        self.done_by.append(len(self.done))
 
     async def _lives(self, dies_at: int | None, behind: bool) -> None:
         await self.coordinator(dies_at, behind)
@@ -225,9 +246,10 @@ def lived_through(
     behind: bool = False,
     full: tuple[float, float] = (0.0, 0.0),
     stay_s: float = 0.0,
+    asks: tuple[tuple[float, Request], ...] = (),
 ) -> World:
     loop = VirtualLoop(until_s=1000, thread_latency_s=lambda: 0.002)
-    world = World(folder, description, loop, full)
+    world = World(folder, description, loop, full, asks)
     run_virtually(partial(world.run, dies_at, behind, stay_s), loop)
     return world
 
@@ -265,6 +287,31 @@ def _copy(template: Path, name: str) -> Path:
     folder = template.parent / f"{template.name}-{name}"
     shutil.copytree(template, folder)
     return folder
+
+
+@pytest.mark.parametrize("dies_at", [None, 25, 60, 100], ids=lambda commit: f"dies at {commit}")
+def test_a_paused_run_rests_between_two_rounds_and_goes_on_where_it_was(tmp_path: Path, dies_at: int | None) -> None:
+    """A coordinator that dies meanwhile, or before it could rest, is succeeded by one that lets it rest too."""
+    begin(tmp_path, described())
+    world = lived_through(tmp_path, described(), dies_at, asks=((0.6, "pause"), (60.0, "resume")))
+    assert ended(world) == ([(n, 0, "closed") for n in range(1, ROUNDS + 2)], pytest.approx([ROUNDS * MEAN] * WIDTH))
+    assert set(world.done.values()) == {1}
+    # The open round was brought to its end, and nobody trained for the next one.
+    assert world.done_by[1] == 3
+    assert [state for state, _ in groupby(status.state for status in world.told) if state == "paused"]
+    assert {status.round for status in world.told if status.state == "paused"} == {1}
+    paused = next(i for i, announcement in enumerate(world.announced) if i and announcement.plan is None)
+    assert world.announced[paused].closed == RoundKey(run="r", round=1)
+
+
+def test_a_paused_run_is_stopped_as_soon_as_that_is_asked(tmp_path: Path) -> None:
+    begin(tmp_path, described())
+    world = lived_through(tmp_path, described(), asks=((0.6, "pause"), (20.0, "stop")))
+    history = open_history(world.url)
+    assert history.show_run("r").state == "stopped"
+    assert [(told.round, told.state) for told in history.rounds_of("r")] == [(1, "closed")]
+    assert (world.told[-1].state, world.told[-1].round) == ("stopped", 1)
+    history.close()
 
 
 @pytest.mark.parametrize("dies_at", [None, 12, 17, 25, 40])

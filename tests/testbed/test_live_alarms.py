@@ -47,7 +47,7 @@ def test_an_anomaly_is_an_alarm_where_only_the_fleet_knows_what_is_usual(tmp_pat
                     until(lambda: any(told.threshold is not None for told in of("d2", heard)), log)
                     # Some seconds of d1's test part, of which the largest error is then no chance.
                     until(lambda: history.show_run("r").round >= ROUNDS_ENOUGH, log)
-                    history.request_stop("r", datetime.now(UTC))
+                    history.request("r", "stop", datetime.now(UTC))
                     until(lambda: history.show_run("r").state == "stopped", log)
                     drain(heard)
                     usual = judged("d2", heard, 20)

@@ -22,9 +22,10 @@ from headwater.schemas.run import OnnxModel, RunDescription
 
 if TYPE_CHECKING:
     from headwater.cloud.history import History, RoundRecord, RunRecord
+    from headwater.cloud.history.states import Request
     from headwater.schemas.messages import Model, Tensor
 
-app = typer.Typer(help="Start, follow, stop and export runs.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="Start, follow, pause, stop and export runs.", no_args_is_help=True, add_completion=False)
 
 LOOK_EVERY_S: Final = 0.5
 ENDED: Final = ("finished", "stopped", "failed")
@@ -109,14 +110,33 @@ def watch(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = F
 
 @app.command("stop")
 def stop(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> None:
-    """Stop a run: a queued one at once, a running one after its round."""
+    """Stop a run: a queued or paused one at once, a running one after its round."""
+    _ask("stop", run, database, as_json)
+
+
+@app.command("pause")
+def pause(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> None:
+    """Pause a run after its round; it keeps its fleet until it goes on or is stopped."""
+    _ask("pause", run, database, as_json)
+
+
+@app.command("resume")
+def resume(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> None:
+    """Let a paused run go on in the round that comes next."""
+    _ask("resume", run, database, as_json)
+
+
+def _ask(request: "Request", run: str | None, database: str, as_json: bool) -> None:
     with _history(database) as history:
-        record = history.request_stop(_chosen(history, run).id, datetime.now(UTC))
-    _show(
-        as_json,
-        _brief(record),
-        f"{record.id}: stops after its round" if record.state == "running" else f"{record.id}: stopped",
-    )
+        record = history.request(_chosen(history, run).id, request, datetime.now(UTC))
+    _show(as_json, _brief(record), f"{record.id}: {_SAID.get((request, record.state), record.state)}")
+
+
+_SAID: Final = {
+    ("stop", "running"): "stops after its round",
+    ("stop", "paused"): "stops",
+    ("pause", "running"): "pauses after its round; go on with: headwater run resume",
+}
 
 
 @app.command("export")

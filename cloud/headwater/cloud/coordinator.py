@@ -2,7 +2,8 @@
 
 One fleet, one run at a time: claim it, prepare it once, then round by round until it is done, stopped or out of
 attempts. A coordinator that starts finds the running run in the history and goes on in its open round, in the same
-attempt, with what that round had acknowledged. A database that is away is waited for.
+attempt, with what that round had acknowledged. A run that is paused rests between two attempts, and keeps its fleet.
+A database that is away is waited for.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import numpy as np
 
 from headwater.cloud.course import Behind, Course, after, based_on, begun, parameters_of, with_patch, with_places
 from headwater.cloud.history import ClosedRound, History, RunRecord
+from headwater.cloud.history.states import Wish
 from headwater.cloud.patience import Patience
 from headwater.cloud.plans import needs_statistics, plan
 from headwater.cloud.preparation import Prepared, forward_model, prepare
@@ -39,13 +41,17 @@ from headwater.transport.objects import ObjectStore
 log = logging.getLogger("headwater.cloud")
 
 LOOK_EVERY_S: Final = 0.5
-"""How often an idle coordinator looks for a new run, and a waiting one for a stop request."""
+"""How often an idle coordinator looks for a new run, and a waiting one for what is asked of its run."""
 
 T = TypeVar("T")
 
 
 class _Stopped(Exception):
-    """Somebody asked the run to stop while it waited."""
+    """Somebody asked the run to stop, which had come so far."""
+
+    def __init__(self, course: Course) -> None:
+        super().__init__()
+        self.course = course
 
 
 class Coordinator:
@@ -104,11 +110,12 @@ class Coordinator:
         course: Course | None = None
         try:
             course = await self._begin(run)
-            state, course = await self._rounds(course)
+            course = await self._rounds(course)
+            state = "finished"
         except HistoryError:
             raise
-        except _Stopped:
-            state = "stopped"
+        except _Stopped as stopped:
+            state, course = "stopped", stopped.course
         except HeadwaterError as error:
             failure = str(error)
             log.error("run %s failed: %s", run.id, failure)
@@ -160,17 +167,16 @@ class Coordinator:
             parameters = tuple(decode_tensors(tensors, [("initial", t.shape, "float32") for t in tensors]))
         return prepare(run.id, run.description, self._history.forward_of(run.id), parameters)
 
-    async def _rounds(self, course: Course) -> tuple[RunState, Course]:
+    async def _rounds(self, course: Course) -> Course:
+        """Raises _Stopped."""
         description = course.run.description
-        await self._say(course.run, "running", course)
+        await self._say(course.run, course.run.state, course)
         if course.round == 0 and needs_statistics(description):
             course = await self._round(course, "statistics", 0)
         for number in range(course.round + 1, description.rounds + 1):
-            if await self._sql(self._history.stop_requested, course.run.id):
-                return "stopped", course
             course = await self._round(course, "train", number)
             await self._say(course.run, "running", course)
-        return "finished", await self._measured(course)
+        return await self._measured(course)
 
     async def _measured(self, course: Course) -> Course:
         """The last model measured on the test parts. Where nobody can, the run has its model all the same."""
@@ -185,12 +191,17 @@ class Coordinator:
         """One round, tried again while it fails, `attempts` times at most (by default the description's).
 
         An attempt that an earlier coordinator began is the first; a round that it closed is not begun again.
+
+        Raises:
+            RunFailed: none of the attempts closed.
+            _Stopped: somebody asked for it between two of them.
         """
         most = attempts or course.run.description.cohort.attempts
         first = await self._sql(self._history.next_attempt, course.run.id, number, task)
         if first is None:
             return course
         for attempt in range(first, most):
+            await self._heed(course)
             await self._wait_for_children(course)
             opened_at = self._now()
             course = await self._with_places(course)
@@ -264,6 +275,26 @@ class Coordinator:
         payload = course.encoded_mask
         return self._store.put(payload) if payload is not None else None
 
+    async def _heed(self, course: Course) -> None:
+        """What was asked of the run is done: it rests for as long as that is wished. Raises _Stopped."""
+        if await self._wish(course) == "pause" and await self._sql(self._history.hold_run, course.run.id, self._now()):
+            log.info("run %s: paused behind round %d", course.run.id, course.round)
+            # What the children still do is for no open round; whoever comes back is not told to train.
+            await self._parent.close()
+            await self._say(course.run, "paused", course)
+            while await self._wish(course) == "pause":
+                await self._parent.news.wait(LOOK_EVERY_S)
+                await self._record_nodes()
+            log.info("run %s: goes on", course.run.id)
+            await self._say(course.run, "running", course)
+
+    async def _wish(self, course: Course) -> Wish:
+        """Raises _Stopped."""
+        wish = await self._sql(self._history.wish, course.run.id)
+        if wish == "stop":
+            raise _Stopped(course)
+        return wish
+
     async def _wait_for_children(self, course: Course) -> None:
         """Until `min_children` are there, however long it takes: a fleet may sleep."""
         description = course.run.description
@@ -279,8 +310,7 @@ class Coordinator:
                 await self._say(course.run, "running", course, detail)
             await self._parent.news.wait(LOOK_EVERY_S)
             await self._record_nodes()
-            if await self._sql(self._history.stop_requested, course.run.id):
-                raise _Stopped
+            await self._heed(course)
 
     # ── for people, and the history ─────────────────────────────────────────────────────────────────────────────
 

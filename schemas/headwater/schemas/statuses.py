@@ -17,7 +17,7 @@ MAX_HISTOGRAM: Final = 256
 
 NodeState = Literal["online", "offline"]
 RoundState = Literal["open", "closed", "failed"]
-RunState = Literal["queued", "running", "finished", "stopped", "failed"]
+RunState = Literal["queued", "running", "paused", "finished", "stopped", "failed"]
 
 
 class DataStatus(Frozen):

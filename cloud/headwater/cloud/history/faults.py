@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 
-from headwater.schemas.errors import HistoryError
+from headwater.schemas.errors import HistoryError, RunFailed
 
 _LASTING: Final = ("no such", "syntax error", "has no column", "malformed", "not a database")
 """What SQLite also calls operational."""
@@ -18,6 +18,14 @@ _LASTING: Final = ("no such", "syntax error", "has no column", "malformed", "not
 
 class HistoryAway(HistoryError):
     """A fault that passes: the database is restarted, its disk is full, or another holds its lock."""
+
+
+class NotThere(RunFailed):
+    """What was asked for by name is not in the history."""
+
+
+class RunConflict(RunFailed):
+    """A run is there, and is not in a state in which this can be done."""
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from headwater.cloud.history import tables
+from headwater.cloud.history import states, tables
+from headwater.cloud.history.faults import NotThere, RunConflict
 from headwater.cloud.history.journal import RoundJournal
 from headwater.cloud.history.leases import Leases
 from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord, Version
@@ -20,7 +21,7 @@ from headwater.cloud.history.rows import figures_by_version, round_record, run_r
 from headwater.cloud.history.transactions import Lease, Transactions
 from headwater.node.hosting import Contribution
 from headwater.schemas.base import Task
-from headwater.schemas.errors import HistoryError, RunFailed
+from headwater.schemas.errors import HistoryError
 from headwater.schemas.messages import RoundKey
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import NodeStatus, RunState
@@ -59,11 +60,11 @@ class History(Transactions):
         """Ask for a run; it begins when those before it in its fleet have ended.
 
         Raises:
-            RunFailed: there is a run of this name.
+            RunConflict: there is a run of this name.
         """
         with self._transaction("enqueue run") as session:
             if session.get(tables.Run, run):
-                raise RunFailed(f"run {run!r}: there is one of this name; give another with --id, or leave it out")
+                raise RunConflict(f"run {run!r}: there is one of this name; give another with --id, or leave it out")
             row = tables.Run(
                 id=run,
                 fleet=fleet,
@@ -72,6 +73,7 @@ class History(Transactions):
                 description=description.model_dump_json(),
                 forward=forward,
                 stop_requested=False,
+                pause_requested=False,
                 failure="",
                 queued_at=now,
             )
@@ -80,9 +82,9 @@ class History(Transactions):
             return run_record(row, 0)
 
     def claim_next_run(self, fleet: str, now: datetime) -> RunRecord | None:
-        """The fleet's running run, or else its oldest queued one, which becomes running."""
+        """The fleet's running or paused run, or else its oldest queued one, which becomes running."""
         with self._leading("claim next run") as session:
-            row = session.scalars(_runs(fleet, "running")).first()
+            row = session.scalars(_runs(fleet, *states.ACTIVE)).first()
             if row is None:
                 row = session.scalars(_runs(fleet, "queued")).first()
                 if row is None:
@@ -96,24 +98,29 @@ class History(Transactions):
                     ) from None
             return run_record(row, _last_round(session, row.id))
 
-    def request_stop(self, run: str, now: datetime) -> RunRecord:
-        """Ask a run to stop: a queued one ends at once, a running one after its round.
+    def request(self, run: str, request: states.Request, now: datetime) -> RunRecord:
+        """Ask a run to stop, to pause or to go on, by the table in `states`; its coordinator hears of it by itself.
 
         Raises:
-            RunFailed: there is no such run, or it has ended.
+            NotThere: there is no such run.
+            RunConflict: it cannot do that any more, or not yet.
         """
-        with self._transaction("request stop") as session:
-            row = _existing(session, run)
-            if row.state not in ("queued", "running"):
-                raise RunFailed(f"run {run!r}: is {row.state} already")
-            row.stop_requested = True
-            if row.state == "queued":
-                row.state, row.ended_at = "stopped", now
+        with self._transaction(f"request {request}") as session:
+            row = _existing(session, run, locked=True)
+            _stand(row, states.asked(run, _standing(row), request), now)
             return run_record(row, _last_round(session, run))
 
-    def stop_requested(self, run: str) -> bool:
-        with self._transaction("read stop request") as session:
-            return _existing(session, run).stop_requested
+    def wish(self, run: str) -> states.Wish:
+        """What its coordinator shall do between two attempts."""
+        with self._transaction("read wish") as session:
+            return _standing(_existing(session, run)).wish
+
+    def hold_run(self, run: str, now: datetime) -> bool:
+        """The run rests, if that is still asked of it; whether it does."""
+        with self._leading("hold run") as session:
+            row = _existing(session, run, locked=True)
+            _stand(row, states.held(_standing(row)), now)
+            return row.state == "paused"
 
     def finish_run(self, run: str, state: RunState, failure: str, now: datetime) -> None:
         with self._leading("finish run") as session:
@@ -129,7 +136,7 @@ class History(Transactions):
             return tuple(run_record(row, _last_round(session, row.id)) for row in rows)
 
     def show_run(self, run: str) -> RunRecord:
-        """Raises RunFailed where there is none of this name."""
+        """Raises NotThere where there is none of this name."""
         with self._transaction("show run") as session:
             return run_record(_existing(session, run), _last_round(session, run))
 
@@ -157,7 +164,7 @@ class History(Transactions):
         """A version of a run's model, the newest by default.
 
         Raises:
-            RunFailed: the run has no such version.
+            NotThere: the run has no such version.
             HistoryError: the stored bytes are not those that were stored.
         """
         with self._transaction("read model") as session:
@@ -274,8 +281,14 @@ class History(Transactions):
                     fleet=fleet,
                     node=status.node,
                     role=status.role,
+                    parent=status.parent,
                     state=status.state,
                     software=status.software,
+                    battery_percent=status.battery_percent,
+                    data={
+                        key: {"train_examples": of_key.train_examples, "test_examples": of_key.test_examples}
+                        for key, of_key in status.data.items()
+                    },
                     first_seen_at=known.first_seen_at if known else now,
                     last_seen_at=now,
                 )
@@ -297,23 +310,34 @@ _ROUND_COLUMNS = (
 )
 
 
-def _runs(fleet: str, state: str) -> Any:
+def _runs(fleet: str, *of_states: str) -> Any:
     return (
         select(tables.Run)
-        .where(tables.Run.fleet == fleet, tables.Run.state == state)
+        .where(tables.Run.fleet == fleet, tables.Run.state.in_(of_states))
         .order_by(tables.Run.queued_at, tables.Run.id)
         .limit(1)
         .with_for_update()
     )
 
 
-def _existing(session: Session, run: str) -> tables.Run:
-    row = session.get(tables.Run, run)
+def _standing(row: tables.Run) -> states.Standing:
+    return states.Standing(row.state, row.stop_requested, row.pause_requested)  # type: ignore[arg-type]
+
+
+def _stand(row: tables.Run, standing: states.Standing, now: datetime) -> None:
+    row.state = standing.state
+    row.stop_requested, row.pause_requested = standing.stop_requested, standing.pause_requested
+    if standing.state in states.ENDED:
+        row.ended_at = now
+
+
+def _existing(session: Session, run: str, *, locked: bool = False) -> tables.Run:
+    row = session.get(tables.Run, run, with_for_update=locked or None)
     if row is None:
         recent: Sequence[str] = session.scalars(
             select(tables.Run.id).order_by(tables.Run.queued_at.desc()).limit(5)
         ).all()
-        raise RunFailed(f"run {run!r}: no such run; the newest are {', '.join(recent) or 'none'}")
+        raise NotThere(f"run {run!r}: no such run; the newest are {', '.join(recent) or 'none'}")
     return row
 
 
@@ -345,7 +369,7 @@ def _given(session: Session, closed: ClosedRound, given: Contribution, now: date
 
 
 def _version(session: Session, run: str, version: int | None) -> tables.ModelVersion:
-    """Raises RunFailed where there is none."""
+    """Raises NotThere where there is none."""
     query = select(tables.ModelVersion).where(tables.ModelVersion.run == run)
     if version is not None:
         query = query.where(tables.ModelVersion.version == version)
@@ -353,7 +377,7 @@ def _version(session: Session, run: str, version: int | None) -> tables.ModelVer
     if row is None:
         newest = session.scalar(select(func.max(tables.ModelVersion.version)).where(tables.ModelVersion.run == run))
         has = "it has none yet" if newest is None else f"it has 0 to {newest}"
-        raise RunFailed(f"run {run!r}: no model of round {'any' if version is None else version}; {has}")
+        raise NotThere(f"run {run!r}: no model of round {'any' if version is None else version}; {has}")
     return row
 
 

@@ -21,6 +21,7 @@ class RunRecord:
     description: RunDescription
     round: int
     stop_requested: bool
+    pause_requested: bool
     failure: str
     queued_at: datetime
     started_at: datetime | None

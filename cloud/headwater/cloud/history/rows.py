@@ -21,6 +21,7 @@ def run_record(row: tables.Run, last_round: int) -> RunRecord:
         description=RunDescription.model_validate_json(row.description),
         round=last_round,
         stop_requested=row.stop_requested,
+        pause_requested=row.pause_requested,
         failure=row.failure,
         queued_at=row.queued_at,
         started_at=row.started_at,

@@ -49,7 +49,7 @@ class Base(DeclarativeBase):
 _COUNTED = BigInteger().with_variant(Integer(), "sqlite")
 """What children count, or a link: more than PostgreSQL's `integer` holds. SQLite has one integer, of eight bytes."""
 
-_ONE_ACTIVE = text("state = 'running'")
+_ONE_ACTIVE = text("state IN ('running', 'paused')")
 
 
 class Run(Base):
@@ -65,10 +65,11 @@ class Run(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True, comment="Name of the run, sortable by time.")
     fleet: Mapped[str] = mapped_column(String(64), comment="The fleet that works on it.")
     name: Mapped[str] = mapped_column(String(128), comment="What its owner calls it.")
-    state: Mapped[str] = mapped_column(String(16), comment="queued, running, finished, stopped or failed.")
+    state: Mapped[str] = mapped_column(String(16), comment="queued, running, paused, finished, stopped or failed.")
     description: Mapped[str] = mapped_column(Text, comment="The validated description, as JSON.")
     forward: Mapped[bytes | None] = mapped_column(LargeBinary, comment="The owner's forward ONNX model, if it has one.")
     stop_requested: Mapped[bool] = mapped_column(comment="True when somebody asked it to stop after its round.")
+    pause_requested: Mapped[bool] = mapped_column(comment="True while somebody wants it to rest between two rounds.")
     bundle: Mapped[bytes | None] = mapped_column(LargeBinary(32), comment="SHA-256 of its bundle of graphs.")
     failure: Mapped[str] = mapped_column(Text, default="", comment="Why it failed, in one sentence.")
     queued_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it was asked for.")
@@ -140,7 +141,11 @@ class Contribution(Base):
     """What a child gave to a round."""
 
     __tablename__ = "contributions"
-    __table_args__ = (_of_a_round(), {"comment": "What each child of the cloud gave to a round that closed."})
+    __table_args__ = (
+        _of_a_round(),
+        Index("contributions_of_a_node", "node"),
+        {"comment": "What each child of the cloud gave to a round that closed."},
+    )
 
     run: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The run.")
     round: Mapped[int] = mapped_column(Integer, primary_key=True, comment="The round.")
@@ -223,7 +228,12 @@ class Refusal(Base):
     """What was refused in a round."""
 
     __tablename__ = "refusals"
-    __table_args__ = (_of_a_round(), {"comment": "Deltas not taken and plans not followed, with the reason."})
+    __table_args__ = (
+        _of_a_round(),
+        Index("refusals_of_a_node", "node"),
+        Index("refusals_of_a_run", "run"),
+        {"comment": "Deltas not taken and plans not followed, with the reason."},
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True, comment="A number.")
     run: Mapped[str] = mapped_column(String(64), comment="The run.")
@@ -235,19 +245,78 @@ class Refusal(Base):
     detail: Mapped[str] = mapped_column(Text, comment="The sentence that was sent.")
 
 
+class ClusterRound(Base):
+    """A gateway's round that has ended."""
+
+    __tablename__ = "cluster_rounds"
+    __table_args__ = (
+        {"comment": "Clusters' rounds that have ended, as their gateways told people; what nobody heard is not here."},
+    )
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True, comment="The run.")
+    round: Mapped[int] = mapped_column(Integer, primary_key=True, comment="The cloud's round that it is a part of.")
+    gateway: Mapped[str] = mapped_column(String(64), primary_key=True, comment="Whose cluster it is.")
+    step: Mapped[int] = mapped_column(_COUNTED, primary_key=True, comment="Which of its edge rounds, from 0.")
+    attempt: Mapped[int] = mapped_column(_COUNTED, primary_key=True, comment="The attempt at the round.")
+    task: Mapped[str] = mapped_column(String(16), primary_key=True, comment="train, evaluate or statistics.")
+    state: Mapped[str] = mapped_column(String(16), comment="closed or failed.")
+    examples: Mapped[int] = mapped_column(_COUNTED, comment="Examples behind its sum.")
+    devices: Mapped[int] = mapped_column(_COUNTED, comment="Devices behind it.")
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When the cloud heard of its end.")
+    status: Mapped[str] = mapped_column(Text, comment="All that the gateway told, as JSON, without the members.")
+
+
+_CLUSTER_KEY = ("run", "round", "gateway", "step", "attempt", "task")
+
+
+class ClusterMember(Base):
+    """A child of a gateway in a round of its cluster."""
+
+    __tablename__ = "cluster_members"
+    __table_args__ = (
+        ForeignKeyConstraint(_CLUSTER_KEY, [f"cluster_rounds.{column}" for column in _CLUSTER_KEY]),
+        Index("cluster_rounds_of_a_node", "node"),
+        {"comment": "What each child of a gateway had to do with a round of its cluster."},
+    )
+
+    run: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The run.")
+    round: Mapped[int] = mapped_column(Integer, primary_key=True, comment="The round.")
+    gateway: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The gateway.")
+    step: Mapped[int] = mapped_column(_COUNTED, primary_key=True, comment="The edge round.")
+    attempt: Mapped[int] = mapped_column(_COUNTED, primary_key=True, comment="The attempt.")
+    task: Mapped[str] = mapped_column(String(16), primary_key=True, comment="The task.")
+    node: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The child.")
+    state: Mapped[str] = mapped_column(String(16), comment="received, waiting, left, refused or idle.")
+    examples: Mapped[int] = mapped_column(_COUNTED, comment="Examples behind what it gave.")
+    devices: Mapped[int] = mapped_column(_COUNTED, comment="Devices behind it.")
+    after_s: Mapped[float | None] = mapped_column(Float, comment="Seconds after the round opened when it was complete.")
+    loss: Mapped[float | None] = mapped_column(Float, comment="Its mean training loss.")
+    train_s: Mapped[float | None] = mapped_column(Float, comment="Seconds for which it trained.")
+    size_bytes: Mapped[int] = mapped_column(_COUNTED, comment="Bytes of its delta.")
+
+
 class Node(Base):
-    """A child of the cloud."""
+    """A child of the cloud, or one below a gateway that a cluster's round told of."""
 
     __tablename__ = "nodes"
-    __table_args__ = ({"comment": "The cloud's children, as they last said of themselves."},)
+    __table_args__ = (
+        {"comment": "The cloud's children, as they last said of themselves; and who took part below its gateways."},
+    )
 
     fleet: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The fleet.")
     node: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The node.")
     role: Mapped[str] = mapped_column(String(16), comment="gateway or device.")
-    state: Mapped[str] = mapped_column(String(16), comment="online or offline.")
-    software: Mapped[str] = mapped_column(String(64), comment="Its version of Headwater.")
+    parent: Mapped[str | None] = mapped_column(String(64), comment="Its parent when it was last heard of.")
+    state: Mapped[str] = mapped_column(
+        String(16), comment="online or offline; empty for who is heard of in rounds only."
+    )
+    software: Mapped[str] = mapped_column(String(64), comment="Its version of Headwater; empty where it did not say.")
+    battery_percent: Mapped[float | None] = mapped_column(Float, comment="The level of its battery, if it has one.")
+    data: Mapped[dict[str, Any] | None] = mapped_column(JSON, comment="Examples by data key, as it last said.")
     first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it first appeared.")
-    last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When its state last changed.")
+    last_seen_at: Mapped[datetime] = mapped_column(
+        UtcDateTime, comment="When its state last changed, or a round last had its answer."
+    )
 
 
 class Lease(Base):
