@@ -212,9 +212,9 @@ def test_two_active_runs_in_a_fleet_are_the_databases_own_refusal(history: Histo
     for run in ("r1", "r2"):
         history.enqueue_run(run, "plant", DESCRIPTION, None, NOW)
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    active = text("UPDATE runs SET state = CASE id WHEN 'r1' THEN 'running' ELSE :other END")
     with pytest.raises(Exception, match=r"(?i)unique"), engine.begin() as connection:
-        connection.execute(text("UPDATE runs SET state = 'running' WHERE id = 'r1'"))
-        connection.execute(text(f"UPDATE runs SET state = '{other}' WHERE id = 'r2'"))
+        connection.execute(active, {"other": other})
     engine.dispose()
 
 

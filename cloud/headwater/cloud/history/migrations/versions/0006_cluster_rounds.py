@@ -56,8 +56,8 @@ def upgrade() -> None:
     with op.batch_alter_table("nodes") as nodes:
         for name, type_, comment in COLUMNS:
             nodes.add_column(sa.Column(name, type_, nullable=True, comment=comment))
-        for name, type_, old, new in COMMENTS:
-            nodes.alter_column(name, existing_type=type_, existing_nullable=False, existing_comment=old, comment=new)
+        for name, of_type, old, new in COMMENTS:
+            nodes.alter_column(name, existing_type=of_type, existing_nullable=False, existing_comment=old, comment=new)
         nodes.create_table_comment(after, existing_comment=before)
 
 
@@ -67,8 +67,8 @@ def downgrade() -> None:
     op.execute("DELETE FROM nodes WHERE state = ''")
     with op.batch_alter_table("nodes") as nodes:
         nodes.create_table_comment(before, existing_comment=after)
-        for name, type_, old, new in COMMENTS:
-            nodes.alter_column(name, existing_type=type_, existing_nullable=False, existing_comment=new, comment=old)
+        for name, of_type, old, new in COMMENTS:
+            nodes.alter_column(name, existing_type=of_type, existing_nullable=False, existing_comment=new, comment=old)
         for name, _, _ in COLUMNS:
             nodes.drop_column(name)
     for name, table, _ in INDEXES:
