@@ -3,10 +3,11 @@
 A password comes from a file or the environment, never from a flag, for flags stand in the process list.
 """
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat, SecretStr
+from pydantic import Field, FiniteFloat, SecretStr, model_validator
 
 from headwater.schemas.base import EntryPoint, Fraction, Frozen, Name, NodeId, Positive, Weight
 from headwater.schemas.links import BrokerSettings as BrokerSettings
@@ -158,6 +159,37 @@ class BridgeSettings(Frozen):
     log: LogSettings = Field(default_factory=LogSettings)
 
 
+class HttpSettings(Frozen):
+    """The cloud's HTTP API. `tokens` is a file made by `headwater token add`; it is read again when it changes.
+
+    Without it whoever is on this machine may read, and nobody may start or stop a run. It speaks plain HTTP: what is to
+    reach it from elsewhere belongs behind something that speaks TLS.
+    """
+
+    host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8080
+    tokens: Path | None = None
+
+    @model_validator(mode="after")
+    def _who_listens_elsewhere_knows_who_asks(self) -> "HttpSettings":
+        if self.tokens is None and not is_loopback(self.host):
+            raise ValueError(
+                f"tokens: missing, and host {self.host!r} is open to others; make a file by `headwater token add NAME "
+                "--role viewer --file tokens.toml` and name it, or listen on 127.0.0.1"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as it is written, can be reached from this machine alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 class CloudSettings(Frozen):
     """The coordinator. `database` is an SQLAlchemy URL; a password in it is never shown.
 
@@ -173,4 +205,5 @@ class CloudSettings(Frozen):
     standby: bool = True
     heartbeat_s: Heartbeat = 30.0
     store_size_bytes: Annotated[int, Field(ge=1024)] = 512 * 1024 * 1024
+    http: HttpSettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)

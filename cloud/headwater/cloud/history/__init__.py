@@ -2,9 +2,13 @@
 
 tables.py        what is kept, every column explained
 records.py       what goes in and comes out: frozen values, never rows
+lookups.py       what several transactions look up
 rows.py          how a row becomes a record
 transactions.py  a transaction, and the proof of who leads that a coordinator's writes begin with
+states.py        what becomes of a run when somebody asks
 history.py       the named transactions of runs, models and rounds
+reading.py       those that only look, page by page
+clusters.py      those of what gateways tell
 leases.py        those by which one of several coordinators leads
 journal.py       those of the open round
 faults.py        what a database says, in plain words

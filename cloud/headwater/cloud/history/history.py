@@ -4,7 +4,6 @@ Methods block; the coordinator calls them in a thread, one at a time. Several pr
 the coordinator's alone is written under its lease, what anybody may ask for is not.
 """
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,12 +12,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from headwater.cloud.history import states, tables
+from headwater.cloud.history.clusters import ClusterRounds
 from headwater.cloud.history.faults import NotThere, RunConflict
 from headwater.cloud.history.journal import RoundJournal
 from headwater.cloud.history.leases import Leases
+from headwater.cloud.history.lookups import existing_run, last_round
+from headwater.cloud.history.reading import Reading
 from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord, Version
-from headwater.cloud.history.rows import figures_by_version, round_record, run_record
-from headwater.cloud.history.transactions import Lease, Transactions
+from headwater.cloud.history.rows import run_record
+from headwater.cloud.history.transactions import READS, Lease, Transactions
 from headwater.node.hosting import Contribution
 from headwater.schemas.base import Task
 from headwater.schemas.errors import HistoryError
@@ -48,6 +50,16 @@ class History(Transactions):
     def journal(self) -> RoundJournal:
         """What the open round has received."""
         return RoundJournal(self._engine, self.shown, self.lease)
+
+    @property
+    def reading(self) -> Reading:
+        """What others are told, beside whoever writes."""
+        return Reading(self._engine.execution_options(**{READS: True}), self.shown)
+
+    @property
+    def clusters(self) -> ClusterRounds:
+        """What gateways tell of their clusters' rounds."""
+        return ClusterRounds(self._engine, self.shown, self.lease)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -96,7 +108,7 @@ class History(Transactions):
                     raise HistoryError(
                         f"fleet {fleet!r}: another coordinator has just begun a run; a fleet has one coordinator"
                     ) from None
-            return run_record(row, _last_round(session, row.id))
+            return run_record(row, last_round(session, row.id))
 
     def request(self, run: str, request: states.Request, now: datetime) -> RunRecord:
         """Ask a run to stop, to pause or to go on, by the table in `states`; its coordinator hears of it by itself.
@@ -106,19 +118,19 @@ class History(Transactions):
             RunConflict: it cannot do that any more, or not yet.
         """
         with self._transaction(f"request {request}") as session:
-            row = _existing(session, run, locked=True)
+            row = existing_run(session, run, locked=True)
             _stand(row, states.asked(run, _standing(row), request), now)
-            return run_record(row, _last_round(session, run))
+            return run_record(row, last_round(session, run))
 
     def wish(self, run: str) -> states.Wish:
         """What its coordinator shall do between two attempts."""
         with self._transaction("read wish") as session:
-            return _standing(_existing(session, run)).wish
+            return _standing(existing_run(session, run)).wish
 
     def hold_run(self, run: str, now: datetime) -> bool:
         """The run rests, if that is still asked of it; whether it does."""
         with self._leading("hold run") as session:
-            row = _existing(session, run, locked=True)
+            row = existing_run(session, run, locked=True)
             _stand(row, states.held(_standing(row)), now)
             return row.state == "paused"
 
@@ -130,34 +142,30 @@ class History(Transactions):
 
     def list_runs(self, fleet: str | None = None) -> tuple[RunRecord, ...]:
         """Newest first."""
-        with self._transaction("list runs") as session:
-            query = select(tables.Run).order_by(tables.Run.queued_at.desc(), tables.Run.id.desc())
-            rows = session.scalars(query.where(tables.Run.fleet == fleet) if fleet else query).all()
-            return tuple(run_record(row, _last_round(session, row.id)) for row in rows)
+        return self.reading.runs(fleet).entries
 
     def show_run(self, run: str) -> RunRecord:
         """Raises NotThere where there is none of this name."""
-        with self._transaction("show run") as session:
-            return run_record(_existing(session, run), _last_round(session, run))
+        return self.reading.run(run)
 
     def forward_of(self, run: str) -> bytes | None:
         """The forward ONNX model that a run's models belong to."""
         with self._transaction("read forward model") as session:
-            return _existing(session, run).forward
+            return existing_run(session, run).forward
 
     # ── models ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def record_start(self, run: str, forward: bytes, bundle: bytes, model: bytes, now: datetime) -> None:
         """What a run begins with: its forward model, its bundle of graphs, and version 0."""
         with self._leading("record start") as session:
-            row = _existing(session, run)
+            row = existing_run(session, run)
             row.forward = forward
             row.bundle = _put(session, bundle, now)
             session.merge(tables.ModelVersion(run=run, version=0, sha256=_put(session, model, now)))
 
     def bundle_of(self, run: str) -> bytes | None:
         with self._transaction("read bundle") as session:
-            sha256 = _existing(session, run).bundle
+            sha256 = existing_run(session, run).bundle
             return _payload(session, sha256) if sha256 else None
 
     def model_of(self, run: str, version: int | None = None) -> tuple[int, bytes]:
@@ -255,21 +263,8 @@ class History(Transactions):
             return frozenset((node, RoundKey(run=run, round=on, attempt=attempt)) for node, on, attempt in rows)
 
     def rounds_of(self, run: str) -> tuple[RoundRecord, ...]:
-        """All attempts in order, each with its metrics: the train loss of the round, all else of its result."""
-        with self._transaction("read rounds") as session:
-            _existing(session, run)
-            rows = session.scalars(
-                select(tables.Round)
-                .where(tables.Round.run == run)
-                .order_by(tables.Round.round, tables.Round.attempt, tables.Round.opened_at)
-            ).all()
-            means = {
-                (m.version, m.split, m.name): m.total / m.weight
-                for m in session.scalars(select(tables.Metric).where(tables.Metric.run == run))
-                if m.weight > 0
-            }
-            figures = figures_by_version(session.scalars(select(tables.Tally).where(tables.Tally.run == run)))
-            return tuple(round_record(row, means, figures) for row in rows)
+        """All attempts in order, as `Reading.rounds`."""
+        return self.reading.rounds(run).entries
 
     # ── nodes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -329,27 +324,6 @@ def _stand(row: tables.Run, standing: states.Standing, now: datetime) -> None:
     row.stop_requested, row.pause_requested = standing.stop_requested, standing.pause_requested
     if standing.state in states.ENDED:
         row.ended_at = now
-
-
-def _existing(session: Session, run: str, *, locked: bool = False) -> tables.Run:
-    row = session.get(tables.Run, run, with_for_update=locked or None)
-    if row is None:
-        recent: Sequence[str] = session.scalars(
-            select(tables.Run.id).order_by(tables.Run.queued_at.desc()).limit(5)
-        ).all()
-        raise NotThere(f"run {run!r}: no such run; the newest are {', '.join(recent) or 'none'}")
-    return row
-
-
-def _last_round(session: Session, run: str) -> int:
-    return (
-        session.scalar(
-            select(func.max(tables.Round.round)).where(
-                tables.Round.run == run, tables.Round.state == "closed", tables.Round.task == "train"
-            )
-        )
-        or 0
-    )
 
 
 def _given(session: Session, closed: ClosedRound, given: Contribution, now: datetime) -> dict[str, Any]:

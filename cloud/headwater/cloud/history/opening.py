@@ -1,7 +1,8 @@
 """Law: a database is opened whole or not at all: reachable, migrated, and no newer than this software.
 
 SQLite runs in WAL mode with `synchronous=FULL`: what was announced was committed, and a commit survives a power cut.
-Writers take the lock when they begin, so two processes wait for each other instead of failing half-way. On PostgreSQL
+Writers take the lock when they begin, so two processes wait for each other instead of failing half-way; readers take
+none. On PostgreSQL
 whoever stops in the midst of a transaction loses it after `BUSY_TIMEOUT_S`: a coordinator that hangs cannot keep
 another from taking over.
 """
@@ -19,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from headwater.cloud.history.faults import reason
 from headwater.cloud.history.history import History
+from headwater.cloud.history.transactions import READS
 from headwater.schemas.errors import HistoryError
 
 BUSY_TIMEOUT_S: Final = 15.0
@@ -85,7 +87,8 @@ def _set_up_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reads = connection.get_execution_options().get(READS)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _set_up_postgresql(engine: Engine) -> None:

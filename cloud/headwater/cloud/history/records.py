@@ -1,5 +1,6 @@
 """Law: what crosses the history's door is a frozen value; rows stay inside."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -7,7 +8,7 @@ from headwater.node.hosting import Contribution, Refused
 from headwater.schemas.base import Task
 from headwater.schemas.messages import Counts, Metric
 from headwater.schemas.run import RunDescription
-from headwater.schemas.statuses import Figures, RunState
+from headwater.schemas.statuses import DataStatus, Figures, RoundStatus, RunState
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +101,98 @@ class RoundRecord:
     test: Figures | None = None
     personal: Figures | None = None
     local: Figures | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderRecord:
+    """Who holds a fleet's lease, and when it last said so, by its own clock."""
+
+    holder: str
+    term: int
+    renewed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRecord:
+    """A fleet: who leads it, which run is running or paused, and how many are queued."""
+
+    fleet: str
+    leader: LeaderRecord | None
+    active: str | None
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartRecord:
+    """A child's part in a round of its parent (None: the cloud). `at` is when the cloud's round opened, or when it
+    heard of the cluster's end; `of_examples` are all of that round's. What nobody told is None."""
+
+    run: str
+    round: int
+    step: int
+    attempt: int
+    task: str
+    node: str
+    parent: str | None
+    state: str
+    at: datetime
+    examples: int
+    devices: int
+    of_examples: int
+    size_bytes: int
+    after_s: float | None
+    train_s: float | None
+    loss: float | None
+    weight: float | None
+    based_on: int | None
+    factor: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalRecord:
+    """What was refused or declined, at the cloud (no parent) or at a gateway, which tells no reason."""
+
+    run: str
+    round: int
+    step: int
+    attempt: int
+    task: str
+    node: str
+    parent: str | None
+    at: datetime
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRecord:
+    """A cluster's round that has ended, and when the cloud heard of it."""
+
+    recorded_at: datetime
+    status: RoundStatus
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """A version of a model: its number, and of the encoded message hash, size and time."""
+
+    version: int
+    sha256: bytes
+    size_bytes: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A node as it was last heard of; `state` is empty for who is heard of in clusters' rounds alone."""
+
+    fleet: str
+    node: str
+    role: str
+    parent: str | None
+    state: str
+    software: str
+    battery_percent: float | None
+    data: Mapping[str, DataStatus]
+    first_seen_at: datetime
+    last_seen_at: datetime

@@ -1,15 +1,17 @@
 """Law: a row becomes a record in one place."""
 
+import json
 from collections.abc import Iterable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.cloud.history import tables
-from headwater.cloud.history.records import RoundRecord, RunRecord
+from headwater.cloud.history.records import ClusterRecord, NodeRecord, RoundRecord, RunRecord
 from headwater.core.figures import figures
 from headwater.schemas.run import RunDescription
-from headwater.schemas.statuses import Figures
+from headwater.schemas.statuses import DataStatus, Figures, RoundStatus
 
 
 def run_record(row: tables.Run, last_round: int) -> RunRecord:
@@ -61,4 +63,29 @@ def round_record(
         test=figures.get((row.round, "test")) if result is not None else None,
         personal=figures.get((row.round, "personal")) if result is not None else None,
         local=figures.get((row.round, "local")) if result is not None else None,
+    )
+
+
+MEMBER_FIELDS: Final = ("node", "state", "examples", "devices", "after_s", "loss", "train_s", "size_bytes")
+"""What a cluster's status tells of a member, each a column."""
+
+
+def cluster_record(row: tables.ClusterRound, members: Iterable[tables.ClusterMember]) -> ClusterRecord:
+    told = json.loads(row.status)
+    told["members"] = [{name: getattr(member, name) for name in MEMBER_FIELDS} for member in members]
+    return ClusterRecord(row.recorded_at, RoundStatus.model_validate_json(json.dumps(told), extra="ignore"))
+
+
+def node_record(row: tables.Node) -> NodeRecord:
+    return NodeRecord(
+        fleet=row.fleet,
+        node=row.node,
+        role=row.role,
+        parent=row.parent,
+        state=row.state,
+        software=row.software,
+        battery_percent=row.battery_percent,
+        data={key: DataStatus.model_validate(of_key) for key, of_key in (row.data or {}).items()},
+        first_seen_at=row.first_seen_at,
+        last_seen_at=row.last_seen_at,
     )

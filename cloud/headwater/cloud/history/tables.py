@@ -263,7 +263,7 @@ class ClusterRound(Base):
     examples: Mapped[int] = mapped_column(_COUNTED, comment="Examples behind its sum.")
     devices: Mapped[int] = mapped_column(_COUNTED, comment="Devices behind it.")
     recorded_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When the cloud heard of its end.")
-    status: Mapped[str] = mapped_column(Text, comment="All that the gateway told, as JSON, without members.")
+    status: Mapped[str] = mapped_column(Text, comment="All that the gateway told, as JSON, without the members.")
 
 
 _CLUSTER_KEY = ("run", "round", "gateway", "step", "attempt", "task")
@@ -307,9 +307,7 @@ class Node(Base):
     node: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The node.")
     role: Mapped[str] = mapped_column(String(16), comment="gateway or device.")
     parent: Mapped[str | None] = mapped_column(String(64), comment="Its parent when it was last heard of.")
-    state: Mapped[str] = mapped_column(
-        String(16), comment="online or offline; empty: heard of in rounds only."
-    )
+    state: Mapped[str] = mapped_column(String(16), comment="online or offline; empty: heard of in rounds only.")
     software: Mapped[str] = mapped_column(String(64), comment="Its version of Headwater; empty where it did not say.")
     battery_percent: Mapped[float | None] = mapped_column(Float, comment="The level of its battery, if it has one.")
     data: Mapped[dict[str, Any] | None] = mapped_column(JSON, comment="Examples by data key, as it last said.")

@@ -8,12 +8,16 @@ what a deposed coordinator still had in hand is written before the takeover or n
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from headwater.cloud.history import tables
 from headwater.cloud.history.faults import named
+
+READS: Final = "headwater_reads"
+"""The execution option of an engine whose transactions only read."""
 
 
 class LeaseLost(Exception):
