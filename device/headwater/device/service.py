@@ -1,5 +1,6 @@
 """Law: a device agent is its data, its link and its work, running until it is told to stop."""
 
+import os
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from headwater.device.agent import Agent, Means
 from headwater.device.coach import Beside
 from headwater.device.consent import Consent
+from headwater.device.notify import Supervisor, keep_told
 from headwater.device.runtime.client import Bounds, Worker
 from headwater.device.runtime.trainer import Trainer
 from headwater.device.sensors import Sensors, watch
@@ -94,7 +96,13 @@ async def serve(settings: DeviceSettings) -> None:
 
     serving = [_serving(server, worker)] if server else []
     try:
-        await together(parents.run(work), tell_changes(word, parents.tell_status), *live, *serving)
+        await together(
+            parents.run(work),
+            tell_changes(word, parents.tell_status),
+            keep_told(Supervisor.of(os.environ), parents.standing),
+            *live,
+            *serving,
+        )
     finally:
         worker.close()
         store.close()

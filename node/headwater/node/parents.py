@@ -68,6 +68,16 @@ def second_of(settings: FallbackSettings | None, identity: Identity, broker: Bro
     return Second(settings, partial(Session, its_broker))
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a node stands with the parent that it follows. `silent_s` is the time since the parent's last word in this
+    stay; None where there was none yet."""
+
+    parent: str
+    connected: bool
+    silent_s: float | None
+
+
 class _Changed(Exception):
     """The other parent is to be followed."""
 
@@ -127,6 +137,17 @@ class Parents:
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         """Hand a message to the broker of the parent that is followed. Raises LinkDown."""
         await self._present().session.publish(topic, payload, qos=qos, retain=retain)
+
+    def standing(self) -> Standing:
+        """How this node stands now; between two parents it is not connected."""
+        parent = self._second.rule.parent if self._second and self._following.place == "second" else None
+        child = self._child
+        heard_at = child.heard_at if child is not None else None
+        return Standing(
+            parent=parent or str(self._identity.parent),
+            connected=child is not None and child.session.connected,
+            silent_s=None if heard_at is None else self._now() - heard_at,
+        )
 
     def _present(self) -> Child:
         if self._child is None:
