@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from headwater.cli.runs import exported
+from headwater.cloud.exporting import exported
 from headwater.cloud.history import History, open_history
 from headwater.core.models import mlp
 from headwater.device.sources.digits import digits

@@ -6,16 +6,14 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
-from headwater.schemas.base import Split
 from headwater.schemas.config import load
 from headwater.schemas.errors import ConfigError, RunFailed
 from headwater.schemas.run import OnnxModel, RunDescription
@@ -23,7 +21,7 @@ from headwater.schemas.run import OnnxModel, RunDescription
 if TYPE_CHECKING:
     from headwater.cloud.history import History, RoundRecord, RunRecord
     from headwater.cloud.history.states import Request
-    from headwater.schemas.messages import Model, Tensor
+    from headwater.schemas.http import Run
 
 app = typer.Typer(help="Start, follow, pause, stop and export runs.", no_args_is_help=True, add_completion=False)
 
@@ -54,10 +52,13 @@ def start(
     """
     description = load(RunDescription, file).value
     forward = _forward(description, file)
-    now = datetime.now(UTC)
+    from headwater.cloud.asking import ask
+
     with _history(database) as history:
-        record = history.enqueue_run(id_ or _run_id(description.name, now), fleet, description, forward, now)
-    _show(as_json, _brief(record), f"{record.id}: queued; follow it with: headwater run watch {record.id}")
+        record = ask(history, fleet, description, forward, run=id_, now=datetime.now(UTC), salt=os.urandom(2).hex())
+        run = _told_of(history, record)
+    waits = f" ({run.waits_for})" if run.waits_for else ""
+    _show(as_json, _brief(run), f"{run.run}: queued{waits}; follow it with: headwater run watch {run.run}")
 
 
 @app.command("list")
@@ -68,13 +69,9 @@ def list_(
 ) -> None:
     """List runs, newest first."""
     with _history(database) as history:
-        records = history.list_runs(fleet)
-    lines = [f"{r.id:<32} {r.state:<9} {r.round:>5}/{r.description.rounds:<5} {r.fleet}" for r in records]
-    _show(
-        as_json,
-        [_brief(record) for record in records],
-        "\n".join(lines) or "no runs yet; headwater run start FILE.toml",
-    )
+        runs = _all_told_of(history, history.list_runs(fleet))
+    lines = [f"{r.run:<32} {r.state:<9} {r.round:>5}/{r.rounds:<5} {r.fleet:<12} {r.waits_for}".rstrip() for r in runs]
+    _show(as_json, [_brief(run) for run in runs], "\n".join(lines) or "no runs yet; headwater run start FILE.toml")
 
 
 @app.command("show")
@@ -83,9 +80,11 @@ def show(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = Fa
     with _history(database) as history:
         record = _chosen(history, run)
         rounds = history.rounds_of(record.id)
-    head = f"{record.id}: {record.state}, round {record.round} of {record.description.rounds}"
-    lines = [head + (f" ({record.failure})" if record.failure else ""), *map(_line, rounds)]
-    _show(as_json, _brief(record) | {"rounds": [_told(r) for r in rounds]}, "\n".join(lines))
+        run_ = _told_of(history, record)
+    head = f"{run_.run}: {run_.state}, round {run_.round} of {run_.rounds}"
+    why = run_.failure or run_.waits_for
+    lines = [head + (f" ({why})" if why else ""), *map(_line, rounds)]
+    _show(as_json, _brief(run_) | {"rounds": [_told(r) for r in rounds]}, "\n".join(lines))
 
 
 @app.command("watch")
@@ -93,9 +92,10 @@ def watch(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = F
     """Follow a run until it ends, a line a round; ends with 8 where the run failed."""
     with _history(database) as history:
         record = _chosen(history, run)
-        told = 0
+        told, waited = 0, ""
         while True:
             record = history.show_run(record.id)
+            waited = _say_why(history, record, waited, as_json)
             rounds = history.rounds_of(record.id)
             for round_ in rounds[told:]:
                 _show(as_json, _told(round_), _line(round_))
@@ -103,9 +103,19 @@ def watch(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = F
             if record.state in ENDED:
                 break
             _pause()
+        run_ = _told_of(history, record)
     if record.state == "failed":
         raise RunFailed(f"run {record.id}: failed: {record.failure}")
-    _show(as_json, _brief(record), f"{record.id}: {record.state}")
+    _show(as_json, _brief(run_), f"{record.id}: {record.state}")
+
+
+def _say_why(history: "History", record: "RunRecord", told: str, as_json: bool) -> str:
+    """Tell people why a run does not go on, where that has changed."""
+    why = "paused; go on with: headwater run resume" if record.state == "paused" else ""
+    why = _told_of(history, record).waits_for if record.state == "queued" else why
+    if why and why != told and not as_json:
+        typer.echo(f"{record.id}: {record.state}: {why}" if record.state == "queued" else f"{record.id}: {why}")
+    return why
 
 
 @app.command("stop")
@@ -129,7 +139,8 @@ def resume(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = 
 def _ask(request: "Request", run: str | None, database: str, as_json: bool) -> None:
     with _history(database) as history:
         record = history.request(_chosen(history, run).id, request, datetime.now(UTC))
-    _show(as_json, _brief(record), f"{record.id}: {_SAID.get((request, record.state), record.state)}")
+        told = _told_of(history, record)
+    _show(as_json, _brief(told), f"{record.id}: {_SAID.get((request, record.state), record.state)}")
 
 
 _SAID: Final = {
@@ -171,6 +182,7 @@ def export(
     Example: headwater run export --round 10 --output model.onnx --int8 --data device.toml
     """
     from headwater.cli.exports import eight_bits, examples_of, measured
+    from headwater.cloud.exporting import exported
 
     if to is not None:
         only_a_model = {"output": output, "int8": int8 or None, "calibrate": calibrate, "data": data, "round": round_}
@@ -211,6 +223,7 @@ def _track(
 ) -> None:
     """Tell a run to an experiment tracker. Raises ConfigError."""
     from headwater.cli.tracking import TRACKERS, Tracker, experiment_of, target_of, tell
+    from headwater.cloud.exporting import exported
 
     if to not in TRACKERS:
         raise ConfigError(f"to: {to!r} is no tracker; there are {', '.join(TRACKERS)}")
@@ -238,39 +251,6 @@ def _write(path: Path, payload: bytes) -> None:
         path.write_bytes(payload)
     except OSError as error:
         raise ConfigError(f"output: {path}: {error.strerror}; choose another file") from None
-
-
-def exported(history: "History", run: str, round_: int | None, cluster: str | None = None) -> tuple[int, bytes]:
-    """The inference model of a round (the last by default), as ONNX.
-
-    Raises:
-        RunFailed: there is none.
-        ConfigError: several coexist and `cluster` names none of them.
-    """
-    from headwater.core.graph import export_inference
-    from headwater.schemas.messages import Model
-    from headwater.schemas.tensors import decode_tensor
-    from headwater.schemas.wire import decode_object
-
-    version, payload = history.model_of(run, round_)
-    forward = history.forward_of(run)
-    if forward is None:
-        raise RunFailed(f"run {run!r}: has not begun, so there is no model yet")
-    message = decode_object(payload, Model)
-    tensors = [decode_tensor(tensor) for tensor in _of_cluster(message, cluster)]
-    return version, export_inference(forward, tensors)
-
-
-def _of_cluster(model: "Model", cluster: str | None) -> "tuple[Tensor, ...]":
-    """Raises ConfigError."""
-    if not model.clusters and cluster is None:
-        return model.tensors
-    if cluster not in model.clusters:
-        given = "not given" if cluster is None else repr(cluster)
-        there = f"there are {', '.join(model.clusters)}" if model.clusters else "this run has one model; leave it out"
-        raise ConfigError(f"cluster: {given}; {there}")
-    each, place = len(model.tensors) // len(model.clusters), model.clusters.index(cluster)
-    return model.tensors[place * each : (place + 1) * each]
 
 
 def _pause() -> None:
@@ -305,43 +285,39 @@ def _forward(description: RunDescription, file: Path) -> bytes | None:
     """The owner's ONNX file, its path relative to the description's."""
     if not isinstance(description.model, OnnxModel):
         return None
-    from headwater.cloud.preparation import compiled_for
-
     path = file.parent / description.model.path
     try:
-        forward = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"{file}: model.path: {path}: {error.strerror}; give the path from the file's folder"
         ) from None
-    # Refused here, before anyone waits for a run that cannot begin.
-    compiled_for(description, forward)
-    return forward
 
 
-def _run_id(name: str, now: datetime) -> str:
-    plain = "".join(c if c.isalnum() and c.isascii() else "-" for c in name).strip("-")[:24] or "run"
-    return f"{now:%Y%m%d-%H%M%S}-{plain}-{os.urandom(2).hex()}"
+def _told_of(history: "History", record: "RunRecord") -> "Run":
+    (run,) = _all_told_of(history, (record,))
+    return run
 
 
-def _brief(record: "RunRecord") -> dict[str, Any]:
-    return {
-        "run": record.id,
-        "fleet": record.fleet,
-        "name": record.name,
-        "state": record.state,
-        "round": record.round,
-        "of": record.description.rounds,
-        "failure": record.failure,
-        "queued_at": record.queued_at.isoformat(),
-        "started_at": record.started_at.isoformat() if record.started_at else None,
-        "ended_at": record.ended_at.isoformat() if record.ended_at else None,
-    }
+def _all_told_of(history: "History", records: "Iterable[RunRecord]") -> "tuple[Run, ...]":
+    """As the HTTP API tells of them."""
+    from headwater.cloud.api.answers import fleet_of, run_of
+
+    now = datetime.now(UTC)
+    fleets = [fleet_of(record, now) for record in history.reading.fleets()]
+    return tuple(run_of(record, fleets) for record in records)
+
+
+def _brief(run: "Run") -> dict[str, Any]:
+    told = run.model_dump(mode="json")
+    # `show` lists the rounds under their own name.
+    return told | {"of": told.pop("rounds")}
 
 
 def _told(round_: "RoundRecord") -> dict[str, Any]:
-    figures = {split: getattr(round_, split) for split in get_args(Split)}
-    return asdict(round_) | {split: told.model_dump() if told else None for split, told in figures.items()}
+    from headwater.cloud.api.answers import round_of
+
+    return round_of(round_).model_dump(mode="json")
 
 
 def _line(round_: "RoundRecord") -> str:

@@ -1,20 +1,26 @@
 """Law: the cloud is a history, a link and a coordinator, for as long as it holds its fleet's lease; else it stands by.
 
-Who stands by has no link: the coordinator of a fleet has one name, and whoever leads bears it.
+Who stands by has no link: the coordinator of a fleet has one name, and whoever leads bears it. Either answers over
+HTTP, if it is asked to.
 """
 
+import asyncio
+import contextlib
 import logging
 import os
 import platform
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
+from headwater.cloud.api.service import Api, Standing
+from headwater.cloud.clusters import Clusters
 from headwater.cloud.coordinator import Coordinator
 from headwater.cloud.history import History, LeaseLost, open_history
 from headwater.cloud.leading import Leadership
+from headwater.cloud.patience import Patience
 from headwater.node.identity import Identity, new_boot
 from headwater.node.parent import Parent
 from headwater.node.service import together
@@ -46,23 +52,57 @@ class Machine:
     chance: Callable[[], float] = random.random
 
 
+@dataclass(slots=True)
+class Duty:
+    """What this process is doing: it leads while it has a side towards its children."""
+
+    parent: Parent | None = None
+
+    def standing(self) -> Standing:
+        parent = self.parent
+        return Standing(leads=parent is not None, is_connected=parent is not None and parent.session.connected)
+
+
 async def serve(settings: CloudSettings) -> None:
     """Lead the fleet, or stand by, until told to stop.
 
     Raises:
         HistoryError: the database cannot be opened, or is damaged.
         BrokerUnreachable, AccessRefused: the broker, at the first connection.
-        ConfigError: another coordinator leads, and this one may not stand by.
+        ConfigError: another coordinator leads, and this one may not stand by; or the HTTP API has no port or tokens.
     """
-    history = open_history(settings.database.get_secret_value())
-    try:
-        await coordinate(settings, history, partial(Session, settings.broker), Machine())
-    finally:
-        history.close()
+    machine, duty = Machine(), Duty()
+    with contextlib.ExitStack() as stack:
+        # First of all, so that a port in use is told at once.
+        answering = [stack.enter_context(_api(settings, duty, machine.now))] if settings.http is not None else []
+        history = stack.enter_context(contextlib.closing(open_history(settings.database.get_secret_value())))
+        coordinating = coordinate(settings, history, partial(Session, settings.broker), machine, duty)
+        await together(coordinating, *(answer() for answer in answering))
 
 
-async def coordinate(settings: CloudSettings, history: History, connect: Connect, machine: Machine) -> None:
+@contextlib.contextmanager
+def _api(settings: CloudSettings, duty: Duty, now: Callable[[], datetime]) -> Iterator[Callable[[], Awaitable[None]]]:
+    """What answers over HTTP, its port taken already. Raises ConfigError for that and the tokens, and HistoryError."""
+    from headwater.cloud.api.app import create_app
+    from headwater.cloud.api.server import listening, serve
+    from headwater.cloud.api.tokens import TokenBook
+
+    assert settings.http is not None
+    book = TokenBook(settings.http.tokens) if settings.http.tokens is not None else None
+    with (
+        listening(settings.http) as bound,
+        # Connections of its own: whoever looks takes none from the coordinator.
+        contextlib.closing(open_history(settings.database.get_secret_value())) as history,
+    ):
+        app = create_app(Api(history, settings.fleet, duty.standing, now, new_boot), book)
+        yield partial(serve, app, bound)
+
+
+async def coordinate(
+    settings: CloudSettings, history: History, connect: Connect, machine: Machine, duty: Duty | None = None
+) -> None:
     """Lead the fleet, or stand by, whatever carries the messages. Raises what `serve` raises behind the opening."""
+    duty = duty or Duty()
     leadership = Leadership(
         history.leases,
         settings.fleet,
@@ -74,10 +114,11 @@ async def coordinate(settings: CloudSettings, history: History, connect: Connect
     while True:
         lease = await leadership.gain()
         try:
-            await lead(settings, history.led(lease), partial(leadership.keep, lease), connect, machine)
+            await lead(settings, history.led(lease), partial(leadership.keep, lease), connect, machine, duty)
         except LeaseLost as lost:
             log.warning("%s", lost)
         finally:
+            duty.parent = None
             await leadership.give_back(lease)
 
 
@@ -87,6 +128,7 @@ async def lead(
     keep_lease: Callable[[], Awaitable[None]],
     connect: Connect,
     machine: Machine,
+    duty: Duty,
 ) -> None:
     """Coordinate the fleet. Raises LeaseLost, with nothing said to the fleet, when another leads it."""
     identity = Identity(settings.fleet, settings.node, "cloud", None, machine.boot)
@@ -120,10 +162,23 @@ async def lead(
     coordinator = Coordinator(
         settings.fleet, parent, history, store, tell_people=tell_of_run, now=machine.now, chance=machine.chance
     )
+    clusters = Clusters(connect, settings.fleet, settings.node, partial(_record, history, settings.fleet, machine))
+    duty.parent = parent
     try:
-        await together(parent.run(), _or_quietly(parent, coordinator.serve()), _or_quietly(parent, keep_lease()))
+        beside = (coordinator.serve(), keep_lease(), clusters.run())
+        await together(parent.run(), *(_or_quietly(parent, service) for service in beside))
     finally:
         await parent.drain()
+
+
+async def _record(history: History, fleet: str, machine: Machine, statuses: Sequence[RoundStatus]) -> None:
+    """Waits for a database that is away; what is said of it the coordinator says."""
+    write = partial(asyncio.to_thread, history.clusters.record, fleet, statuses, machine.now())
+    await Patience(_say_nothing, machine.chance).through(write)
+
+
+async def _say_nothing(why: str) -> None:
+    """Of an outage that others tell of."""
 
 
 async def _or_quietly(parent: Parent, service: Awaitable[None]) -> None:

@@ -53,6 +53,8 @@ def fleet_acl(
         rules.append(Rule(access="read", filter=topics.status(), user=parent))
         rules.append(Rule(access="write", filter=topics.all_inbox("+"), user=parent))
     rules.append(Rule(access="write", filter=topics.all_rounds, user=cloud))
+    # It keeps what gateways tell of their clusters.
+    rules.append(Rule(access="read", filter=topics.cluster("+"), user=cloud))
     for viewer in viewers:
         rules.append(Rule(access="read", filter=topics.all_rounds, user=viewer))
         rules.append(Rule(access="read", filter=topics.status(), user=viewer))

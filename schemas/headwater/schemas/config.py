@@ -77,13 +77,25 @@ def resolve(
         if value is not None:
             _put(data, key, value, origins, Origin("flag", "--" + "-".join(key).replace("_", "-")))
     try:
-        value = model.model_validate_json(json.dumps(data, default=str))
-    except ValidationError as error:
-        problems += [_problem(model, item, data, origins, name) for item in error.errors(include_url=False)]
-        raise Invalid(problems) from None
+        value = checked(model, data, name, origins)
+    except Invalid as error:
+        raise Invalid((*problems, *error.problems)) from None
     if problems:
         raise Invalid(problems)
     return Resolved(value, origins)
+
+
+def checked(model: type[T], data: dict[str, Any], name: str, origins: Mapping[Key, Origin] | None = None) -> T:
+    """What was read of TOML or JSON as a value; `name` stands for the place of what `origins` do not know.
+
+    Raises:
+        Invalid: with every problem found.
+    """
+    try:
+        return model.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise Invalid(_problem(model, item, data, origins or {}, name) for item in found) from None
 
 
 def load(

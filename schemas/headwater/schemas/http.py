@@ -7,10 +7,11 @@ is what to ask with for the page behind, null behind the last.
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import ConfigDict, Field, FiniteFloat
+from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from headwater.schemas import limits
 from headwater.schemas.base import Count, Frozen, Name, NodeId, RunId
+from headwater.schemas.config import Invalid, checked
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import DataStatus, Figures, NodeState, RoundStatus, RunState
 
@@ -269,13 +270,23 @@ class Models(Answer):
     next: Count | None = None
 
 
+def _described(value: object) -> object:
+    """A description as it came in JSON, with every problem of it in one sentence."""
+    if not isinstance(value, dict):
+        return value
+    try:
+        return checked(RunDescription, value, "")
+    except Invalid as error:
+        raise ValueError("; ".join(problem.removeprefix(": ") for problem in error.problems)) from None
+
+
 class RunRequest(Frozen):
     """A run that is asked for: its description, and of a model of kind `onnx` the forward file, in base64.
 
     Left out, the fleet is the coordinator's own, and `run`, its name, is made of the time and the description's.
     """
 
-    description: RunDescription
+    description: Annotated[RunDescription, BeforeValidator(_described)]
     fleet: NodeId | None = None
     run: RunId | None = None
     forward: Annotated[str, Field(max_length=MAX_FORWARD_LENGTH)] | None = None

@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 
 from headwater.cloud.history import states, tables
 from headwater.cloud.history.clusters import ClusterRounds
-from headwater.cloud.history.faults import NotThere, RunConflict
+from headwater.cloud.history.faults import RunConflict
 from headwater.cloud.history.journal import RoundJournal
 from headwater.cloud.history.leases import Leases
-from headwater.cloud.history.lookups import existing_run, last_round
+from headwater.cloud.history.lookups import existing_run, last_round, no_version
 from headwater.cloud.history.reading import Reading
 from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord, Version
 from headwater.cloud.history.rows import run_record
@@ -349,9 +349,7 @@ def _version(session: Session, run: str, version: int | None) -> tables.ModelVer
         query = query.where(tables.ModelVersion.version == version)
     row = session.scalars(query.order_by(tables.ModelVersion.version.desc()).limit(1)).first()
     if row is None:
-        newest = session.scalar(select(func.max(tables.ModelVersion.version)).where(tables.ModelVersion.run == run))
-        has = "it has none yet" if newest is None else f"it has 0 to {newest}"
-        raise NotThere(f"run {run!r}: no model of round {'any' if version is None else version}; {has}")
+        no_version(session, run, version)
     return row
 
 

@@ -1,6 +1,7 @@
 """Law: what several transactions look up is looked up in one way, and what is not there is said with what is."""
 
 from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -34,3 +35,10 @@ def last_rounds(session: Session, runs: Iterable[str] | None = None) -> dict[str
 
 def last_round(session: Session, run: str) -> int:
     return last_rounds(session, (run,)).get(run, 0)
+
+
+def no_version(session: Session, run: str, version: int | None) -> NoReturn:
+    """Raises NotThere, which says what versions of its model a run has."""
+    newest = session.scalar(select(func.max(tables.ModelVersion.version)).where(tables.ModelVersion.run == run))
+    has = "it has none yet" if newest is None else f"it has 0 to {newest}"
+    raise NotThere(f"run {run!r}: no model of round {'any' if version is None else version}; {has}")

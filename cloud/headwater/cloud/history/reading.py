@@ -5,6 +5,7 @@ Named transactions that read. On SQLite they see the database as it was when the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Select, String, cast, func, literal, null, select, union_all
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from headwater.cloud.history import states, tables
 from headwater.cloud.history.faults import NotThere
-from headwater.cloud.history.lookups import existing_run, last_round, last_rounds
+from headwater.cloud.history.lookups import existing_run, last_round, last_rounds, no_version
 from headwater.cloud.history.records import (
     ClusterRecord,
     FleetRecord,
@@ -154,14 +155,18 @@ class Reading(Transactions):
         """The versions of a run's model, newest first, those below `before`. Raises NotThere."""
         with self._transaction("read versions") as session:
             existing_run(session, run)
-            query = select(
-                tables.ModelVersion.version, tables.Object.sha256, tables.Object.size_bytes, tables.Object.created_at
-            ).join(tables.Object, tables.Object.sha256 == tables.ModelVersion.sha256)
-            query = query.where(tables.ModelVersion.run == run)
+            query = _versions(run)
             if before is not None:
                 query = query.where(tables.ModelVersion.version < before)
             rows = session.execute(query.order_by(tables.ModelVersion.version.desc()).limit(limit + 1)).all()
             return _page([VersionRecord(*row) for row in rows], limit)
+
+    def version(self, run: str, version: int) -> VersionRecord:
+        """Raises NotThere."""
+        with self._transaction("read version") as session:
+            existing_run(session, run)
+            row = session.execute(_versions(run).where(tables.ModelVersion.version == version)).one_or_none()
+            return VersionRecord(*(row or no_version(session, run, version)))
 
     # ── nodes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -231,6 +236,12 @@ def _known_round(session: Session, run: str, round_: int) -> None:
         last = session.scalar(select(func.max(tables.Round.round)).where(tables.Round.run == run))
         has = "none has ended yet" if last is None else f"the last that ended is {last}"
         raise NotThere(f"round {round_}: run {run!r} has no such round; {has}")
+
+
+def _versions(run: str) -> "Select[int, bytes, int, datetime]":
+    row, stored = tables.ModelVersion, tables.Object
+    query = select(row.version, stored.sha256, stored.size_bytes, stored.created_at)
+    return query.join(stored, stored.sha256 == row.sha256).where(row.run == run)
 
 
 _NO_NAME = cast(null(), String)

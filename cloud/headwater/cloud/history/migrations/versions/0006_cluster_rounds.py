@@ -26,7 +26,7 @@ COMMENTS = (
         "state",
         sa.String(length=16),
         "online or offline.",
-        "online or offline; empty for who is heard of in rounds only.",
+        "online or offline; empty: heard of in rounds only.",
     ),
     (
         "software",

@@ -1,0 +1,57 @@
+"""Law: a run that cannot begin is refused when it is asked for, whichever way it is asked."""
+
+import unicodedata
+from datetime import datetime
+
+from headwater.cloud.history import History, RunRecord
+from headwater.cloud.preparation import compiled_for
+from headwater.schemas.errors import ConfigError
+from headwater.schemas.run import OnnxModel, RunDescription
+
+
+def ask(
+    history: History,
+    fleet: str,
+    description: RunDescription,
+    forward: bytes | None,
+    *,
+    run: str | None,
+    now: datetime,
+    salt: str,
+) -> RunRecord:
+    """Queue a run.
+
+    Args:
+        forward: the ONNX file of a model of kind `onnx`.
+        run: its name, by default its time and the description's name.
+        salt: a few characters of chance, by which two of the same second differ.
+
+    Raises:
+        ConfigError: the model and its file do not belong together, or a name holds what is no text.
+        UnsupportedModel: the owner's model cannot be trained.
+        RunConflict: there is a run of this name.
+    """
+    for field in ("name", "data"):
+        _check_text(field, getattr(description, field))
+    _check_forward(description, forward)
+    return history.enqueue_run(run or run_id(description.name, now, salt), fleet, description, forward, now)
+
+
+def run_id(name: str, now: datetime, salt: str) -> str:
+    plain = "".join(c if c.isalnum() and c.isascii() else "-" for c in name).strip("-")[:24] or "run"
+    return f"{now:%Y%m%d-%H%M%S}-{plain}-{salt}"
+
+
+def _check_text(field: str, value: str) -> None:
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise ConfigError(f"{field}: {value!r} holds a control character; leave it out")
+
+
+def _check_forward(description: RunDescription, forward: bytes | None) -> None:
+    if not isinstance(description.model, OnnxModel):
+        if forward is not None:
+            raise ConfigError(f"forward: a model of kind {description.model.kind!r} brings no file; leave it out")
+        return
+    if forward is None:
+        raise ConfigError("forward: missing; a model of kind 'onnx' brings its file along")
+    compiled_for(description, forward)
