@@ -364,7 +364,7 @@ class Laboratory:
         bundle = self._objects.put(prepared.bundle)
         self._objects.put(prepared.model)
         now = datetime.now(UTC)
-        run = RunRecord(RUN, "laboratory", RUN, "running", self.description, 0, False, "", now, now, None)
+        run = RunRecord(RUN, "laboratory", RUN, "running", self.description, 0, False, False, "", now, now, None)
         course = begun(run, prepared.manifest, bundle, prepared.model, 0, None)
         names = [parameter.name for parameter in prepared.manifest.shared]
         return replace(course, outputs=output_axes(prepared.forward, names))

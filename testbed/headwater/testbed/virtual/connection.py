@@ -13,8 +13,8 @@ from headwater.schemas.topics import Topics
 from headwater.testbed.virtual.broker import Broker, Wire
 from headwater.testbed.virtual.links import Links
 from headwater.transport.backoff import Backoff
-from headwater.transport.link import PUBLISH_TIMEOUT_S
-from headwater.transport.session import GOODBYE_TIMEOUT_S, Caller, LinkDown, Publication, Traffic
+from headwater.transport.link import GOODBYE_TIMEOUT_S, PUBLISH_TIMEOUT_S
+from headwater.transport.session import Caller, LinkDown, Publication, Traffic
 
 log = logging.getLogger("headwater.testbed")
 
