@@ -23,6 +23,7 @@ from headwater.schemas.messages import (
     Receipt,
     Refusal,
     RoundKey,
+    Signed,
     Want,
 )
 from headwater.schemas.tensors import encode_tensors
@@ -144,5 +145,17 @@ MESSAGES: dict[str, Message] = {
     "chunk": Chunk(object=REF, offset=0, data=b"hello"),
     "want": Want(object=REF, missing=(0, 2)),
     "receipt": Receipt(key=KEY, sender="gw1"),
+    "signed_delta": Signed(
+        domain="delta", sender="d1", receiver="gw1", key=KEY, signature=bytes(range(64)), payload=b"a delta"
+    ),
+    "signed_announcement": Signed(
+        domain="announcement",
+        sender="gw1",
+        epoch=217_000_000,
+        number=3,
+        certificate=b"a certificate",
+        signature=bytes(range(64)),
+        payload=b"an announcement",
+    ),
     "refusal": Refusal(key=None, sender="gw1", reason="stale", detail="round 2.0.0 is over"),
 }

@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from headwater.schemas import limits
 from headwater.schemas.combinations import CONFLICTS
-from headwater.schemas.messages import MESSAGES, Alive, Announcement, Chunk, Offer, Receipt, Refusal, Want
+from headwater.schemas.messages import MESSAGES, Alive, Announcement, Chunk, Offer, Receipt, Refusal, Signed, Want
 from headwater.schemas.statuses import Event, NodeStatus, Prediction, RoundStatus, RunStatus
 from headwater.schemas.topics import ROOT
 
@@ -32,7 +32,12 @@ _CHANNELS: Final[dict[str, tuple[str, type[BaseModel], bool, str]]] = {
         False,
         "What its model says of its live data.",
     ),
-    "delta": (_NODE + "/up/{parent}/delta", Chunk, False, "A Delta on its way up, in chunks."),
+    "delta": (
+        _NODE + "/up/{parent}/delta",
+        Chunk,
+        False,
+        "A Delta on its way up, signed where nodes have trust settings, in chunks.",
+    ),
     "want": (_NODE + "/up/{parent}/want", Want, False, "The child asks for the chunks that it misses."),
     "offered": (_NODE + "/up/{parent}/offer", Offer, False, "The child's delta is ready, and waits to be asked for."),
     "child_alive": (_NODE + "/up/{parent}/alive", Alive, False, "A child's sign of life."),
@@ -92,11 +97,13 @@ def _description() -> str:
 
 def _channel(address: str, model: type[BaseModel], retained: bool, summary: str) -> dict[str, Any]:
     parameters = [part[1:-1] for part in address.split("/") if part.startswith("{")]
+    # Where nodes have trust settings the announcement is the payload of a signed message.
+    models = (model, Signed) if model is Announcement else (model,)
     return {
         "address": address,
         "summary": summary,
         "parameters": {name: {"description": _PARAMETERS[name]} for name in parameters},
-        "messages": {model.__name__: {"$ref": f"#/components/messages/{model.__name__}"}},
+        "messages": {one.__name__: {"$ref": f"#/components/messages/{one.__name__}"} for one in models},
         "bindings": {"mqtt": {"qos": 1, "retain": retained}},
     }
 

@@ -33,6 +33,12 @@ MAX_COUNT: Final = 2**53
 MAX_WEIGHED: Final = 1e100
 """Of a weight, and of a metric's mean over it: the sums and means of whatever a parent's children send stay finite."""
 
+MAX_CERTIFICATE_SIZE_BYTES: Final = 8 * 1024
+"""In DER; one of this project's has about 400."""
+
+SIGNATURE_SIZE_BYTES: Final = 64
+"""Of Ed25519."""
+
 MAX_NAME_LENGTH: Final = 128
 MAX_TEXT_LENGTH: Final = 1024
 MAX_MAP_ENTRIES: Final = 256

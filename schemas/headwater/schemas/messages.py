@@ -314,7 +314,31 @@ class Refusal(Frozen):
     detail: Text = ""
 
 
-Message = Bundle | Model | Patch | Announcement | Delta | Chunk | Want | Offer | Alive | Receipt | Refusal
+Domain = Literal["announcement", "delta"]
+"""What kind of word was signed, so that one cannot stand for another."""
+
+
+class Signed(Frozen):
+    """A message as bytes, and its sender's Ed25519 signature over all of this but `certificate`, and the fleet's name.
+
+    A delta names its plan's `key` and the `receiver` that it is for. An announcement is for whoever reads it, and says
+    how new it is: by `number` within an `epoch` of its sender, which rises with each of its starts. `certificate` is
+    the sender's, in DER, and empty where the receiver has it from the sender's status.
+    """
+
+    kind: ClassVar = "signed"
+    domain: Domain
+    sender: NodeId
+    receiver: NodeId | None = None
+    key: RoundKey | None = None
+    epoch: Count = 0
+    number: Count = 0
+    certificate: Annotated[bytes, Field(max_length=limits.MAX_CERTIFICATE_SIZE_BYTES)] = b""
+    signature: Annotated[bytes, Field(min_length=limits.SIGNATURE_SIZE_BYTES, max_length=limits.SIGNATURE_SIZE_BYTES)]
+    payload: Annotated[bytes, Field(min_length=1)]
+
+
+Message = Bundle | Model | Patch | Announcement | Delta | Chunk | Want | Offer | Alive | Receipt | Refusal | Signed
 MESSAGES: tuple[type[Message], ...] = (
     Bundle,
     Model,
@@ -327,4 +351,5 @@ MESSAGES: tuple[type[Message], ...] = (
     Alive,
     Receipt,
     Refusal,
+    Signed,
 )

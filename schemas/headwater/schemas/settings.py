@@ -95,6 +95,19 @@ class FallbackSettings(Frozen):
     return_after_s: Positive = 60.0
 
 
+class TrustSettings(Frozen):
+    """What a node signs with, and whom it believes: PEM files, all but `key` public.
+
+    `ca` holds the authorities' certificates, `revoked` their lists of what they took back (CRL). With this table a node
+    signs its deltas and announcements, and takes none that is not signed.
+    """
+
+    ca: Path
+    certificate: Path
+    key: Path
+    revoked: Path | None = None
+
+
 Heartbeat = Annotated[float, Field(ge=0.05, le=3600)]
 
 
@@ -120,6 +133,7 @@ class DeviceSettings(Frozen):
     conditions: ConditionSettings = Field(default_factory=ConditionSettings)
     sharing: SharingSettings = Field(default_factory=SharingSettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
+    trust: TrustSettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)
 
 
@@ -140,6 +154,7 @@ class GatewaySettings(Frozen):
     state: Path = Path("headwater-state")
     kept_size_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024
     store_size_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
+    trust: TrustSettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)
 
 
@@ -206,4 +221,5 @@ class CloudSettings(Frozen):
     heartbeat_s: Heartbeat = 30.0
     store_size_bytes: Annotated[int, Field(ge=1024)] = 512 * 1024 * 1024
     http: HttpSettings | None = None
+    trust: TrustSettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)

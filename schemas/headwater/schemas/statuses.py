@@ -36,6 +36,7 @@ class NodeStatus(Frozen):
     """Birth (`online`) and last will (`offline`) of a node. `boot` differs at each start of the process.
 
     `codecs` are those besides plain float32 that it can encode and decode. `battery_percent` is null without a battery.
+    `certificate` is the node's, in DER as base64, for its parent to check its deltas by; "" where it signs none.
     """
 
     node: NodeId
@@ -47,6 +48,7 @@ class NodeStatus(Frozen):
     data: Annotated[dict[Name, DataStatus], Field(max_length=64, default_factory=dict)]
     codecs: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
     battery_percent: Annotated[FiniteFloat, Field(ge=0, le=100)] | None = None
+    certificate: Annotated[str, Field(max_length=4 * limits.MAX_CERTIFICATE_SIZE_BYTES // 3 + 4)] = ""
 
 
 class RunStatus(Frozen):

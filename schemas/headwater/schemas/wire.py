@@ -18,12 +18,25 @@ import msgpack
 from pydantic import BaseModel, ValidationError
 
 from headwater.schemas import limits, packing
-from headwater.schemas.messages import MESSAGES, Chunk, Delta, Message, Metric, ObjectRef, Patch, Reason, RoundKey
+from headwater.schemas.messages import (
+    MESSAGES,
+    Chunk,
+    Delta,
+    Message,
+    Metric,
+    ObjectRef,
+    Patch,
+    Reason,
+    RoundKey,
+    Signed,
+)
 
 M = TypeVar("M", bound=Message)
 S = TypeVar("S", bound=BaseModel)
 
 _BY_KIND: Final = {message.kind: message for message in MESSAGES}
+_SIGNED: Final[bytes] = msgpack.packb({"v": limits.PROTOCOL_VERSION, "kind": Signed.kind})[1:]
+"""What the one encoding of a `Signed` has behind the number of its entries."""
 
 
 class WireError(ValueError):
@@ -70,6 +83,11 @@ def decode(payload: bytes, expected: type[M], *, max_size_bytes: int = limits.MA
     if encode(message) != payload:
         raise WireError("malformed", f"{expected.kind}: not its one encoding (field order, number types, padding)")
     return cast(M, message)
+
+
+def is_signed(payload: bytes) -> bool:
+    """Whether bytes say of themselves that they are a `Signed`, without a look at the rest."""
+    return payload[1 : 1 + len(_SIGNED)] == _SIGNED
 
 
 def encode_object(message: Message) -> bytes:

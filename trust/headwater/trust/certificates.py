@@ -18,10 +18,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import TypeAdapter, ValidationError
 
 from headwater.schemas.base import NodeId
+from headwater.schemas.limits import MAX_CERTIFICATE_SIZE_BYTES
 from headwater.trust.keys import PublicKey
 from headwater.trust.problems import Untrusted
 
-MAX_CERTIFICATE_SIZE_BYTES: Final = 8 * 1024
 MAX_AUTHORITIES: Final = 16
 """In one file: an authority, its successor, and those between them and a root."""
 

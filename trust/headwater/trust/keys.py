@@ -6,7 +6,6 @@ neither signature can be taken for the other.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -14,9 +13,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from headwater.schemas.errors import ConfigError
 from headwater.trust.files import SECRET, read_file, write_file
-
-SIGNATURE_SIZE_BYTES: Final = 64
-PUBLIC_KEY_SIZE_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
