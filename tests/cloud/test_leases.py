@@ -3,17 +3,22 @@
 import contextlib
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import create_engine, text
 
 from headwater.cloud.history import History, HistoryAway, Lease, LeaseLost, LeaseRecord, open_history, opening, tables
 from headwater.cloud.history.leases import NEVER_HELD
+from headwater.node.envelope import epoch_at
 from headwater.node.journal import Entry, JournalFull
 from headwater.schemas.statuses import NodeStatus
 from support.histories import DESCRIPTION, KEY, NOW, ROUND, started
 from support.postgres import database_url
 from support.waiting import eventually
+
+FIRST = epoch_at(NOW, 0)
+"""The first term of a database whose time stands still."""
 
 
 def taken(history: History, holder: str) -> Lease:
@@ -39,10 +44,10 @@ def test_a_lease_nobody_ever_held_is_free_and_terms_only_rise(history: History) 
     first = taken(history, "one")
     assert history.leases.read_lease("plant").holder == "one"
     second = taken(history, "other")
-    assert (first.term, second.term) == (1, 2)
+    assert (first.term, second.term) == (FIRST, FIRST + 1)
     history.leases.release_lease(second, NOW)
     assert history.leases.read_lease("plant").free
-    assert taken(history, "one").term == 3
+    assert taken(history, "one").term == FIRST + 2
     assert taken(history, "one").fleet == "plant"
 
 
@@ -59,10 +64,19 @@ def test_a_sign_of_life_moves_the_counter_and_a_takeover_on_what_was_seen_before
 def test_a_deposed_holder_neither_renews_nor_releases(history: History) -> None:
     deposed = taken(history, "one")
     taken(history, "other")
-    with pytest.raises(LeaseLost, match="term 1 of fleet 'plant' is over"):
+    with pytest.raises(LeaseLost, match=f"term {FIRST} of fleet 'plant' is over"):
         history.leases.renew_lease(deposed, NOW)
     history.leases.release_lease(deposed, NOW)
     assert history.leases.read_lease("plant").holder == "other"
+
+
+def test_a_term_is_above_those_of_a_database_that_was_lost_or_restored(history: History) -> None:
+    """What the fleet has heard of is in no database: of an earlier term it takes no word."""
+    later = NOW + timedelta(hours=1)
+    lease = history.leases.take_lease("plant", "one", NEVER_HELD, later)
+    assert lease == Lease("plant", FIRST + 3600)
+    # A clock that is behind changes nothing where the database knows better.
+    assert taken(history, "two").term == FIRST + 3601
 
 
 def test_of_many_who_try_at_once_one_gets_it(url: str) -> None:
@@ -79,7 +93,7 @@ def test_of_many_who_try_at_once_one_gets_it(url: str) -> None:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert [lease for lease in got if lease] == [Lease("plant", 1)]
+    assert [lease for lease in got if lease] == [Lease("plant", FIRST)]
     assert len(got) == 6
     for history in histories:
         history.close()
@@ -103,7 +117,7 @@ def test_what_a_deposed_coordinator_still_writes_changes_nothing(history: Histor
     WRITES[name](old)
     new = history.led(taken(history, "new"))
     before = everything(url)
-    with pytest.raises(LeaseLost, match=rf"{name}: new in term 2 leads fleet 'plant', not term 1"):
+    with pytest.raises(LeaseLost, match=rf"{name}: new in term {FIRST + 1} leads fleet 'plant', not term {FIRST}"):
         WRITES[name](old)
     assert everything(url) == before
     WRITES[name](new)
@@ -113,7 +127,7 @@ def test_a_deposed_coordinator_keeps_nothing_and_so_acknowledges_nothing(history
     started(history)
     old = history.led(taken(history, "old"))
     taken(history, "new")
-    with pytest.raises(JournalFull, match="new in term 2 leads"):
+    with pytest.raises(JournalFull, match=f"new in term {FIRST + 1} leads"):
         old.journal.keep(KEY, [Entry("gw1", b"")])
     assert everything(url)["pending"] == []
 

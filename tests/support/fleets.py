@@ -19,6 +19,7 @@ from headwater.node.outbox import Outbox
 from headwater.node.parent import HEARTBEAT_S, Parent
 from headwater.node.parents import MakeChild, Parents, Second
 from headwater.node.store import NodeStore
+from headwater.node.trusting import Trust
 from headwater.schemas.messages import Bundle, Delta, Model, Plan, RoundKey
 from headwater.schemas.settings import BrokerSettings
 from headwater.schemas.statuses import DataStatus, RoundStatus
@@ -27,6 +28,7 @@ from headwater.schemas.wire import encode
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Caller, Connect, Session
 from support.deltas import adds_one, manifest
+from support.pki import Pki
 
 MANIFEST = manifest(4)
 BUNDLE = encode(Bundle(manifest=MANIFEST, graphs={"train": b"none"}))
@@ -50,6 +52,9 @@ class Fleet:
     data: ClassVar[dict[str, DataStatus]] = {"d": DataStatus(train_examples=1, test_examples=0)}
 
     def __init__(self, port: int, folder: Path) -> None:
+        self.pki: Pki | None = None
+        """Whose certificates all nodes have but those `without`."""
+        self.without: set[str] = set()
         self._broker = BrokerSettings(port=port)
         self._folder = folder
         self.tasks: dict[str, list[asyncio.Task[None]]] = {}
@@ -58,6 +63,9 @@ class Fleet:
 
     def store(self, node: str) -> NodeStore:
         return NodeStore(self._folder / f"{node}.db", 10**7)
+
+    def trust(self, node: str) -> Trust | None:
+        return None if self.pki is None or node in self.without else self.pki.trust(node, self.store(node))
 
     def parent(
         self, node: str, above: str | None = None, objects: ObjectStore | None = None, heartbeat_s: float = HEARTBEAT_S
@@ -74,6 +82,8 @@ class Fleet:
             tell_people=tell,
             journal=self.store(node),
             heartbeat_s=heartbeat_s,
+            trust=self.trust(node),
+            epoch=self.store(node).next_epoch(lambda last: last + 1) if self.pki is not None else 0,
         )
         self.tasks.setdefault(node, []).append(asyncio.create_task(parent.run()))
         return parent
@@ -97,9 +107,10 @@ class Fleet:
 
     def make(self, node: str, refused: Refused = lambda key: None) -> MakeChild:
         objects, outbox = ObjectStore(10**7), Outbox(self.store(node), has_two_parents=True)
+        trust = self.trust(node)
 
         def child(connect: Connect, identity: Identity) -> Child:
-            return Child(connect, identity, objects, outbox, data=lambda: self.data, refused=refused)
+            return Child(connect, identity, objects, outbox, data=lambda: self.data, refused=refused, trust=trust)
 
         return child
 
@@ -117,10 +128,11 @@ class Fleet:
         outbox = Outbox(self.store(node), has_two_parents=second is not None, saves_first=True)
         below = self.parent(node, parent, objects)
         identity = Identity(self.name, node, "gateway", parent)
+        trust = self.trust(node)
         relay = Relay(node, below, objects, self.store(node))
 
         def child(connect: Connect, identity: Identity) -> Child:
-            return Child(connect, identity, objects, outbox, data=dict)
+            return Child(connect, identity, objects, outbox, data=dict, trust=trust)
 
         parents = Parents(uplink or self.connect, identity, child, heartbeat_s=OFTEN_S, second=second)
         self.tasks[node].append(asyncio.create_task(parents.run(relay.work, rest=below.close)))

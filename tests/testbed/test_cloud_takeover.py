@@ -94,7 +94,7 @@ def test_a_killed_leader_is_succeeded_within_its_lease_and_no_round_is_lost_or_m
 ) -> None:
     with fleet(tmp_path, url) as of:
         leader = of.coordinator("one")
-        says(leader, "leading fleet 'plant', in term 1")
+        says(leader, "leading fleet 'plant', in term ")
         other = of.coordinator("two")
         says(other, "standing by: cloud on ")
         of.devices()
@@ -106,7 +106,7 @@ def test_a_killed_leader_is_succeeded_within_its_lease_and_no_round_is_lost_or_m
         of.past(reached + 1)
         # A lease, a look at it, and the time for taking up a run; far from the next sign of a human being.
         assert time.monotonic() - died_at < LEASE_S + 6
-        says(other, f"leading fleet 'plant', in term 2; nothing more was heard of cloud on {os.uname().nodename}")
+        says(other, f"; nothing more was heard of cloud on {os.uname().nodename}")
         says(other, f"run r goes on behind round {reached}")
         each_round_once(of.history)
 
@@ -121,7 +121,7 @@ def test_a_leader_that_ends_in_order_is_succeeded_at_once(tmp_path: Path) -> Non
         of.learn()
         leader.process.terminate()
         assert leader.process.wait(10) == 0
-        says(other, "leading fleet 'plant', in term 2")
+        says(other, "leading fleet 'plant', in term ")
         each_round_once(of.history)
 
 
@@ -129,19 +129,22 @@ def test_a_leader_that_was_paused_finds_itself_deposed_and_says_nothing_to_the_f
     with fleet(tmp_path, url) as of:
         leader = of.coordinator("one")
         says(leader, "leading")
+        first = of.history.leases.read_lease("plant").term
         other = of.coordinator("two")
         says(other, "standing by")
         of.devices()
         of.learn()
         leader.process.send_signal(signal.SIGSTOP)
-        says(other, "leading fleet 'plant', in term 2")
+        says(other, "leading fleet 'plant', in term ")
         reached = of.history.show_run("r").round
         of.past(reached + 1)
         leader.process.send_signal(signal.SIGCONT)
         says(leader, "standing by: cloud on ")
-        assert re.search(r"term 1 of fleet 'plant' is over|stepping aside|not term 1", leader.log.read_text())
+        assert re.search(
+            rf"term {first} of fleet 'plant' is over|stepping aside|not term {first}", leader.log.read_text()
+        )
         assert asyncio.run(status_of_cloud(of.port)).state == "online"
-        assert of.history.leases.read_lease("plant").term == 2
+        assert of.history.leases.read_lease("plant").term > first
         each_round_once(of.history)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from headwater.cloud.api.service import Api, Standing
 from headwater.cloud.clusters import Clusters
@@ -21,6 +22,7 @@ from headwater.cloud.coordinator import Coordinator
 from headwater.cloud.history import History, LeaseLost, open_history
 from headwater.cloud.leading import Leadership
 from headwater.cloud.patience import Patience
+from headwater.node.envelope import trust_of
 from headwater.node.identity import Identity, new_boot
 from headwater.node.parent import Parent
 from headwater.node.service import together
@@ -30,6 +32,9 @@ from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Connect, LinkDown, Session
+
+if TYPE_CHECKING:
+    from headwater.node.trusting import Trust
 
 log = logging.getLogger("headwater.cloud")
 
@@ -61,6 +66,14 @@ class Duty:
     def standing(self) -> Standing:
         parent = self.parent
         return Standing(leads=parent is not None, is_connected=parent is not None and parent.session.connected)
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """By what a leader's fleet knows its words, and that they are not those of the leader before."""
+
+    trust: "Trust | None"
+    epoch: int
 
 
 async def serve(settings: CloudSettings) -> None:
@@ -111,10 +124,12 @@ async def coordinate(
         standby=settings.standby,
         now=machine.now,
     )
+    trust = trust_of(settings.trust, settings.fleet, settings.node)
     while True:
         lease = await leadership.gain()
+        voice = Voice(trust, lease.term)
         try:
-            await lead(settings, history.led(lease), partial(leadership.keep, lease), connect, machine, duty)
+            await lead(settings, history.led(lease), partial(leadership.keep, lease), connect, machine, duty, voice)
         except LeaseLost as lost:
             log.warning("%s", lost)
         finally:
@@ -129,6 +144,7 @@ async def lead(
     connect: Connect,
     machine: Machine,
     duty: Duty,
+    voice: Voice,
 ) -> None:
     """Coordinate the fleet. Raises LeaseLost, with nothing said to the fleet, when another leads it."""
     identity = Identity(settings.fleet, settings.node, "cloud", None, machine.boot)
@@ -144,8 +160,10 @@ async def lead(
         except LinkDown as error:
             log.debug("a status for people was lost with the link: %s", error)
 
+    trust = voice.trust
+
     async def be_born() -> None:
-        birth = identity.status("online", {})
+        birth = identity.status("online", {}, certificate="" if trust is None else trust.certificate)
         await parent.session.publish(birth.topic, birth.payload, retain=True)
 
     parent = Parent(
@@ -158,6 +176,8 @@ async def lead(
         heartbeat_s=settings.heartbeat_s,
         will=identity.status("offline", {}),
         on_connect=be_born,
+        trust=trust,
+        epoch=voice.epoch,
     )
     coordinator = Coordinator(
         settings.fleet, parent, history, store, tell_people=tell_of_run, now=machine.now, chance=machine.chance
@@ -166,7 +186,8 @@ async def lead(
     duty.parent = parent
     try:
         beside = (coordinator.serve(), keep_lease(), clusters.run())
-        await together(parent.run(), *(_or_quietly(parent, service) for service in beside))
+        looking = [] if trust is None else [trust.look_after(parent.say_again)]
+        await together(parent.run(), *(_or_quietly(parent, service) for service in beside), *looking)
     finally:
         await parent.drain()
 

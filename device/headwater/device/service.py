@@ -1,5 +1,6 @@
 """Law: a device agent is its data, its link and its work, running until it is told to stop."""
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from headwater.device.sources.live.listening import services
 from headwater.device.state import LocalState, training_state
 from headwater.device.telling import Battery, Word, tell_changes
 from headwater.node.child import Assignment, Child, Decline
+from headwater.node.envelope import trust_of
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.parents import Parents, second_of
@@ -31,7 +33,7 @@ from headwater.schemas.messages import Delta
 from headwater.schemas.settings import DeviceSettings
 from headwater.schemas.topics import Topics
 from headwater.transport.objects import ObjectStore
-from headwater.transport.session import Connect, Session
+from headwater.transport.session import Connect, LinkDown, Session
 
 if TYPE_CHECKING:
     from headwater.device.serving.server import Server
@@ -69,9 +71,19 @@ async def serve(settings: DeviceSettings) -> None:
     store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
     objects = ObjectStore(settings.store_size_bytes)
     outbox = Outbox(store, has_two_parents=settings.fallback is not None)
+    trust = trust_of(settings.trust, settings.fleet, settings.node, store)
 
     def child(connect: Connect, identity: Identity) -> Child:
-        return Child(connect, identity, objects, outbox, data=agent.data, refused=agent.refused, battery=percent)
+        return Child(
+            connect,
+            identity,
+            objects,
+            outbox,
+            data=agent.data,
+            refused=agent.refused,
+            battery=percent,
+            trust=trust,
+        )
 
     parents = Parents(
         partial(Session, settings.broker),
@@ -95,6 +107,7 @@ async def serve(settings: DeviceSettings) -> None:
         return result
 
     serving = [_serving(server, worker)] if server else []
+    trusting = [trust.look_after(partial(_tell_certificate, parents))] if trust else []
     try:
         await together(
             parents.run(work),
@@ -102,10 +115,17 @@ async def serve(settings: DeviceSettings) -> None:
             keep_told(Supervisor.of(os.environ), parents.standing),
             *live,
             *serving,
+            *trusting,
         )
     finally:
         worker.close()
         store.close()
+
+
+async def _tell_certificate(parents: Parents) -> None:
+    # The next connection tells it too.
+    with contextlib.suppress(LinkDown):
+        await parents.tell_status()
 
 
 def _sharing(settings: DeviceSettings, state: LocalState) -> Sharing:

@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import logging
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final, NoReturn
 
 from headwater.gateway.relay import Relay
 from headwater.node.child import Child
+from headwater.node.envelope import epoch_at, trust_of
 from headwater.node.identity import Identity
+from headwater.node.journal import JournalFull
 from headwater.node.outbox import Outbox
 from headwater.node.parent import Parent
 from headwater.node.parents import Parents, Second, second_of
@@ -19,6 +23,8 @@ from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Connect, LinkDown, Session
+
+log = logging.getLogger("headwater.gateway")
 
 TELL_DATA_AFTER_S: Final = 1.0
 """Changes of a cluster's data within so long are told together."""
@@ -39,9 +45,10 @@ async def join(
     objects = ObjectStore(settings.store_size_bytes)
     store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
     outbox = Outbox(store, has_two_parents=second is not None, saves_first=True)
+    trust = trust_of(settings.trust, settings.fleet, settings.node, store)
 
     def child(connect: Connect, identity: Identity) -> Child:
-        return Child(connect, identity, objects, outbox, data=parent.data, refused=relay.refused)
+        return Child(connect, identity, objects, outbox, data=parent.data, refused=relay.refused, trust=trust)
 
     parents = Parents(uplink, identity, child, heartbeat_s=settings.heartbeat_s, second=second)
 
@@ -60,13 +67,33 @@ async def join(
         tell_people=tell_people,
         journal=store,
         heartbeat_s=settings.heartbeat_s,
+        trust=trust,
+        epoch=_epoch(store) if trust is not None else 0,
     )
     relay = Relay(settings.node, parent, objects, store)
     try:
-        await together(parents.run(relay.work, rest=parent.close), parent.run(), _tell_data(parent, parents))
+        beside = [] if trust is None else [trust.look_after(partial(_tell_certificate, parent, parents))]
+        await together(parents.run(relay.work, rest=parent.close), parent.run(), _tell_data(parent, parents), *beside)
     finally:
         await parent.drain()
         store.close()
+
+
+def _epoch(store: NodeStore) -> int:
+    """Of this start's words to the cluster. With a disk that is full the clock alone says that it is a later one."""
+    after = partial(epoch_at, datetime.now(UTC))
+    try:
+        return store.next_epoch(after)
+    except JournalFull as error:
+        log.warning("the epoch of this gateway's words is in memory alone: %s", error)
+        return after(0)
+
+
+async def _tell_certificate(parent: Parent, parents: Parents) -> None:
+    # The next connection tells the status too.
+    with contextlib.suppress(LinkDown):
+        await parents.tell_status()
+    await parent.say_again()
 
 
 async def _tell_data(parent: Parent, parents: Parents) -> NoReturn:

@@ -8,10 +8,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from headwater.core.compress.prune import Mask, read_masks
 from headwater.core.round import worth_taking
+from headwater.node.envelope import believed
 from headwater.node.identity import Identity
 from headwater.node.news import News
 from headwater.node.outbox import Outbox, Outgoing
@@ -44,6 +45,9 @@ from headwater.schemas.wire import WireError, decode, decode_object, encode, enc
 from headwater.transport.objects import Assembly, ObjectStore, chunks
 from headwater.transport.session import Caller, Connect, LinkDown
 
+if TYPE_CHECKING:
+    from headwater.node.trusting import Trust
+
 M = TypeVar("M", Model, Bundle, Patch)
 
 log = logging.getLogger("headwater.node")
@@ -54,6 +58,12 @@ WANT_AFTER_S: Final = 0.5
 WANT_AFTER_MAX_S: Final = 10.0
 SAVE_AFTER_S: Final = 0.25
 """Without an answer for so long a delta goes to disk; a quick round writes nothing."""
+
+COMPLAIN_EVERY_S: Final = 30.0
+"""Between two times that a parent hears that its word is not taken."""
+
+SEAL_ASIDE_BYTES: Final = 4 * 1024 * 1024
+"""Of a larger delta the signature is made in a thread, for its hash takes longer than signs of life should wait."""
 
 RESEND_AFTER_S: Final = 2.0
 RESEND_AFTER_MAX_S: Final = 30.0
@@ -100,6 +110,7 @@ class Child:
         data: what this node says of its data now.
         refused: told of each plan whose delta was not taken, never sent, or given up before it was finished.
         battery: the level of its battery, in percent; None without one.
+        trust: what it signs with, and whom it believes; None where it believes what its broker brings.
     """
 
     def __init__(
@@ -112,6 +123,7 @@ class Child:
         data: Callable[[], Mapping[str, DataStatus]],
         refused: Refused = _nobody_asks,
         battery: Callable[[], float | None] = lambda: None,
+        trust: "Trust | None" = None,
     ) -> None:
         if identity.parent is None:
             raise ValueError("parent: a child has one")
@@ -122,6 +134,8 @@ class Child:
         self._data = data
         self._refused = refused
         self._battery = battery
+        self._trust = trust
+        self._complain_at = 0.0
         self._topics = Topics(identity.fleet)
         self._news = News()
         self._announcement: Announcement | None = None
@@ -140,7 +154,7 @@ class Child:
                 filters=(self._topics.all_down(self._parent), self._topics.all_inbox(identity.node)),
                 on_message=self._on_message,
                 on_connect=self._on_connect,
-                will=identity.status("offline", data()),
+                will=identity.status("offline", data(), certificate=self._certificate),
             )
         )
 
@@ -157,6 +171,8 @@ class Child:
             await together(self._work_on_plans(work, rest), self._deliver_all())
         finally:
             await self._outbox.save_all()
+            if self._trust is not None:
+                await self._trust.keep(self._parent)
 
     async def _work_on_plans(self, work: Work, rest: Rest | None) -> None:
         async for assignment in self._assignments(rest):
@@ -176,8 +192,12 @@ class Child:
 
     async def tell_status(self) -> None:
         """Say who this node is and what data it has. Raises LinkDown where nobody hears it."""
-        status = self._identity.status("online", self._data(), self._battery())
+        status = self._identity.status("online", self._data(), self._battery(), self._certificate)
         await self.session.publish(status.topic, status.payload, retain=True)
+
+    @property
+    def _certificate(self) -> str:
+        return "" if self._trust is None else self._trust.certificate
 
     async def _on_connect(self) -> None:
         await self.tell_status()
@@ -195,7 +215,7 @@ class Child:
         try:
             match parsed.branch, parsed.leaf:
                 case "down", "announcement":
-                    self._on_announcement(decode(payload, Announcement), retained)
+                    self._on_announcement(self._announced(payload), retained)
                 case ("down", "chunk") | ("inbox", "chunk"):
                     self._on_chunk(decode(payload, Chunk))
                 case "inbox", "receipt":
@@ -206,6 +226,26 @@ class Child:
                     self._on_want(decode(payload, Want))
         except WireError as error:
             log.warning("dropped a message on %s: %s", topic, error)
+
+    def _announced(self, payload: bytes) -> Announcement:
+        """The parent's word. Raises WireError where it is not to be taken, of which the parent hears."""
+        if self._trust is None:
+            return believed(payload)
+        try:
+            announcement = self._trust.taken(payload, self._parent)
+        except WireError as error:
+            self._complain(error)
+            raise
+        if self._trust.keeps(self._parent, asyncio.get_running_loop().time()):
+            self._tasks.start(self._trust.keep(self._parent))
+        return announcement
+
+    def _complain(self, error: WireError) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._complain_at:
+            self._complain_at = now + COMPLAIN_EVERY_S
+            refusal = Refusal(key=None, sender=self._identity.node, reason=error.reason, detail=str(error)[:1024])
+            self._tasks.start(self._refuse(refusal))
 
     def _on_announcement(self, announcement: Announcement, retained: bool) -> None:
         if announcement.parent != self._parent:
@@ -430,6 +470,7 @@ class Child:
         loop = asyncio.get_running_loop()
         wait_s = RESEND_AFTER_S
         self._send_now = False
+        await self._seal(entry)
         await self._present(entry)
         save_at, resend_at = loop.time() + SAVE_AFTER_S, loop.time() + wait_s
         while self._outbox.holds(entry.key):
@@ -443,6 +484,16 @@ class Child:
                 wait_s = min(wait_s * 2, RESEND_AFTER_MAX_S)
                 await self._remind(entry)
                 resend_at = loop.time() + wait_s
+
+    async def _seal(self, entry: Outgoing) -> None:
+        """Sign a delta for this parent: another could not take it, and not before it is known whose it is."""
+        if self._trust is None:
+            return
+        parts = entry.key, entry.payload, self._parent
+        if len(entry.payload) > SEAL_ASIDE_BYTES:
+            entry.seal(await asyncio.to_thread(self._trust.sealed, *parts))
+        else:
+            entry.seal(self._trust.sealed(*parts))
 
     async def _present(self, entry: Outgoing, indices: tuple[int, ...] | None = None) -> None:
         """Send the delta, or these chunks of it; or offer it, where the parent gives turns."""
@@ -475,13 +526,15 @@ class Child:
         try:
             # Before it is: the parent's next word may be here sooner than the broker's that it has the last chunk.
             entry.sent = True
-            await send_chunks(self.session, topic, chunks(entry.payload, indices))
+            await send_chunks(self.session, topic, chunks(entry.travels, indices))
         except LinkDown as error:
             log.info("a delta waits for the link: %s", error)
 
     async def _decline(self, key: RoundKey, reason: Reason, detail: str) -> None:
         log.warning("cannot follow round %d: %s (%s)", key.round, reason, detail)
-        refusal = Refusal(key=key, sender=self._identity.node, reason=reason, detail=detail[:1024])
+        await self._refuse(Refusal(key=key, sender=self._identity.node, reason=reason, detail=detail[:1024]))
+
+    async def _refuse(self, refusal: Refusal) -> None:
         try:
             await self.session.publish(self._topics.up(self._identity.node, self._parent, "refusal"), encode(refusal))
         except LinkDown as error:

@@ -30,7 +30,11 @@ class Identity:
     boot: str = field(default_factory=new_boot)
 
     def status(
-        self, state: NodeState, data: Mapping[str, DataStatus], battery_percent: float | None = None
+        self,
+        state: NodeState,
+        data: Mapping[str, DataStatus],
+        battery_percent: float | None = None,
+        certificate: str = "",
     ) -> Publication:
         """The retained word on this node."""
         status = NodeStatus(
@@ -43,6 +47,7 @@ class Identity:
             data=dict(data),
             codecs=() if self.role == "cloud" else CODECS[1:],
             battery_percent=battery_percent,
+            certificate=certificate,
         )
         return Publication(Topics(self.fleet).status(self.node), encode_status(status), retain=True)
 

@@ -27,13 +27,24 @@ SETTLED_KEPT: Final = 8
 
 @dataclass(slots=True)
 class Outgoing:
-    """An encoded delta on its way up. `saved` says that the disk holds it, `sent` that the parent may."""
+    """An encoded delta on its way up. `saved` says that the disk holds it, `sent` that the parent may.
+
+    `ref` names what travels: the payload, or `sealed`, that with the signature by which one parent will take it.
+    """
 
     key: RoundKey
     payload: bytes
     ref: ObjectRef
+    sealed: bytes | None = None
     saved: bool = False
     sent: bool = False
+
+    @property
+    def travels(self) -> bytes:
+        return self.payload if self.sealed is None else self.sealed
+
+    def seal(self, sealed: bytes) -> None:
+        self.sealed, self.ref = sealed, reference(sealed)
 
 
 class Outbox:

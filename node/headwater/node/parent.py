@@ -9,13 +9,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from headwater.core import admission
 from headwater.core import members as membership
 from headwater.core import round as rounds
 from headwater.core.compress.prune import Mask
 from headwater.node.choosing import Choosing
+from headwater.node.envelope import Opener, Unproven, opened, unsigned
 from headwater.node.heartbeat import beat_down
 from headwater.node.hosting import (
     Arrival,
@@ -59,6 +60,9 @@ from headwater.schemas.topics import NodeTopic, Topics
 from headwater.schemas.wire import WireError, decode, decode_object, decode_status, encode, reference
 from headwater.transport.objects import Assembly, ObjectStore, chunk_count
 from headwater.transport.session import Caller, Connect, LinkDown, Publication
+
+if TYPE_CHECKING:
+    from headwater.node.trusting import Trust
 
 log = logging.getLogger("headwater.node")
 
@@ -108,6 +112,8 @@ class Parent:
         tell_people: publishes the round's status for people.
         journal: holds what this parent acknowledged.
         heartbeat_s: how often it gives a sign of life, and looks whether its children do.
+        trust: what it signs with, and whom it believes; None where it believes what its broker brings.
+        epoch: of its words where it signs them: higher at each of its starts.
     """
 
     def __init__(
@@ -122,8 +128,13 @@ class Parent:
         heartbeat_s: float = HEARTBEAT_S,
         will: Publication | None = None,
         on_connect: Callable[[], Awaitable[None]] | None = None,
+        trust: "Trust | None" = None,
+        epoch: int = 0,
     ) -> None:
         self._identity = identity
+        self._trust = trust
+        self._epoch = epoch
+        self._words = 0
         self._tell_people = tell_people
         self._heartbeat_s = heartbeat_s
         self._also_on_connect = on_connect
@@ -135,6 +146,7 @@ class Parent:
         self._choosing = Choosing(self._pacing)
         self._hosted: Hosted | None = None
         self._announcement = Announcement(parent=identity.node)
+        self._word = b""
         # A process that begins does not know yet whether a round is open, and says nothing of it.
         self._knows = False
         self._assemblies: dict[str, Assembly] = {}
@@ -186,8 +198,10 @@ class Parent:
         """What the children that are online say they have together."""
         return data_of(self._members.present.values())
 
-    @staticmethod
-    def _is_eligible(status: NodeStatus, data: str) -> bool:
+    def _is_eligible(self, status: NodeStatus, data: str) -> bool:
+        """Whether it is worth asking: not who has nothing to give, or nothing that could be taken."""
+        if self._trust is not None and not self._trust.is_known(status.node, status.certificate):
+            return False
         return status.role == "gateway" or data in status.data
 
     async def run(self) -> None:
@@ -333,12 +347,24 @@ class Parent:
     async def _announce(self, announcement: Announcement) -> None:
         self._announcement = announcement
         self._knows = True
+        self._words += 1
+        self._word = self._said(announcement)
         await self._say_where_things_stand()
+
+    def _said(self, announcement: Announcement) -> bytes:
+        if self._trust is None:
+            return encode(announcement)
+        return self._trust.said(announcement, self._epoch, self._words)
+
+    async def say_again(self) -> None:
+        """Announce anew what is the case, where that is known: with the certificate that this node has by now."""
+        if self._knows:
+            await self._announce(self._announcement)
 
     async def _say_where_things_stand(self) -> None:
         topic = self._topics.down(self._identity.node, "announcement")
         try:
-            await self.session.publish(topic, encode(self._announcement), retain=True)
+            await self.session.publish(topic, self._word, retain=True)
         except LinkDown as error:
             log.info("the announcement waits for the link: %s", error)
 
@@ -464,6 +490,16 @@ class Parent:
             else:
                 self._on_delta(hosted, node, payload)
 
+    def _opener(self, node: str, *, is_kept: bool) -> Opener:
+        """What takes a child's delta out of what arrived. What the journal has was checked before it went there, and
+        its sender's certificate may have ended since."""
+        if is_kept:
+            return opened
+        if self._trust is None:
+            return unsigned
+        member = self._members.children.get(node)
+        return self._trust.proof(node, member.status.certificate if member is not None else "").opened
+
     async def _read_aside(self, node: str, ref: ObjectRef, payload: bytes) -> None:
         """As `_on_delta`, in a thread: one after the other, as they came, while signs of life go on."""
         try:
@@ -473,7 +509,8 @@ class Parent:
                     # Another round may open in the meantime, and judges for itself.
                     hosted = self._hosted
                     if hosted is not None:
-                        read = await asyncio.to_thread(_read, hosted, node, payload, False)
+                        opener = self._opener(node, is_kept=False)
+                        read = await asyncio.to_thread(_read, hosted, node, payload, opener, is_kept=False)
                 if hosted is not None:
                     self._on_read(hosted, node, read)
         finally:
@@ -491,7 +528,8 @@ class Parent:
 
     def _on_delta(self, hosted: Hosted, node: str, payload: bytes, *, is_kept: bool = False) -> None:
         """`is_kept`: it comes from the journal."""
-        self._on_read(hosted, node, _read(hosted, node, payload, is_kept))
+        opener = self._opener(node, is_kept=is_kept)
+        self._on_read(hosted, node, _read(hosted, node, payload, opener, is_kept=is_kept))
 
     def _on_read(self, hosted: Hosted, node: str, read: "Arrival | _Unreadable") -> None:
         match read:
@@ -522,6 +560,11 @@ class Parent:
 
     def _on_declined(self, node: str, refusal: Refusal) -> None:
         hosted = self._hosted
+        if refusal.key is None and refusal.sender == node:
+            log.warning("%s does not take this parent's word: %s (%s)", node, refusal.reason, refusal.detail)
+            if hosted is not None:
+                hosted.refuse(Refused(node, refusal.reason, refusal.detail))
+            return
         if hosted is None or refusal.key != hosted.plan.key or refusal.sender != node:
             return
         log.warning("%s cannot follow round %d: %s (%s)", node, refusal.key.round, refusal.reason, refusal.detail)
@@ -629,18 +672,21 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class _Unreadable:
-    """Why bytes are no delta of this round. `key` is its own as far as that could be read, else the round's."""
+    """Why bytes are no delta of this round. `key` is its own as far as that could be read, else the round's; None where
+    nothing shows that the child sent them."""
 
-    key: RoundKey
+    key: RoundKey | None
     reason: Reason
     detail: str
 
 
-def _read(hosted: Hosted, node: str, payload: bytes, is_kept: bool) -> Arrival | _Unreadable:
+def _read(hosted: Hosted, node: str, payload: bytes, opener: Opener, *, is_kept: bool) -> Arrival | _Unreadable:
     key = hosted.plan.key
     try:
-        delta = decode_object(payload, Delta, max_size_bytes=hosted.max_delta_bytes)
+        delta = decode_object(opener(payload), Delta, max_size_bytes=hosted.max_delta_bytes)
         key = delta.key
         return Arrival(delta, checked_tensors(delta, node, hosted), payload, is_kept)
+    except Unproven as error:
+        return _Unreadable(None, error.reason, str(error))
     except (WireError, TensorError) as error:
         return _Unreadable(key, error.reason, str(error))

@@ -5,6 +5,8 @@
     given      which of two parents may have a part of this node in a round, so that the other never gets one
     journal    what this node acknowledged to its children, until its own delta is settled
     course     how far the edge rounds of a plan have come
+    heard      how new each parent's last word was, so that an older one is not taken again
+    epoch      of this node's own words to its children
     remainder  what the last sum of the newest run left out
 
 Every write is one transaction. All of it together takes at most `size_bytes` of payload: what is superseded makes room,
@@ -31,6 +33,9 @@ MAX_OUTGOING: Final = 4
 MAX_GIVEN: Final = 8
 """Rounds of which is kept which parent may have this node's part; more than can be on their way up."""
 
+MAX_PARENTS: Final = 16
+"""Whose last word is kept; a node has two at a time."""
+
 _KEY: Final = "run TEXT NOT NULL, round INTEGER NOT NULL, step INTEGER NOT NULL, attempt INTEGER NOT NULL"
 _IS: Final = "run = ? AND round = ? AND step = ? AND attempt = ?"
 _SCHEMA: Final = f"""
@@ -42,6 +47,8 @@ CREATE TABLE IF NOT EXISTS settled (id INTEGER PRIMARY KEY CHECK (id = 1), {_KEY
 CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, {_KEY}, sender TEXT NOT NULL, payload BLOB NOT NULL,
   UNIQUE (run, round, step, attempt, sender));
 CREATE TABLE IF NOT EXISTS course (id INTEGER PRIMARY KEY CHECK (id = 1), {_KEY}, payload BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS heard (parent TEXT PRIMARY KEY, epoch INTEGER NOT NULL, number INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS epoch (id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS remainder (id INTEGER PRIMARY KEY CHECK (id = 1), run TEXT NOT NULL, payload BLOB NOT NULL);
 """
 
@@ -167,6 +174,28 @@ class NodeStore:
 
     def left(self, run: str) -> bytes | None:
         return next((row[0] for row in self._read("SELECT payload FROM remainder WHERE run = ?", (run,))), None)
+
+    # ── whose word is how new ───────────────────────────────────────────────────────────────────────────────────
+
+    def heard(self) -> dict[str, tuple[int, int]]:
+        """The epoch and number of the newest word of each parent that this node ever took one of."""
+        return {parent: (epoch, number) for parent, epoch, number in self._read("SELECT * FROM heard")}
+
+    def keep_heard(self, parent: str, epoch: int, number: int) -> None:
+        """Of `MAX_PARENTS` parents; the one with the oldest word makes room. Raises JournalFull."""
+        with self._write() as connection:
+            connection.execute("INSERT OR REPLACE INTO heard VALUES (?, ?, ?)", (parent, epoch, number))
+            connection.execute(
+                "DELETE FROM heard WHERE parent NOT IN (SELECT parent FROM heard ORDER BY epoch DESC LIMIT ?)",
+                (MAX_PARENTS,),
+            )
+
+    def next_epoch(self, after: Callable[[int], int]) -> int:
+        """The epoch that begins, kept; `after` makes it of the last, 0 where there is none. Raises JournalFull."""
+        with self._write() as connection:
+            last = next((row[0] for row in connection.execute("SELECT epoch FROM epoch")), 0)
+            connection.execute("INSERT OR REPLACE INTO epoch VALUES (1, ?)", (after(last),))
+            return after(last)
 
     # ── the file ────────────────────────────────────────────────────────────────────────────────────────────────
 

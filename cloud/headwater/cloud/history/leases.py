@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from headwater.cloud.history import tables
 from headwater.cloud.history.transactions import Lease, LeaseLost, Transactions
+from headwater.node.envelope import epoch_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +42,20 @@ class Leases(Transactions):
             return LeaseRecord(row.holder, row.term, row.beat) if row else NEVER_HELD
 
     def take_lease(self, fleet: str, holder: str, seen: LeaseRecord, now: datetime) -> Lease | None:
-        """Begin a new term, if the lease is still as it was `seen`; None where somebody was faster."""
-        values = {"holder": holder, "term": seen.term + 1, "beat": 0, "renewed_at": now}
+        """Begin a new term, if the lease is still as it was `seen`; None where somebody was faster.
+
+        A term is above the last, and above those of a database that was lost, or restored from an older copy: the
+        fleet takes no word of an earlier term again.
+        """
+        term = epoch_at(now, seen.term)
+        values = {"holder": holder, "term": term, "beat": 0, "renewed_at": now}
         with self._transaction("take lease") as session:
             if seen == NEVER_HELD:
                 taken = _inserted(session, {"fleet": fleet} | values)
             else:
                 as_seen = _of(fleet, seen.term).where(tables.Lease.beat == seen.beat)
                 taken = _changes(session, as_seen.values(**values))
-            return Lease(fleet, seen.term + 1) if taken else None
+            return Lease(fleet, term) if taken else None
 
     def renew_lease(self, lease: Lease, now: datetime) -> None:
         """Move the counter on. Raises LeaseLost where a later term has begun."""
