@@ -25,7 +25,7 @@ from headwater.testbed.brokers import Broker, Embedded, Mosquitto
 from headwater.testbed.crowd import Crowd, gathered
 from headwater.testbed.machine import free_port
 from headwater.transport.broker import BrokerConfig, BrokerLimits
-from headwater.transport.mosquitto import config_file
+from headwater.transport.mosquitto import Door, config_file
 
 SETTLE_S: Final = 15.0
 """For a thousand handshakes, subscriptions and echoes, on two cores that the clients share with the broker."""
@@ -79,7 +79,7 @@ async def _restart(crowd: Crowd, broker: Broker, down_s: float) -> float:
 def _broker(kind: str, folder: Path, clients: int) -> Broker:
     port = free_port()
     if kind == "mosquitto":
-        return Mosquitto(folder, port, config_file(port=port))
+        return Mosquitto(folder, port, config_file(Door(port=port)))
     return Embedded(BrokerConfig(port=port, limits=BrokerLimits(max_connections=2 * clients)))
 
 

@@ -42,7 +42,7 @@ from headwater.testbed.machine import ToolMissing, free_port
 from headwater.testbed.observer import Observer
 from headwater.testbed.tree import Standing, Tree, standing
 from headwater.transport.broker import BrokerConfig, spawn
-from headwater.transport.mosquitto import config_file
+from headwater.transport.mosquitto import Door, config_file
 
 TOLERANCE: Final = 0.003
 GATEWAYS: Final = {10: 2, 50: 5}
@@ -234,7 +234,7 @@ def _broker(kind: str, folder: Path) -> Iterator[tuple[int, int]]:
         return
     port = free_port()
     try:
-        broker = Mosquitto(folder, port, config_file(port=port))
+        broker = Mosquitto(folder, port, config_file(Door(port=port)))
     except ToolMissing as error:
         raise SystemExit(f"{error}; or take --broker embedded") from None
     with broker:

@@ -80,7 +80,15 @@ def headwater(
             )
         ),
         (["broker"], "passwords"),
-        *((["broker", verb], word) for verb, word in (("start", "Ctrl-C"), ("acl", "Mosquitto"), ("password", "user"))),
+        *(
+            (["broker", verb], word)
+            for verb, word in (
+                ("start", "Ctrl-C"),
+                ("acl", "Mosquitto"),
+                ("config", "certificates"),
+                ("password", "user"),
+            )
+        ),
     ],
     ids=lambda value: " ".join(value) or "headwater" if isinstance(value, list) else "",
 )
@@ -254,7 +262,7 @@ def test_an_unknown_variable_is_refused_and_other_services_variables_are_not(fol
 def test_the_rules_of_a_broker_are_printed_for_mosquitto(tmp_path: Path) -> None:
     done = headwater("broker", "acl", "--fleet", "plant", "--parent", "gw1", "--viewer", "eve", cwd=tmp_path)
     assert done.returncode == 0
-    assert "pattern write hw/1/plant/node/%u/#" in done.stdout
+    assert "pattern write hw/1/plant/node/%u/status" in done.stdout
     assert "user gw1\ntopic read hw/1/plant/node/+/up/gw1/+" in done.stdout
     assert headwater("broker", "acl", "--fleet", "a/b", cwd=tmp_path).returncode == 2
 

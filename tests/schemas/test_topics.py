@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.schemas.acl import fleet_acl
+from headwater.schemas.acl import enrolment_acl, fleet_acl
 from headwater.schemas.topics import DOWN, INBOX, UP, NodeTopic, Topics
 
 TOPICS = Topics("plant")
@@ -114,6 +114,35 @@ def allowed(
 )
 def test_who_may_do_what(user: str, access: str, topic: str, expected: bool) -> None:
     assert allowed(user, access, topic) is expected
+
+
+def test_children_of_a_parent_that_is_not_here_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="children: 'gw9' is none of the parents"):
+        fleet_acl("plant", parents=("cloud",), children={"gw9": ("d1",)})
+
+
+@pytest.mark.parametrize(
+    ("topic", "token"),
+    [
+        (TOPICS.enrolment("00ff", "request"), "00ff"),
+        (TOPICS.enrolment("00ff", "answer"), None),
+        ("hw/1/plant/enrol/request", None),
+        ("hw/1/plant/enrol//request", None),
+        ("hw/1/plant/enrol/a/b/request", None),
+        ("hw/1/other/enrol/00ff/request", None),
+        ("", None),
+    ],
+)
+def test_a_request_for_a_certificate_is_known_by_its_token(topic: str, token: str | None) -> None:
+    assert TOPICS.token_of(topic) == token
+
+
+def test_who_enrols_has_the_topics_of_its_own_token_alone() -> None:
+    rules = enrolment_acl("plant").rules
+    assert [(rule.access, rule.filter) for rule in rules] == [
+        ("write", TOPICS.own_enrolment("request")),
+        ("read", TOPICS.own_enrolment("answer")),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """Real brokers for tests, on loopback: the embedded one, and Mosquitto with users, rules and TLS."""
 
 import contextlib
+import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from headwater.schemas.acl import Acl
 from headwater.testbed.brokers import Mosquitto
 from headwater.testbed.machine import ToolMissing, free_port, program
 from headwater.transport.broker import BrokerConfig, spawn
-from headwater.transport.mosquitto import acl_file, config_file
+from headwater.transport.mosquitto import Door, ServerTls, acl_file, config_file, password_file
 from support.postgres import missing
 
 
@@ -59,21 +60,23 @@ def mosquitto(
     port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="headwater-mosquitto-") as name:
         folder = Path(name)
-        files = {"acl": None, "passwords": None}
-        if acl:
-            (folder / "acl").write_text(acl_file(acl))
-            files["acl"] = str(folder / "acl")
-        if passwords:
-            files["passwords"] = str(folder / "users")
-            for number, (user, password) in enumerate(passwords.items()):
-                create = ["-c"] if number == 0 else []
-                command = ["mosquitto_passwd", *create, "-b", folder / "users", user, password]
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        text = config_file(port=port, **files)
-        if tls:
-            text += f"cafile {tls.ca}\ncertfile {tls.certificate}\nkeyfile {tls.key}\nrequire_certificate true\n"
-        with started(folder, port, text):
+        door = Door(
+            port=port,
+            acl=_written(folder / "acl", acl_file(acl)) if acl else None,
+            passwords=_written(folder / "users", password_file(passwords, salts(passwords))) if passwords else None,
+            tls=ServerTls(certificate=tls.certificate, key=tls.key, ca=tls.ca) if tls else None,
+        )
+        with started(folder, port, config_file(door)):
             yield port
+
+
+def salts(users: Iterable[str]) -> dict[str, bytes]:
+    return {user: os.urandom(12) for user in users}
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def started(folder: Path, port: int, config: str) -> Mosquitto:

@@ -110,6 +110,37 @@ def test_access_of_a_fleet(user: str | None, access: str, topic: str, allowed: b
 
 
 @pytest.mark.parametrize(
+    ("client", "topic", "allowed"),
+    [
+        pytest.param("t1", "enrol/t1/request", True, id="its own"),
+        pytest.param("t1", "enrol/t2/request", False, id="another's"),
+        pytest.param("+", "enrol/t2/request", False, id="a wild card for a name"),
+        pytest.param("#", "enrol/t2/request", False, id="everything for a name"),
+        pytest.param("a/b", "enrol/a/b/request", False, id="two levels for a name"),
+        pytest.param("", "enrol//request", False, id="no name"),
+    ],
+)
+def test_a_rule_by_client_identifier(client: str, topic: str, allowed: bool) -> None:
+    rules = tuple(Rule(access=access, filter="enrol/%c/request", user="enrol") for access in ("read", "write"))  # type: ignore[arg-type]
+    access = Access(Acl(rules=rules))
+    assert access.may("enrol", "write", topic, client) is allowed
+    assert access.may_subscribe("enrol", topic, client) is allowed
+    assert not access.may("d1", "write", topic, client)
+
+
+def test_a_stranger_has_only_the_rules_that_name_it() -> None:
+    access = Access(
+        Acl(
+            rules=(Rule(access="write", filter="node/%u"), Rule(access="read", filter="news", user="eve")),
+            strangers=("eve",),
+        )
+    )
+    assert access.may("d1", "write", "node/d1")
+    assert not access.may("eve", "write", "node/eve")
+    assert access.may("eve", "read", "news")
+
+
+@pytest.mark.parametrize(
     ("topic_filter", "allowed"),
     [("a/#", True), ("a/+/b", True), ("#", False), ("+/b", False), ("$SYS/#", False)],
 )

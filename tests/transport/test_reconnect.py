@@ -15,7 +15,7 @@ from headwater.testbed.faults.proxy import Proxy
 from headwater.testbed.machine import free_port
 from headwater.transport.broker import BrokerConfig
 from headwater.transport.listener import Listener
-from headwater.transport.mosquitto import config_file
+from headwater.transport.mosquitto import Door, config_file
 from headwater.transport.session import LinkDown
 from support.brokers import started
 from support.waiting import eventually
@@ -28,7 +28,7 @@ SETTLE_S = 15.0
 def broker(kind: str, folder: Path) -> Broker:
     port = free_port()
     if kind == "mosquitto":
-        return started(folder, port, config_file(port=port))
+        return started(folder, port, config_file(Door(port=port)))
     return Embedded(BrokerConfig(port=port))
 
 

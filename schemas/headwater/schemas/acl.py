@@ -1,19 +1,26 @@
 """Law: who may read and write which topic follows from `topics` alone; brokers of every kind get the same rules.
 
-A node writes below its own name and reads its own branch and its parent's downlink. A parent also reads what
-its children send up, and writes their inboxes. People read the round topics and the nodes' status; what devices
-predict is of their own data, and is read by those alone who were given it.
+A node writes what is its own to say, sends to the parents of this broker, and reads its own branch and its parent's
+downlink. A parent also reads what its children send up, and writes their inboxes. People read the round topics and the
+nodes' status; what devices predict is of their own data, and is read by those alone who were given it. Whoever is no
+node, a viewer or who asks to be one, is not let do what any node may.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Literal
 
 from headwater.schemas.base import Frozen
 from headwater.schemas.topics import Topics
 
+ENROLMENT_USER: Final = "enrol"
+"""Who asks for a certificate. The name and its password are no secret: what is asked proves itself by its token."""
+
+NO_CHILDREN: Final[Mapping[str, Sequence[str]]] = {}
+
 
 class Rule(Frozen):
-    """One permission. `user` None means every client; `%u` in `filter` stands for the client's user name."""
+    """One permission. `user` None means every node; in `filter` `%u` stands for the client's user name and `%c` for its
+    client identifier."""
 
     access: Literal["read", "write"]
     filter: str
@@ -21,9 +28,11 @@ class Rule(Frozen):
 
 
 class Acl(Frozen):
-    """The permissions of one broker: what no rule allows is refused."""
+    """The permissions of one broker: what no rule allows is refused. For `strangers`, users who are no nodes, only the
+    rules hold that name them."""
 
     rules: tuple[Rule, ...]
+    strangers: tuple[str, ...] = ()
 
 
 def fleet_acl(
@@ -33,31 +42,84 @@ def fleet_acl(
     cloud: str = "cloud",
     viewers: Sequence[str] = (),
     predictions: bool = False,
+    children: Mapping[str, Sequence[str]] = NO_CHILDREN,
+    enrolment: str | None = None,
+    barred: Sequence[str] = (),
 ) -> Acl:
     """The rules of a broker of `fleet` on which `parents` (the cloud, gateways) gather their children.
 
-    Any authenticated user may act as the node of its own name. On a broker with several parents a child could
-    read another cluster's downlink (models, never data); a broker for each site prevents even that. With `predictions`
-    the viewers also read what devices say of their live data.
+    Any authenticated user who is no viewer may act as the node of its own name. It may be a child of any parent here,
+    and read its downlink (models, never data), unless `children` names that parent's: then nobody else is.
+
+    Args:
+        predictions: the viewers also read what devices say of their live data.
+        children: by parent, who its children are.
+        enrolment: the user who answers requests for certificates here, by default nobody.
+        barred: nodes that may do nothing any more. A broker ends no connection for a certificate that is revoked
+            later; once these rules are read again, it says and hears nothing.
+
+    Raises:
+        ValueError: a name that cannot be one level of a topic, or children of a parent that is not here.
     """
     topics = Topics(fleet)
+    for stray in set(children).difference(parents):
+        raise ValueError(f"children: {stray!r} is none of the parents {list(parents)}; name it as a parent too")
     rules = [
         Rule(access="read", filter=topics.own_branch),
-        Rule(access="write", filter=topics.own_branch),
-        Rule(access="write", filter=topics.own_cluster),
-        Rule(access="write", filter=topics.own_events),
+        *(Rule(access="write", filter=own) for own in topics.own_word),
     ]
     for parent in parents:
-        rules.append(Rule(access="read", filter=topics.all_down(parent)))
-        rules.append(Rule(access="read", filter=topics.all_up(parent), user=parent))
-        rules.append(Rule(access="read", filter=topics.status(), user=parent))
-        rules.append(Rule(access="write", filter=topics.all_inbox("+"), user=parent))
+        rules += _of_parent(topics, parent, children.get(parent))
     rules.append(Rule(access="write", filter=topics.all_rounds, user=cloud))
     # It keeps what gateways tell of their clusters.
     rules.append(Rule(access="read", filter=topics.cluster("+"), user=cloud))
-    for viewer in viewers:
-        rules.append(Rule(access="read", filter=topics.all_rounds, user=viewer))
-        rules.append(Rule(access="read", filter=topics.status(), user=viewer))
-        if predictions:
-            rules.append(Rule(access="read", filter=topics.predictions(), user=viewer))
-    return Acl(rules=tuple(rules))
+    if enrolment is not None:
+        rules.append(Rule(access="read", filter=topics.all_enrolments("request"), user=enrolment))
+        rules.append(Rule(access="write", filter=topics.all_enrolments("answer"), user=enrolment))
+    return joined(Acl(rules=tuple(rules), strangers=tuple(barred)), viewers_acl(fleet, viewers, predictions))
+
+
+def _of_parent(topics: Topics, parent: str, children: Sequence[str] | None) -> Iterator[Rule]:
+    """What goes on between `parent` and its children, where None is whoever comes."""
+    yield Rule(access="write", filter=topics.all_down(parent), user=parent)
+    yield Rule(access="read", filter=topics.all_up(parent), user=parent)
+    yield Rule(access="read", filter=topics.status(), user=parent)
+    if children is None:
+        yield Rule(access="read", filter=topics.all_down(parent))
+        yield Rule(access="write", filter=topics.own_up(parent))
+        yield Rule(access="write", filter=topics.all_inbox("+"), user=parent)
+        return
+    for child in children:
+        yield Rule(access="read", filter=topics.all_down(parent), user=child)
+        yield Rule(access="write", filter=topics.childs_up(child, parent), user=child)
+        yield Rule(access="write", filter=topics.all_inbox(child), user=parent)
+
+
+def viewers_acl(fleet: str, viewers: Sequence[str], predictions: bool = False) -> Acl:
+    """The rules of people who watch `fleet`."""
+    topics = Topics(fleet)
+    watched = [topics.all_rounds, topics.status(), *([topics.predictions()] if predictions else [])]
+    return Acl(
+        rules=tuple(Rule(access="read", filter=one, user=viewer) for viewer in viewers for one in watched),
+        strangers=tuple(viewers),
+    )
+
+
+def enrolment_acl(fleet: str) -> Acl:
+    """The rules of who asks for a certificate: on the topics of the one token that is its client identifier."""
+    topics = Topics(fleet)
+    return Acl(
+        rules=(
+            Rule(access="write", filter=topics.own_enrolment("request"), user=ENROLMENT_USER),
+            Rule(access="read", filter=topics.own_enrolment("answer"), user=ENROLMENT_USER),
+        ),
+        strangers=(ENROLMENT_USER,),
+    )
+
+
+def joined(*acls: Acl) -> Acl:
+    """The rules of several, for a broker that lets all of them in by one door."""
+    return Acl(
+        rules=tuple(rule for acl in acls for rule in acl.rules),
+        strangers=tuple(dict.fromkeys(user for acl in acls for user in acl.strangers)),
+    )

@@ -18,6 +18,8 @@ hw/1/<fleet>/rounds/run                         retained JSON for people: the ru
 hw/1/<fleet>/rounds/round                       retained JSON for people: its round
 hw/1/<fleet>/rounds/cluster/<gateway>           retained JSON for people: a cluster's round
 hw/1/<fleet>/rounds/event/<node>                JSON for people: what happened, as the cloud or a gateway saw it
+hw/1/<fleet>/enrol/<token>/request              who has this one-time token asks for a node's certificate
+hw/1/<fleet>/enrol/<token>/answer               the certificate, or why not
 """
 
 import re
@@ -31,6 +33,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 Up = Literal["delta", "want", "refusal", "offer", "alive"]
 Inbox = Literal["receipt", "refusal", "want", "chunk"]
 Down = Literal["announcement", "chunk", "alive"]
+Enrolment = Literal["request", "answer"]
 UP: Final[tuple[Up, ...]] = ("delta", "want", "refusal", "offer", "alive")
 INBOX: Final[tuple[Inbox, ...]] = ("receipt", "refusal", "want", "chunk")
 DOWN: Final[tuple[Down, ...]] = ("announcement", "chunk", "alive")
@@ -115,10 +118,34 @@ class Topics:
     def all_rounds(self) -> str:
         return f"{self._base}/rounds/#"
 
+    def enrolment(self, token: str, leaf: Enrolment) -> str:
+        return f"{self._base}/enrol/{_level(token, 'token')}/{leaf}"
+
+    def all_enrolments(self, leaf: Enrolment) -> str:
+        return f"{self._base}/enrol/+/{leaf}"
+
+    def own_enrolment(self, leaf: Enrolment) -> str:
+        """Where a client asks and is answered, with its client identifier for `%c`: the token's name."""
+        return f"{self._base}/enrol/%c/{leaf}"
+
     @property
     def own_branch(self) -> str:
-        """Below this a client may write, with its user name for `%u`."""
+        """What a client may read of itself, with its user name for `%u`."""
         return f"{self._base}/node/%u/#"
+
+    @property
+    def own_word(self) -> tuple[str, ...]:
+        """What any node may say, with its user name for `%u`; what goes up is said to a parent, see `own_up`."""
+        own = (f"{self._base}/node/%u/{leaf}" for leaf in ("status", "echo", "predictions"))
+        return (*own, self.own_cluster, self.own_events)
+
+    def own_up(self, parent: str) -> str:
+        """What a client may send to `parent`, with its user name for `%u`."""
+        return f"{self._base}/node/%u/up/{_level(parent, 'parent')}/+"
+
+    def childs_up(self, child: str, parent: str) -> str:
+        """The filter of everything that `child` sends to `parent`."""
+        return f"{self._node(child)}/up/{_level(parent, 'parent')}/+"
 
     @property
     def own_cluster(self) -> str:
@@ -129,6 +156,12 @@ class Topics:
     def own_events(self) -> str:
         """Where a node tells people what happened, with its user name for `%u`."""
         return f"{self._base}/rounds/event/%u"
+
+    def token_of(self, topic: str) -> str | None:
+        """The token that asks on this topic, or None where it is no request for a certificate in this fleet."""
+        prefix, suffix = f"{self._base}/enrol/", "/request"
+        token = topic[len(prefix) : -len(suffix)]
+        return token if topic == f"{prefix}{token}{suffix}" and _NAME.fullmatch(token) else None
 
     def parse(self, topic: str) -> NodeTopic | None:
         """The meaning of a node's topic in this fleet, or None where it is none of ours."""

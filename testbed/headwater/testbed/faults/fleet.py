@@ -22,7 +22,7 @@ from headwater.testbed.faults.schedule import Fault, Targets
 from headwater.testbed.machine import free_port
 from headwater.testbed.postgres import Postgres
 from headwater.testbed.processes import Processes, Started
-from headwater.transport.mosquitto import config_file
+from headwater.transport.mosquitto import Door, config_file
 
 FLEET: Final = "chaos"
 CLOUD: Final = "cloud"
@@ -230,4 +230,4 @@ def _broker(folder: Path, node: str) -> Broker:
     port, own = free_port(), folder / f"broker-{node}"
     kept = own / "kept"
     kept.mkdir(parents=True, exist_ok=True)
-    return Mosquitto(own, port, config_file(port=port, data=str(kept.resolve())))
+    return Mosquitto(own, port, config_file(Door(port=port), data=kept.resolve()))

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from headwater.transport.broker.access import Access
 from headwater.transport.broker.auth import Passwords, read_password_file
@@ -87,7 +87,7 @@ class MendedBroker(Broker):  # type: ignore[misc]
         self._limits, self._host, self._port = config.limits, config.host, config.port
         self._passwords, self._tls_context = passwords, tls_context
         self._access = Access(config.acl)
-        self._router = Router[ClientHandler](lambda client, topic: self._access.may(client.user, "read", topic))
+        self._router = Router[ClientHandler](lambda client, topic: self._may(client, "read", topic))
         self._retained = RetainedStore(config.limits.max_retained, config.limits.max_retained_size_bytes)
         self._connections: dict[Connection, asyncio.Task[Any] | None] = {}
         self._listener: asyncio.Server | None = None
@@ -312,8 +312,11 @@ class MendedBroker(Broker):  # type: ignore[misc]
             self.counters.messages_delivered += 1
             receiver.deliver(message, qos)
 
+    def _may(self, client: ClientHandler, access: Literal["read", "write"], topic: str) -> bool:
+        return self._access.may(client.user, access, topic, client.session.client_id)
+
     def _may_publish(self, client: ClientHandler, topic: str) -> bool:
-        if self._access.may(client.user, "write", topic):
+        if self._may(client, "write", topic):
             return True
         self.counters.publishes_refused += 1
         if client.is_new_refusal(topic):
@@ -343,13 +346,16 @@ class MendedBroker(Broker):  # type: ignore[misc]
 
     def _grant(self, client: ClientHandler, topic_filter: str, qos: int) -> int:
         full = self._router.subscription_count(client) >= self._limits.max_subscriptions
-        if full or not is_filter(topic_filter) or not self._access.may_subscribe(client.user, topic_filter):
+        if full or not is_filter(topic_filter) or not self._may_subscribe(client, topic_filter):
             self.counters.subscriptions_refused += 1
             _log.warning("client %r may not subscribe %r", client.session.client_id, topic_filter[:200])
             return _REFUSED
         granted = min(qos, _MAX_QOS)
         self._router.subscribe(client, topic_filter, granted)
         return granted
+
+    def _may_subscribe(self, client: ClientHandler, topic_filter: str) -> bool:
+        return self._access.may_subscribe(client.user, topic_filter, client.session.client_id)
 
     async def _send_retained(self, client: ClientHandler, topic_filter: str, qos: int) -> None:
         """To this client alone. Each topic is looked up when its turn comes, so nothing older follows newer."""
@@ -358,7 +364,7 @@ class MendedBroker(Broker):  # type: ignore[misc]
             while client.connection.is_congested:
                 await self._hold(client, client)
             message = self._retained.get(topic)
-            if message and self._access.may(client.user, "read", topic):
+            if message and self._may(client, "read", topic):
                 client.deliver(Message(topic, message.payload, message.qos), qos, retain=True)
 
 
