@@ -2,7 +2,7 @@
 
 import typer
 
-from headwater.cli import broker, data, demo, models, runs, services
+from headwater.cli import broker, data, demo, models, runs, services, tokens
 
 app = typer.Typer(
     name="headwater",
@@ -17,6 +17,7 @@ app.command("gateway")(services.gateway)
 app.command("device")(services.device)
 app.command("bridge")(services.bridge)
 app.add_typer(runs.app, name="run")
+app.add_typer(tokens.app, name="token")
 app.add_typer(models.app, name="model")
 app.add_typer(data.app, name="data")
 app.add_typer(broker.app, name="broker")

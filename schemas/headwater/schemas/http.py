@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic.config import JsonDict
 
 from headwater.schemas import limits
 from headwater.schemas.base import Count, Frozen, Name, NodeId, RunId
@@ -280,11 +281,25 @@ def _described(value: object) -> object:
         raise ValueError("; ".join(problem.removeprefix(": ") for problem in error.problems)) from None
 
 
+EXAMPLE: Final[JsonDict] = {
+    "fleet": "plant",
+    "description": {
+        "name": "bearings",
+        "data": "vibration",
+        "rounds": 40,
+        "model": {"kind": "mlp", "features": 4, "classes": 3},
+    },
+}
+
+
 class RunRequest(Frozen):
     """A run that is asked for: its description, and of a model of kind `onnx` the forward file, in base64.
 
     Left out, the fleet is the coordinator's own, and `run`, its name, is made of the time and the description's.
     """
+
+    # Built at once: a body of it is a field of no model, and would be built without its name.
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]}, defer_build=False)
 
     description: Annotated[RunDescription, BeforeValidator(_described)]
     fleet: NodeId | None = None

@@ -2,9 +2,9 @@
 
 import base64
 import binascii
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Query, Response
 
 from headwater.cloud.api.answers import refusal_of, run_detail_of, run_of
 from headwater.cloud.api.pages import DEFAULT_LIMIT, Limit, OfFleet, RunPath, Skip, behind
@@ -17,16 +17,6 @@ from headwater.cloud.history.states import Request
 from headwater.schemas.base import RunId
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.http import PREFIX, Refusals, Run, RunDetail, RunRequest, Runs
-
-EXAMPLE: dict[str, Any] = {
-    "fleet": "plant",
-    "description": {
-        "name": "bearings",
-        "data": "vibration",
-        "rounds": 40,
-        "model": {"kind": "mlp", "features": 4, "classes": 3},
-    },
-}
 
 
 def router(api: Api) -> APIRouter:
@@ -70,7 +60,7 @@ def _add_writers(paths: APIRouter, api: Api) -> None:
         description="It begins when those before it in its fleet have ended. For operators.",
         responses={201: {"headers": _LOCATION}, **responses(400, 409, 413, 422)},
     )
-    def start(asked: Annotated[RunRequest, Body(examples=[EXAMPLE])], response: Response) -> Run:
+    def start(asked: RunRequest, response: Response) -> Run:
         record = _start(api, asked)
         response.headers["Location"] = f"{PREFIX}/runs/{record.id}"
         return run_of(record, api.fleets_for(record))

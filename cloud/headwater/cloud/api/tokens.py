@@ -49,7 +49,8 @@ def new_secret() -> str:
 
 
 def of_secret(name: str, role: TokenRole, secret: str) -> Token:
-    return Token(name=name, role=role, sha256=_hash(secret))
+    """Raises ConfigError where the name is none."""
+    return checked(Token, {"name": name, "role": role, "sha256": _hash(secret)}, "token")
 
 
 def read(file: Path) -> tuple[Token, ...]:
