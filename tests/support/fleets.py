@@ -15,6 +15,7 @@ from headwater.gateway.relay import Relay
 from headwater.node.child import Assignment, Child, Decline, Refused, Work
 from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
+from headwater.node.observing import Observer, nobody
 from headwater.node.outbox import Outbox
 from headwater.node.parent import HEARTBEAT_S, Parent
 from headwater.node.parents import MakeChild, Parents, Second
@@ -68,7 +69,12 @@ class Fleet:
         return None if self.pki is None or node in self.without else self.pki.trust(node, self.store(node))
 
     def parent(
-        self, node: str, above: str | None = None, objects: ObjectStore | None = None, heartbeat_s: float = HEARTBEAT_S
+        self,
+        node: str,
+        above: str | None = None,
+        objects: ObjectStore | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
+        observe: Observer = nobody,
     ) -> Parent:
         async def tell(_: RoundStatus) -> None:
             return None
@@ -84,6 +90,7 @@ class Fleet:
             heartbeat_s=heartbeat_s,
             trust=self.trust(node),
             epoch=self.store(node).next_epoch(lambda last: last + 1) if self.pki is not None else 0,
+            observe=observe,
         )
         self.tasks.setdefault(node, []).append(asyncio.create_task(parent.run()))
         return parent

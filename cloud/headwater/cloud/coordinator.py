@@ -28,7 +28,8 @@ from headwater.core.aggregate import Parameters
 from headwater.core.graph.outputs import output_axes
 from headwater.core.round import Contributor
 from headwater.core.sketch import told_errors
-from headwater.node.hosting import RoundResult
+from headwater.node.hosting import RoundResult, with_aggregate
+from headwater.node.observing import Observer, Recorded, RunTold, nobody
 from headwater.node.parent import Parent
 from headwater.schemas.base import Task
 from headwater.schemas.errors import HeadwaterError, HistoryError, RunFailed
@@ -61,6 +62,7 @@ class Coordinator:
         tell_people: publishes the run's status.
         now: UTC time for the history.
         chance: uniform in [0, 1), for the jitter of waits.
+        observe: is told of the run and its recorded rounds.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Coordinator:
         tell_people: Callable[[RunStatus], Awaitable[None]],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         chance: Callable[[], float] = random.random,
+        observe: Observer = nobody,
     ) -> None:
         self._fleet = fleet
         self._parent = parent
@@ -80,6 +83,7 @@ class Coordinator:
         self._store = store
         self._tell_people = tell_people
         self._now = now
+        self._observe = observe
         self._seen: dict[str, NodeStatus] = {}
         self._told: RunStatus | None = None
         self._patience = Patience(self._say_waiting, chance)
@@ -206,8 +210,7 @@ class Coordinator:
             opened_at = self._now()
             course = await self._with_places(course)
             result = await self._host(course, task, number, attempt)
-            behind = await self._after(course, result) if result.closed else Behind(course)
-            await self._sql(self._history.record_round, _closed(result, course.round, opened_at, behind), self._now())
+            behind = await self._recorded(course, result, opened_at)
             if result.closed:
                 return behind.course
             log.warning("round %d, attempt %d: no quorum by the deadline", number, attempt)
@@ -215,6 +218,20 @@ class Coordinator:
             f"round {number}: no quorum in {most} attempts; see the refusals, or lower "
             "cohort.quorum or raise cohort.deadline_s"
         )
+
+    async def _recorded(self, course: Course, result: RoundResult, opened_at: datetime) -> Behind:
+        """What a round led to, committed; people then hear how long that took."""
+        loop = asyncio.get_running_loop()
+        closed_at = loop.time()
+        behind = await self._after(course, result) if result.closed else Behind(course)
+        ready_at = loop.time()
+        result = with_aggregate(result, ready_at - closed_at)
+        await self._sql(self._history.record_round, _closed(result, course.round, opened_at, behind), self._now())
+        if result.closed and result.told is not None:
+            if result.times is not None:
+                self._parent.tell(result.told)
+            self._observe(Recorded(result.told, loop.time() - ready_at))
+        return behind
 
     async def _host(self, course: Course, task: Task, number: int, attempt: int) -> RoundResult:
         run, description = course.run.id, course.run.description
@@ -338,6 +355,7 @@ class Coordinator:
             detail=detail[:1024],
         )
         self._told = status
+        self._observe(RunTold(status))
         await self._tell_people(status)
 
     async def _say_waiting(self, why: str) -> None:

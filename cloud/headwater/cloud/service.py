@@ -23,9 +23,11 @@ from headwater.cloud.history import History, LeaseLost, open_history
 from headwater.cloud.leading import Leadership
 from headwater.cloud.patience import Patience
 from headwater.node.envelope import trust_of
+from headwater.node.herald import Herald
 from headwater.node.identity import Identity, new_boot
 from headwater.node.parent import Parent
 from headwater.node.service import together
+from headwater.node.watching import UNWATCHED, Sights, Watch
 from headwater.schemas.settings import CloudSettings
 from headwater.schemas.statuses import RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
@@ -89,7 +91,8 @@ async def serve(settings: CloudSettings) -> None:
         # First of all, so that a port in use is told at once.
         answering = [stack.enter_context(_api(settings, duty, machine.now))] if settings.http is not None else []
         history = stack.enter_context(contextlib.closing(open_history(settings.database.get_secret_value())))
-        coordinating = coordinate(settings, history, partial(Session, settings.broker), machine, duty)
+        watch = Watch(Herald(_identity(settings, machine), machine.now))
+        coordinating = coordinate(settings, history, partial(Session, settings.broker), machine, duty, watch)
         await together(coordinating, *(answer() for answer in answering))
 
 
@@ -111,8 +114,17 @@ def _api(settings: CloudSettings, duty: Duty, now: Callable[[], datetime]) -> It
         yield partial(serve, app, bound)
 
 
+def _identity(settings: CloudSettings, machine: Machine) -> Identity:
+    return Identity(settings.fleet, settings.node, "cloud", None, machine.boot)
+
+
 async def coordinate(
-    settings: CloudSettings, history: History, connect: Connect, machine: Machine, duty: Duty | None = None
+    settings: CloudSettings,
+    history: History,
+    connect: Connect,
+    machine: Machine,
+    duty: Duty | None = None,
+    watch: Watch = UNWATCHED,
 ) -> None:
     """Lead the fleet, or stand by, whatever carries the messages. Raises what `serve` raises behind the opening."""
     duty = duty or Duty()
@@ -129,7 +141,8 @@ async def coordinate(
         lease = await leadership.gain()
         voice = Voice(trust, lease.term)
         try:
-            await lead(settings, history.led(lease), partial(leadership.keep, lease), connect, machine, duty, voice)
+            keep = partial(leadership.keep, lease)
+            await lead(settings, history.led(lease), keep, connect, machine, duty, voice, watch)
         except LeaseLost as lost:
             log.warning("%s", lost)
         finally:
@@ -145,9 +158,10 @@ async def lead(
     machine: Machine,
     duty: Duty,
     voice: Voice,
+    watch: Watch,
 ) -> None:
     """Coordinate the fleet. Raises LeaseLost, with nothing said to the fleet, when another leads it."""
-    identity = Identity(settings.fleet, settings.node, "cloud", None, machine.boot)
+    identity = _identity(settings, machine)
     topics = Topics(settings.fleet)
     store = ObjectStore(settings.store_size_bytes)
 
@@ -178,14 +192,23 @@ async def lead(
         on_connect=be_born,
         trust=trust,
         epoch=voice.epoch,
+        observe=watch.saw,
     )
     coordinator = Coordinator(
-        settings.fleet, parent, history, store, tell_people=tell_of_run, now=machine.now, chance=machine.chance
+        settings.fleet,
+        parent,
+        history,
+        store,
+        tell_people=tell_of_run,
+        now=machine.now,
+        chance=machine.chance,
+        observe=watch.saw,
     )
     clusters = Clusters(connect, settings.fleet, settings.node, partial(_record, history, settings.fleet, machine))
+    sights = Sights(links={"broker": lambda: parent.session}, members=lambda: parent.members)
     duty.parent = parent
     try:
-        beside = (coordinator.serve(), keep_lease(), clusters.run())
+        beside = (coordinator.serve(), keep_lease(), clusters.run(), watch.run(sights, parent.session.publish))
         looking = [] if trust is None else [trust.look_after(parent.say_again)]
         await together(parent.run(), *(_or_quietly(parent, service) for service in beside), *looking)
     finally:

@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 from headwater.gateway.relay import Relay
 from headwater.node.child import Child
 from headwater.node.envelope import epoch_at, trust_of
+from headwater.node.herald import Herald
 from headwater.node.identity import Identity
 from headwater.node.journal import JournalFull
 from headwater.node.outbox import Outbox
@@ -17,6 +18,7 @@ from headwater.node.parent import Parent
 from headwater.node.parents import Parents, Second, second_of
 from headwater.node.service import together
 from headwater.node.store import NodeStore
+from headwater.node.watching import UNWATCHED, Sights, Watch
 from headwater.schemas.settings import GatewaySettings
 from headwater.schemas.statuses import RoundStatus
 from headwater.schemas.topics import Topics
@@ -34,11 +36,17 @@ async def serve(settings: GatewaySettings) -> None:
     """Run a gateway. Raises BrokerUnreachable or AccessRefused for any of its brokers, ConfigError for its fallback."""
     identity = Identity(settings.fleet, settings.node, "gateway", settings.parent)
     second = second_of(settings.fallback, identity, settings.uplink)
-    await join(settings, identity, partial(Session, settings.uplink), partial(Session, settings.site), second)
+    watch = Watch(Herald(identity))
+    await join(settings, identity, partial(Session, settings.uplink), partial(Session, settings.site), second, watch)
 
 
 async def join(
-    settings: GatewaySettings, identity: Identity, uplink: Connect, site: Connect, second: Second | None = None
+    settings: GatewaySettings,
+    identity: Identity,
+    uplink: Connect,
+    site: Connect,
+    second: Second | None = None,
+    watch: Watch = UNWATCHED,
 ) -> None:
     """Be the gateway between two links, whatever carries them. Raises what their connections raise."""
     topic = Topics(settings.fleet).cluster(settings.node)
@@ -69,11 +77,22 @@ async def join(
         heartbeat_s=settings.heartbeat_s,
         trust=trust,
         epoch=_epoch(store) if trust is not None else 0,
+        observe=watch.saw,
     )
     relay = Relay(settings.node, parent, objects, store)
+    outlets = [parents.publish] + ([parent.session.publish] if settings.site != settings.uplink else [])
+    sights = Sights(
+        links={"uplink": lambda: parents.session, "site": lambda: parent.session}, members=lambda: parent.members
+    )
     try:
-        beside = [] if trust is None else [trust.look_after(partial(_tell_certificate, parent, parents))]
-        await together(parents.run(relay.work, rest=parent.close), parent.run(), _tell_data(parent, parents), *beside)
+        looking = [] if trust is None else [trust.look_after(partial(_tell_certificate, parent, parents))]
+        await together(
+            parents.run(relay.work, rest=parent.close),
+            parent.run(),
+            _tell_data(parent, parents),
+            watch.run(sights, *outlets),
+            *looking,
+        )
     finally:
         await parent.drain()
         store.close()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from typing import Final
 
@@ -246,6 +246,14 @@ def result_of(hosted: Hosted, told: RoundStatus, traffic: Traffic) -> RoundResul
         traffic.since(hosted.traffic),
         told,
     )
+
+
+def with_aggregate(result: RoundResult, aggregate_s: float) -> RoundResult:
+    """The result, and what people hear of it, with how long the new model took behind the round's close."""
+    if result.told is None or result.times is None:
+        return result
+    times = result.times.model_copy(update={"aggregate_s": aggregate_s})
+    return replace(result, told=result.told.model_copy(update={"times": times}))
 
 
 def checked_tensors(delta: Delta, node: str, hosted: Hosted) -> tuple[Array, ...]:

@@ -33,6 +33,8 @@ from headwater.node.hosting import (
 from headwater.node.identity import Identity
 from headwater.node.journal import Entry, Journal
 from headwater.node.news import News
+from headwater.node.observing import Came, Ended, NotTaken, Observer, Opened, Taken, Went, nobody
+from headwater.node.observing import Declined as PlanDeclined
 from headwater.node.pacing import Pacing
 from headwater.node.providing import Provider
 from headwater.node.receipts import Receipts
@@ -114,6 +116,7 @@ class Parent:
         heartbeat_s: how often it gives a sign of life, and looks whether its children do.
         trust: what it signs with, and whom it believes; None where it believes what its broker brings.
         epoch: of its words where it signs them: higher at each of its starts.
+        observe: is told what this parent sees.
     """
 
     def __init__(
@@ -130,11 +133,13 @@ class Parent:
         on_connect: Callable[[], Awaitable[None]] | None = None,
         trust: "Trust | None" = None,
         epoch: int = 0,
+        observe: Observer = nobody,
     ) -> None:
         self._identity = identity
         self._trust = trust
         self._epoch = epoch
         self._words = 0
+        self._observe = observe
         self._tell_people = tell_people
         self._heartbeat_s = heartbeat_s
         self._also_on_connect = on_connect
@@ -240,6 +245,7 @@ class Parent:
             plan, manifest, entries, Opening(counted=counted, models=models, places=places, masks=masks)
         )
         hosted.keep_payloads = keep_payloads
+        self._observe(Opened(plan.key, plan.task, len(hosted.round.cohort)))
         self._take_up(hosted, entries)
         await self._announce(self._announcement_of(hosted))
         model = plan.patch.patch if plan.patch is not None else plan.model
@@ -253,6 +259,10 @@ class Parent:
             self._admit(admission.Tick())
             await self._invite(hosted, loop.time())
         return await self._ended(hosted, loop.time())
+
+    def tell(self, status: RoundStatus) -> None:
+        """Tell people more of a round that has ended."""
+        self._tasks.start(self._say(status))
 
     async def close(self) -> None:
         """Tell the children that no round is open: whoever still sends may rest."""
@@ -330,12 +340,13 @@ class Parent:
         await self._receipts.end()
         self._announcement = self._announcement.model_copy(update={"closed": hosted.plan.key})
         told = self._status(hosted, now)
-        self._tasks.start(self._say(told))
+        self.tell(told)
         result = result_of(hosted, told, self.session.traffic)
         self._pacing.learn(hosted.plan, hosted.round, result.contributions, now)
         self._pacing.forget_others_than(self._members.children)
         self._choosing.learn(hosted.plan, hosted.round, result.contributions)
         self._choosing.forget_others_than(self._members.children)
+        self._observe(Ended(result))
         return result
 
     async def _tell_those_in_the_last(self) -> None:
@@ -406,12 +417,14 @@ class Parent:
                 log.info("%s started anew", node)
                 self._joined(node)
             case membership.Appeared(node):
+                self._observe(Came(node))
                 self._joined(node)
             case membership.Changed(node) if self._hosted is None or node not in self._hosted.round.cohort:
                 # One that is asked already, and declined, does not begin again for having more data.
                 self._joined(node)
             case membership.Gone(node, why):
                 log.info("%s is gone: %s", node, why)
+                self._observe(Went(node, why))
                 self._admit(admission.Finished(node))
                 if self._hosted is not None:
                     self._perform(self._hosted, rounds.Left(node), None)
@@ -568,6 +581,7 @@ class Parent:
         if hosted is None or refusal.key != hosted.plan.key or refusal.sender != node:
             return
         log.warning("%s cannot follow round %d: %s (%s)", node, refusal.key.round, refusal.reason, refusal.detail)
+        self._observe(PlanDeclined(node, refusal.key, refusal.reason, refusal.detail))
         hosted.refuse(Refused(node, refusal.reason, refusal.detail))
         if node in hosted.round.waiting:
             now = asyncio.get_running_loop().time()
@@ -591,6 +605,7 @@ class Parent:
             match effect:
                 case rounds.Fold(_, factor) if arrival is not None:
                     fold(hosted, arrival, factor, now)
+                    self._observe(Taken(arrival.delta.sender, len(arrival.payload)))
                 case rounds.Hold(sender) if arrival is not None:
                     self._hold(sender, arrival.payload)
                 case rounds.Acknowledge() if arrival is not None and not arrival.is_kept:
@@ -634,6 +649,7 @@ class Parent:
 
     def _refuse(self, node: str, key: RoundKey | None, reason: Reason, detail: str) -> None:
         log.warning("refused %s: %s (%s)", node, reason, detail)
+        self._observe(NotTaken(node, key, reason, detail))
         if self._hosted is not None:
             self._hosted.refuse(Refused(node, reason, detail))
         refusal = Refusal(key=key, sender=self._identity.node, reason=reason, detail=detail[:1024])

@@ -130,6 +130,11 @@ class Parents:
                 self._judge(Unusable(), self._second)
                 await asyncio.sleep(RETRY_AFTER_S)
 
+    @property
+    def session(self) -> Connection | None:
+        """To the parent that is followed; None between two."""
+        return self._child.session if self._child is not None else None
+
     async def tell_status(self) -> None:
         """Say who this node is and what data it has. Raises LinkDown where nobody hears it."""
         await self._present().tell_status()
