@@ -169,7 +169,8 @@ def _resolve(model: type[S], config: Path | None, flags: Mapping[Key, object]) -
 
 
 def _run(settings: S, name: str, serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:
-    from headwater.node.service import run_service, set_up_logging
+    from headwater.node.logs import set_up_logging
+    from headwater.node.service import run_service
 
     set_up_logging(settings.log, name)
     raise typer.Exit(run_service(lambda: serve(settings)))

@@ -29,11 +29,12 @@ from headwater.core.graph.outputs import output_axes
 from headwater.core.round import Contributor
 from headwater.core.sketch import told_errors
 from headwater.node.hosting import RoundResult, with_aggregate
+from headwater.node.logs import about
 from headwater.node.observing import Observer, Recorded, RunTold, nobody
 from headwater.node.parent import Parent
 from headwater.schemas.base import Task
 from headwater.schemas.errors import HeadwaterError, HistoryError, RunFailed
-from headwater.schemas.messages import Bundle, Model, ObjectRef
+from headwater.schemas.messages import Bundle, Model, ObjectRef, RoundKey
 from headwater.schemas.statuses import NodeStatus, RunState, RunStatus
 from headwater.schemas.tensors import decode_tensors
 from headwater.schemas.wire import decode_object, reference
@@ -104,7 +105,8 @@ class Coordinator:
                 await self._parent.news.wait(LOOK_EVERY_S)
                 continue
             idle = False
-            await self._work(run)
+            with about(run.id):
+                await self._work(run)
 
     # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -209,11 +211,12 @@ class Coordinator:
             await self._wait_for_children(course)
             opened_at = self._now()
             course = await self._with_places(course)
-            result = await self._host(course, task, number, attempt)
-            behind = await self._recorded(course, result, opened_at)
-            if result.closed:
-                return behind.course
-            log.warning("round %d, attempt %d: no quorum by the deadline", number, attempt)
+            with about(RoundKey(run=course.run.id, round=number, attempt=attempt)):
+                result = await self._host(course, task, number, attempt)
+                behind = await self._recorded(course, result, opened_at)
+                if result.closed:
+                    return behind.course
+                log.warning("round %d, attempt %d: no quorum by the deadline", number, attempt)
         raise RunFailed(
             f"round {number}: no quorum in {most} attempts; see the refusals, or lower "
             "cohort.quorum or raise cohort.deadline_s"

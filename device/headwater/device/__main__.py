@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from headwater.device.service import serve
-from headwater.node.service import run_service, set_up_logging
+from headwater.node.logs import set_up_logging
+from headwater.node.service import run_service
 from headwater.schemas.config import load
 from headwater.schemas.errors import HeadwaterError
 from headwater.schemas.settings import CloudSettings, DeviceSettings, GatewaySettings

@@ -23,6 +23,7 @@ from headwater.gateway.uplink import Uplink
 from headwater.node.child import Assignment, Decline
 from headwater.node.hosting import RoundResult
 from headwater.node.journal import JournalFull
+from headwater.node.logs import about
 from headwater.node.parent import Parent
 from headwater.node.places import own
 from headwater.node.store import NodeStore
@@ -132,7 +133,8 @@ class Relay:
 
     async def _host(self, assignment: Assignment, index: int, model: ObjectRef, models: int) -> RoundResult:
         plan = edge_plan(assignment.plan, index, model, self._remaining_s(assignment), self._node)
-        return await self._parent.host(plan, assignment.bundle.manifest, models=models, masks=assignment.masks)
+        with about(plan.key):
+            return await self._parent.host(plan, assignment.bundle.manifest, models=models, masks=assignment.masks)
 
     def _model(self, assignment: Assignment, course: Course) -> ObjectRef:
         """What an edge round begins with: the received model, and then the cluster's own."""

@@ -14,6 +14,7 @@ from headwater.core.compress.prune import Mask, read_masks
 from headwater.core.round import worth_taking
 from headwater.node.envelope import believed
 from headwater.node.identity import Identity
+from headwater.node.logs import about
 from headwater.node.news import News
 from headwater.node.outbox import Outbox, Outgoing
 from headwater.node.patching import patched
@@ -40,7 +41,7 @@ from headwater.schemas.messages import (
 )
 from headwater.schemas.statuses import DataStatus
 from headwater.schemas.tensors import TensorError, parameter_specs
-from headwater.schemas.topics import Topics
+from headwater.schemas.topics import NodeTopic, Topics
 from headwater.schemas.wire import WireError, decode, decode_object, encode, encode_object, reference
 from headwater.transport.objects import Assembly, ObjectStore, chunks
 from headwater.transport.session import Caller, Connect, LinkDown
@@ -176,19 +177,23 @@ class Child:
 
     async def _work_on_plans(self, work: Work, rest: Rest | None) -> None:
         async for assignment in self._assignments(rest):
-            key = assignment.plan.key
-            # The next plan's first word below a gateway tells its cluster that the last round is over.
-            await self._outbox.save_all()
-            match await self._unless_superseded(key, work(assignment)):
-                case Delta() as delta if self._is_worth(key):
-                    for gone in self._outbox.put(key, encode_object(delta)):
-                        self._refused(gone)
-                    self._news.tell()
-                case Delta() | None:
-                    # What was superseded may have been kept as sent already.
-                    self._refused(key)
-                case Decline(reason, detail):
-                    await self._decline(key, reason, detail)
+            with about(assignment.plan.key):
+                await self._work_on(assignment, work)
+
+    async def _work_on(self, assignment: Assignment, work: Work) -> None:
+        key = assignment.plan.key
+        # The next plan's first word below a gateway tells its cluster that the last round is over.
+        await self._outbox.save_all()
+        match await self._unless_superseded(key, work(assignment)):
+            case Delta() as delta if self._is_worth(key):
+                for gone in self._outbox.put(key, encode_object(delta)):
+                    self._refused(gone)
+                self._news.tell()
+            case Delta() | None:
+                # What was superseded may have been kept as sent already.
+                self._refused(key)
+            case Decline(reason, detail):
+                await self._decline(key, reason, detail)
 
     async def tell_status(self) -> None:
         """Say who this node is and what data it has. Raises LinkDown where nobody hears it."""
@@ -212,6 +217,11 @@ class Child:
             return
         if not retained:
             self.heard_at = asyncio.get_running_loop().time()
+        open_ = self._announcement.plan if self._announcement is not None else None
+        with about(open_.key if open_ is not None else None):
+            self._hear(parsed, topic, payload, retained)
+
+    def _hear(self, parsed: NodeTopic, topic: str, payload: bytes, retained: bool) -> None:
         try:
             match parsed.branch, parsed.leaf:
                 case "down", "announcement":
@@ -364,7 +374,9 @@ class Child:
                 await self._news.wait()
                 continue
             arrived_at = self._arrived_at
-            if not await self._gather(plan):
+            with about(plan.key):
+                is_there = await self._gather(plan)
+            if not is_there:
                 continue
             done = plan.key
             try:
@@ -463,7 +475,8 @@ class Child:
                 continue
             if self._outbox.saves_first:
                 await self._outbox.save(entry)
-            await self._deliver(entry)
+            with about(entry.key):
+                await self._deliver(entry)
 
     async def _deliver(self, entry: Outgoing) -> None:
         """Send until the parent answers. The waits double up to `RESEND_AFTER_MAX_S`; a repeat offers one chunk."""

@@ -32,6 +32,7 @@ from headwater.node.hosting import (
 )
 from headwater.node.identity import Identity
 from headwater.node.journal import Entry, Journal
+from headwater.node.logs import about
 from headwater.node.news import News
 from headwater.node.observing import Came, Ended, NotTaken, Observer, Opened, Taken, Went, nobody
 from headwater.node.observing import Declined as PlanDeclined
@@ -393,7 +394,8 @@ class Parent:
         while True:
             await asyncio.sleep(self._heartbeat_s)
             if self.session.connected:
-                self._change_members(membership.Tick())
+                with about(self._hosted.plan.key if self._hosted is not None else None):
+                    self._change_members(membership.Tick())
 
     def _on_status(self, topic: NodeTopic, payload: bytes) -> None:
         try:
@@ -446,10 +448,11 @@ class Parent:
         parsed = self._topics.parse(topic)
         if parsed is None:
             return
-        if parsed.branch == "status":
-            self._on_status(parsed, payload)
-        elif parsed.branch == "up" and parsed.parent == self._identity.node:
-            self._on_up(parsed, payload)
+        with about(self._hosted.plan.key if self._hosted is not None else None):
+            if parsed.branch == "status":
+                self._on_status(parsed, payload)
+            elif parsed.branch == "up" and parsed.parent == self._identity.node:
+                self._on_up(parsed, payload)
 
     def _on_up(self, topic: NodeTopic, payload: bytes) -> None:
         node = topic.node

@@ -5,16 +5,13 @@ SIGTERM and SIGINT cancel the service's tasks, whose clean-up says goodbye to th
 
 import asyncio
 import contextlib
-import json
-import logging
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
+from headwater.node.logs import say_at_the_end
 from headwater.schemas.errors import HeadwaterError
-from headwater.schemas.settings import LogSettings
 
 INTERRUPTED: Final = 130
 STOP_WITH_PARENT: Final = "HW_STOP_WITH_PARENT"
@@ -22,11 +19,11 @@ STOP_WITH_PARENT: Final = "HW_STOP_WITH_PARENT"
 
 
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    """Run an async service until it ends; returns the process's exit code and prints an error's sentence to stderr."""
+    """Run an async service until it ends; returns the process's exit code and says an error's sentence on stderr."""
     try:
         return asyncio.run(_until_signal(main))
     except HeadwaterError as error:
-        print(f"headwater: {error}", file=sys.stderr)
+        say_at_the_end(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -43,16 +40,6 @@ async def together(*services: Awaitable[None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def set_up_logging(settings: LogSettings, node: str) -> None:
-    """One line an event, to stderr; text for people, or JSON for collectors."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonLines(node) if settings.format == "json" else _text(node))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(settings.level.upper())
-    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _stop_with_parent() -> None:
@@ -88,27 +75,3 @@ async def _until_signal(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
         for which in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(which)
     return INTERRUPTED if received and received[0] == signal.SIGINT else 0
-
-
-def _text(node: str) -> logging.Formatter:
-    return logging.Formatter(f"%(asctime)s %(levelname)-7s {node}: %(message)s", "%Y-%m-%d %H:%M:%S")
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object a line."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__()
-        self._node = node
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "node": self._node,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
