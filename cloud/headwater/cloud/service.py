@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headwater.cloud.api.service import Api, Standing
@@ -25,9 +26,10 @@ from headwater.cloud.patience import Patience
 from headwater.node.envelope import trust_of
 from headwater.node.herald import Herald
 from headwater.node.identity import Identity, new_boot
+from headwater.node.listening import listening
 from headwater.node.parent import Parent
 from headwater.node.service import together
-from headwater.node.watching import UNWATCHED, Sights, Watch
+from headwater.node.watching import UNWATCHED, Gauge, Sights, Watch, disk, metrics
 from headwater.schemas.settings import CloudSettings
 from headwater.schemas.statuses import RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
@@ -89,9 +91,10 @@ async def serve(settings: CloudSettings) -> None:
     machine, duty = Machine(), Duty()
     with contextlib.ExitStack() as stack:
         # First of all, so that a port in use is told at once.
+        identity = _identity(settings, machine)
+        watch = Watch(Herald(identity, machine.now), stack.enter_context(metrics(settings.metrics, identity)))
         answering = [stack.enter_context(_api(settings, duty, machine.now))] if settings.http is not None else []
         history = stack.enter_context(contextlib.closing(open_history(settings.database.get_secret_value())))
-        watch = Watch(Herald(_identity(settings, machine), machine.now))
         coordinating = coordinate(settings, history, partial(Session, settings.broker), machine, duty, watch)
         await together(coordinating, *(answer() for answer in answering))
 
@@ -100,13 +103,13 @@ async def serve(settings: CloudSettings) -> None:
 def _api(settings: CloudSettings, duty: Duty, now: Callable[[], datetime]) -> Iterator[Callable[[], Awaitable[None]]]:
     """What answers over HTTP, its port taken already. Raises ConfigError for that and the tokens, and HistoryError."""
     from headwater.cloud.api.app import create_app
-    from headwater.cloud.api.server import listening, serve
+    from headwater.cloud.api.server import BACKLOG, serve
     from headwater.cloud.api.tokens import TokenBook
 
     assert settings.http is not None
     book = TokenBook(settings.http.tokens) if settings.http.tokens is not None else None
     with (
-        listening(settings.http) as bound,
+        listening(settings.http.host, settings.http.port, "http.port", BACKLOG) as bound,
         # Connections of its own: whoever looks takes none from the coordinator.
         contextlib.closing(open_history(settings.database.get_secret_value())) as history,
     ):
@@ -205,7 +208,12 @@ async def lead(
         observe=watch.saw,
     )
     clusters = Clusters(connect, settings.fleet, settings.node, partial(_record, history, settings.fleet, machine))
-    sights = Sights(links={"broker": lambda: parent.session}, members=lambda: parent.members)
+    sights = Sights(
+        links={"broker": lambda: parent.session},
+        members=lambda: parent.members,
+        data=parent.data,
+        gauges=_disk(settings.database.get_secret_value()),
+    )
     duty.parent = parent
     try:
         beside = (coordinator.serve(), keep_lease(), clusters.run(), watch.run(sights, parent.session.publish))
@@ -213,6 +221,12 @@ async def lead(
         await together(parent.run(), *(_or_quietly(parent, service) for service in beside), *looking)
     finally:
         await parent.drain()
+
+
+def _disk(database: str) -> dict[str, Gauge]:
+    """Of a database that is a file here."""
+    file = database.removeprefix("sqlite:///")
+    return disk(Path(file).parent) if file != database else {}
 
 
 async def _record(history: History, fleet: str, machine: Machine, statuses: Sequence[RoundStatus]) -> None:

@@ -28,6 +28,7 @@ from headwater.node.parents import Parents, second_of
 from headwater.node.places import own
 from headwater.node.service import together
 from headwater.node.store import NodeStore
+from headwater.node.watching import Gauge, Sights, Watch, disk, metrics
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.messages import Delta
 from headwater.schemas.settings import DeviceSettings
@@ -47,7 +48,14 @@ async def serve(settings: DeviceSettings) -> None:
         DataError: a data source is at fault.
         BrokerUnreachable, AccessRefused: the broker is.
     """
+    identity = Identity(settings.fleet, settings.node, "device", settings.parent)
+    with metrics(settings.metrics, identity) as counting:
+        await _serve(settings, identity, Watch(metrics=counting))
+
+
+async def _serve(settings: DeviceSettings, identity: Identity, watch: Watch) -> None:
     beside = _beside(settings)
+    sensors = Sensors()
     sources = open_sources(settings.data, settings.state / "data" / settings.node)
     worker = Worker(
         Bounds(
@@ -59,7 +67,7 @@ async def serve(settings: DeviceSettings) -> None:
     state = LocalState(training_state(settings.state, settings.node))
     sharing = _sharing(settings, state)
     await sharing.look(sources)
-    battery = Battery(Sensors(), time.monotonic) if settings.sharing.battery else None
+    battery = Battery(sensors, time.monotonic) if settings.sharing.battery else None
     percent = battery.percent if battery is not None else lambda: None
     agent = Agent(
         settings.node,
@@ -67,7 +75,6 @@ async def serve(settings: DeviceSettings) -> None:
         time_limit_s=settings.training_limit_s,
         means=Means(worker=worker, state=state, beside=beside, sharing=sharing),
     )
-    identity = Identity(settings.fleet, settings.node, "device", settings.parent)
     store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
     objects = ObjectStore(settings.store_size_bytes)
     outbox = Outbox(store, has_two_parents=settings.fallback is not None)
@@ -108,9 +115,20 @@ async def serve(settings: DeviceSettings) -> None:
 
     serving = [_serving(server, worker)] if server else []
     trusting = [trust.look_after(partial(_tell_certificate, parents))] if trust else []
+    sights = Sights(
+        links={"uplink": lambda: parents.session},
+        data=agent.data,
+        gauges={
+            **disk(settings.state),
+            **_gauges(sensors, worker),
+            "headwater_outbox_bytes": lambda: outbox.size_bytes,
+            "headwater_journal_bytes": lambda: store.file_bytes,
+        },
+    )
     try:
         await together(
-            parents.run(work),
+            parents.run(watch.working(work)),
+            watch.run(sights),
             tell_changes(word, parents.tell_status),
             keep_told(Supervisor.of(os.environ), parents.standing),
             *live,
@@ -132,6 +150,20 @@ def _sharing(settings: DeviceSettings, state: LocalState) -> Sharing:
     """Raises ConfigError where it is not said what would be shared."""
     classes = classes_of(settings.sharing, settings.data) if settings.sharing.histogram else {}
     return Sharing(classes, settings.sharing.epsilon, state)
+
+
+def _gauges(sensors: Sensors, worker: Worker) -> dict[str, Gauge]:
+    """Of the board, and of what runs on it."""
+
+    def battery() -> float | None:
+        percent = sensors.reading(datetime.now()).battery_percent
+        return None if percent is None else percent / 100
+
+    return {
+        "headwater_temperature_celsius": lambda: sensors.reading(datetime.now()).temperature_c,
+        "headwater_battery_ratio": battery,
+        "headwater_worker_memory_bytes": lambda: worker.memory_bytes,
+    }
 
 
 def _beside(settings: DeviceSettings) -> Beside:

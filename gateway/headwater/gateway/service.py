@@ -18,7 +18,7 @@ from headwater.node.parent import Parent
 from headwater.node.parents import Parents, Second, second_of
 from headwater.node.service import together
 from headwater.node.store import NodeStore
-from headwater.node.watching import UNWATCHED, Sights, Watch
+from headwater.node.watching import UNWATCHED, Sights, Watch, disk, metrics
 from headwater.schemas.settings import GatewaySettings
 from headwater.schemas.statuses import RoundStatus
 from headwater.schemas.topics import Topics
@@ -36,8 +36,10 @@ async def serve(settings: GatewaySettings) -> None:
     """Run a gateway. Raises BrokerUnreachable or AccessRefused for any of its brokers, ConfigError for its fallback."""
     identity = Identity(settings.fleet, settings.node, "gateway", settings.parent)
     second = second_of(settings.fallback, identity, settings.uplink)
-    watch = Watch(Herald(identity))
-    await join(settings, identity, partial(Session, settings.uplink), partial(Session, settings.site), second, watch)
+    with metrics(settings.metrics, identity) as counting:
+        watch = Watch(Herald(identity), counting)
+        links = partial(Session, settings.uplink), partial(Session, settings.site)
+        await join(settings, identity, *links, second, watch)
 
 
 async def join(
@@ -82,12 +84,19 @@ async def join(
     relay = Relay(settings.node, parent, objects, store)
     outlets = [parents.publish] + ([parent.session.publish] if settings.site != settings.uplink else [])
     sights = Sights(
-        links={"uplink": lambda: parents.session, "site": lambda: parent.session}, members=lambda: parent.members
+        links={"uplink": lambda: parents.session, "site": lambda: parent.session},
+        members=lambda: parent.members,
+        data=parent.data,
+        gauges={
+            **disk(settings.state),
+            "headwater_outbox_bytes": lambda: outbox.size_bytes,
+            "headwater_journal_bytes": lambda: store.file_bytes,
+        },
     )
     try:
         looking = [] if trust is None else [trust.look_after(partial(_tell_certificate, parent, parents))]
         await together(
-            parents.run(relay.work, rest=parent.close),
+            parents.run(watch.working(relay.work), rest=parent.close),
             parent.run(),
             _tell_data(parent, parents),
             watch.run(sights, *outlets),

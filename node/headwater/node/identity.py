@@ -43,7 +43,7 @@ class Identity:
             parent=self.parent,
             state=state,
             boot=self.boot,
-            software=_software(),
+            software=software(),
             data=dict(data),
             codecs=() if self.role == "cloud" else CODECS[1:],
             battery_percent=battery_percent,
@@ -53,6 +53,7 @@ class Identity:
 
 
 @cache
-def _software() -> str:
+def software() -> str:
+    """The version of what runs here."""
     # Looked up once: it is read from the package's files, and a birth is told at every connection.
     return version("headwater")

@@ -81,6 +81,11 @@ class Outbox:
         entries = self._entries.values()
         return next((entry for entry in entries if self._owner(entry.key) in (None, parent)), None)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all of them, encoded."""
+        return sum(len(entry.payload) for entry in self._entries.values())
+
     def holds(self, key: RoundKey) -> bool:
         return key in self._entries
 

@@ -72,6 +72,12 @@ class NodeStore:
         with self._lock:
             self._disconnect()
 
+    @property
+    def file_bytes(self) -> int:
+        """What the file takes, with what is written beside it; 0 before there is first something to keep."""
+        files = (self._file, self._file.with_name(f"{self._file.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
     # ── on the way up ───────────────────────────────────────────────────────────────────────────────────────────
 
     def outgoing(self) -> tuple[tuple[RoundKey, bytes], ...]:

@@ -4,13 +4,22 @@ Events go to people at the node's brokers, metrics to whoever asks this machine.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal, Protocol
 
+from headwater.node.child import Assignment, Decline, Work
 from headwater.node.herald import Herald, Publish
-from headwater.node.observing import Seen
-from headwater.schemas.statuses import NodeStatus
+from headwater.node.identity import Identity
+from headwater.node.observing import Seen, Worked
+from headwater.schemas.errors import ConfigError
+from headwater.schemas.messages import Delta
+from headwater.schemas.settings import MetricsSettings
+from headwater.schemas.statuses import DataStatus, NodeStatus
 from headwater.transport.session import Connection
 
 Gauge = Callable[[], float | None]
@@ -21,12 +30,13 @@ Gauge = Callable[[], float | None]
 class Sights:
     """What can be looked at in a running node, inside its event loop.
 
-    `links` are its connections by name; one that is between two has none. `members` are a parent's children. `gauges`
-    are whatever else has a number, by the name of its metric.
+    `links` are its connections by name; one that is between two has none. `members` are a parent's children, `data`
+    what this node has, or what is below it. `gauges` are whatever else has a number, by the name of its metric.
     """
 
     links: Mapping[str, Callable[[], Connection | None]] = field(default_factory=dict)
     members: Callable[[], Mapping[str, NodeStatus]] | None = None
+    data: Callable[[], Mapping[str, DataStatus]] | None = None
     gauges: Mapping[str, Gauge] = field(default_factory=dict)
 
 
@@ -54,6 +64,17 @@ class Watch:
         if self.metrics is not None:
             self.metrics.saw(seen)
 
+    def working(self, work: Work) -> Work:
+        """The same work, whose end they are told."""
+
+        async def told(assignment: Assignment) -> Delta | Decline:
+            result = await work(assignment)
+            key = assignment.plan.key
+            self.saw(Worked(key, result) if isinstance(result, Delta) else Worked(key, None, result.reason))
+            return result
+
+        return told
+
     async def run(self, sights: Sights, *outlets: Publish) -> None:
         """Have them look at a node, and its events go out, until cancelled."""
         if self.metrics is not None:
@@ -65,4 +86,37 @@ class Watch:
                 self.metrics.look_at(Sights())
 
 
-UNWATCHED = Watch()
+UNWATCHED: Final = Watch()
+
+
+@contextmanager
+def metrics(settings: MetricsSettings | None, identity: Identity) -> Iterator[Metrics | None]:
+    """What counts for a collector, where there is to be one. To be entered inside the event loop.
+
+    Raises:
+        ConfigError: its library is missing, or its port cannot be had.
+    """
+    if settings is None:
+        yield None
+        return
+    try:
+        # What is off is not loaded: a device that nobody asks has no use for it.
+        from headwater.node.scraping import scraped
+    except ImportError as error:
+        raise ConfigError(f"metrics: {error}; pip install 'headwater[metrics]', or take the table out") from None
+    with scraped(settings, identity) as exporter:
+        yield exporter
+
+
+def disk(folder: Path) -> dict[str, Gauge]:
+    """The gauges of where a node keeps what outlives it."""
+
+    def usage(what: Literal["free", "total"]) -> float | None:
+        # Before there is first something to keep the folder is not there.
+        there = next((place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()), None)
+        return float(getattr(shutil.disk_usage(there), what)) if there is not None else None
+
+    return {
+        "headwater_disk_free_bytes": partial(usage, "free"),
+        "headwater_disk_size_bytes": partial(usage, "total"),
+    }

@@ -20,6 +20,15 @@ class LogSettings(Frozen):
     format: Literal["text", "json"] = "text"
 
 
+class MetricsSettings(Frozen):
+    """Where a node tells Prometheus its metrics (`/metrics`) and a container's health check whether it is well
+    (`/healthz`). Whoever reaches the port may read them: of data they say how many examples, and how well models do.
+    """
+
+    host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65_535)] = 9464
+
+
 class ServingSettings(Frozen):
     """What a device does with its model between rounds: score its live windows and publish what it finds.
 
@@ -134,6 +143,7 @@ class DeviceSettings(Frozen):
     sharing: SharingSettings = Field(default_factory=SharingSettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
     trust: TrustSettings | None = None
+    metrics: MetricsSettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)
 
 
@@ -155,6 +165,7 @@ class GatewaySettings(Frozen):
     kept_size_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024
     store_size_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
     trust: TrustSettings | None = None
+    metrics: MetricsSettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)
 
 
@@ -222,4 +233,5 @@ class CloudSettings(Frozen):
     store_size_bytes: Annotated[int, Field(ge=1024)] = 512 * 1024 * 1024
     http: HttpSettings | None = None
     trust: TrustSettings | None = None
+    metrics: MetricsSettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)

@@ -13,8 +13,6 @@ import uvicorn
 from anyio import to_thread
 
 from headwater.cloud.api.gate import Application
-from headwater.schemas.errors import ConfigError
-from headwater.schemas.settings import HttpSettings
 
 BACKLOG: Final = 128
 MAX_CONNECTIONS: Final = 512
@@ -33,19 +31,6 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def listening(settings: HttpSettings) -> socket.socket:
-    """A bound socket. Raises ConfigError where that cannot be."""
-    try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        why = error.strerror or error
-        raise ConfigError(
-            f"http.port: {settings.port} of {settings.host}: {why}; give a free port of an address of this machine"
-        ) from None
 
 
 async def serve(app: Application, bound: socket.socket) -> None:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from headwater.device.runtime.failures import GraphRefused, TrainingTimedOut, WorkerFailed
@@ -85,6 +86,18 @@ class Worker:
         """The process, while there is one."""
         process = self._process
         return process.pid if process and process.poll() is None else None
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """What the process has in memory, by Linux; 0 while there is none, None where nobody says."""
+        pid = self.pid
+        if pid is None:
+            return 0.0
+        try:
+            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        except (OSError, IndexError, ValueError):
+            return None
+        return float(pages * os.sysconf("SC_PAGE_SIZE"))
 
     def ask(
         self, request: Frame, *, limit_s: float = REQUEST_LIMIT_S, max_answer_bytes: int = 0
