@@ -63,6 +63,8 @@ def headwater(
         (["cloud"], "coordinator"),
         (["gateway"], "adds up its cluster"),
         (["device"], "its own data"),
+        (["device", "run"], "--broker-host"),
+        (["device", "doctor"], "what may stand in a device's way"),
         (["demo"], "Watch a fleet learn"),
         (["run"], "Start, follow, pause, stop and export"),
         *(
@@ -306,3 +308,18 @@ def test_the_commands_need_no_more_than_the_installation_brings(tmp_path: Path) 
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_a_device_is_examined_and_its_fault_is_the_exit_code(folder: Path) -> None:
+    done = headwater("device", "doctor", "device.toml", "--json", "--listen-s", "0", cwd=folder)
+    assert done.returncode == 3, done.stderr
+    marks = {finding["name"]: finding["mark"] for finding in json.loads(done.stdout)["findings"]}
+    assert marks["broker port"] == "error"
+    assert marks["data.d"] == "ok"
+
+
+@pytest.mark.parametrize("arguments", [["device", "device.toml"], ["device", "run", "device.toml"]])
+def test_an_agent_runs_with_and_without_the_word_run(folder: Path, arguments: list[str]) -> None:
+    done = headwater(*arguments, "--node", "d9", "--print-config", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "d9" in done.stdout

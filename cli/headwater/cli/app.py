@@ -2,7 +2,7 @@
 
 import typer
 
-from headwater.cli import broker, data, demo, models, runs, services, tokens
+from headwater.cli import broker, data, demo, devices, models, runs, services, tokens
 
 app = typer.Typer(
     name="headwater",
@@ -14,8 +14,8 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("cloud")(services.cloud)
 app.command("gateway")(services.gateway)
-app.command("device")(services.device)
 app.command("bridge")(services.bridge)
+app.add_typer(devices.app, name="device")
 app.add_typer(runs.app, name="run")
 app.add_typer(tokens.app, name="token")
 app.add_typer(models.app, name="model")

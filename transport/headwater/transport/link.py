@@ -266,7 +266,7 @@ class Link(ABC):
             max_inflight_messages=MAX_INFLIGHT,
             max_queued_outgoing_messages=MAX_WAITING,
             will=self._will and aiomqtt.Will(self._will.topic, self._will.payload, self._will.qos, self._will.retain),
-            tls_context=_tls_context(self._broker),
+            tls_context=tls_context(self._broker),
             tls_insecure=True if self._broker.tls and self._broker.tls.insecure else None,
             socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
             logger=_paho_log,
@@ -333,7 +333,7 @@ def _refusal(error: Exception) -> int | None:
     return _code(error) if isinstance(error, aiomqtt.exceptions.MqttConnectError) else None
 
 
-def _tls_context(broker: BrokerSettings) -> ssl.SSLContext | None:
+def tls_context(broker: BrokerSettings) -> ssl.SSLContext | None:
     """Raises AccessRefused naming the file that cannot be used."""
     if broker.tls is None:
         return None

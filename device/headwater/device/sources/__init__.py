@@ -29,7 +29,7 @@ from headwater.schemas.sources import (
     WatchSource,
 )
 
-__all__ = ["DataMismatch", "Dataset", "Fixed", "LiveSource", "Source", "fits", "load", "open_sources"]
+__all__ = ["DataMismatch", "Dataset", "Fixed", "LiveSource", "Source", "fits", "load", "open_sources", "store_path"]
 
 
 def open_sources(specs: Mapping[str, SourceSpec], folder: Path) -> dict[str, Source]:
@@ -45,12 +45,17 @@ def open_sources(specs: Mapping[str, SourceSpec], folder: Path) -> dict[str, Sou
         if not isinstance(spec, SensorSource):
             sources[key] = Fixed(load(key, spec))
             continue
-        path = (spec.store or folder / f"{_file_name(key)}.db").resolve()
+        path = store_path(key, spec, folder)
         if path in stores:
             raise ConfigError(f"data.{key}.store: {path} is that of data.{stores[path]}; give each source its own")
         stores[path] = key
         sources[key] = LiveSource(key, spec, path)
     return sources
+
+
+def store_path(key: str, spec: SensorSource, folder: Path) -> Path:
+    """Where a live source keeps its windows."""
+    return (spec.store or folder / f"{_file_name(key)}.db").resolve()
 
 
 def load(key: str, spec: StaticSource) -> Dataset:
