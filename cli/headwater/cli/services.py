@@ -2,7 +2,9 @@
 
 import json
 import os
+import webbrowser
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -10,11 +12,17 @@ import typer
 from pydantic import BaseModel
 
 from headwater.schemas.config import Key, Resolved, explain, load
-from headwater.schemas.settings import BridgeSettings, CloudSettings, DeviceSettings, GatewaySettings
+from headwater.schemas.settings import BridgeSettings, CloudSettings, DashboardSettings, DeviceSettings, GatewaySettings
 
-S = TypeVar("S", BridgeSettings, CloudSettings, DeviceSettings, GatewaySettings)
+S = TypeVar("S", BridgeSettings, CloudSettings, DashboardSettings, DeviceSettings, GatewaySettings)
 
-SERVICES: tuple[type[BaseModel], ...] = (BridgeSettings, CloudSettings, DeviceSettings, GatewaySettings)
+SERVICES: tuple[type[BaseModel], ...] = (
+    BridgeSettings,
+    CloudSettings,
+    DashboardSettings,
+    DeviceSettings,
+    GatewaySettings,
+)
 
 ConfigFile = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Its settings; see docs/examples.")]
 Fleet = Annotated[str | None, typer.Option(help="Name of the fleet.")]
@@ -151,6 +159,47 @@ def bridge(
     from headwater.bridges.service import serve
 
     _run(resolved.value, f"bridge to {system}", serve)
+
+
+def dashboard(
+    config: ConfigFile = None,
+    fleet: Fleet = None,
+    broker_host: Annotated[str | None, typer.Option(help="Host of the cloud's broker.")] = None,
+    broker_port: Annotated[int | None, typer.Option(help="Port of the cloud's broker.")] = None,
+    api: Annotated[str | None, typer.Option(help="Address of the cloud's HTTP API.", metavar="URL")] = None,
+    host: Annotated[str | None, typer.Option(help="Where it answers; elsewhere than here it wants access.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port that a browser asks.")] = None,
+    opens: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+    print_config: PrintConfig = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a fleet in the browser: its tree, its runs, its devices, alive.
+
+    Example: headwater dashboard --broker-port 1883 --open
+    """
+    flags: dict[Key, object] = {("fleet",): fleet, ("api",): api, ("host",): host, ("port",): port}
+    flags |= {("log", "level"): log_level, ("log", "format"): log_format}
+    flags |= {("brokers", "cloud", "host"): broker_host, ("brokers", "cloud", "port"): broker_port}
+    resolved = _resolve(DashboardSettings, config, flags)
+    if print_config:
+        _print(resolved, as_json)
+        return
+    from headwater.dashboard.service import serve
+
+    _run(resolved.value, "dashboard", partial(serve, tell=_told(opens)))
+
+
+def _told(opens: bool) -> Callable[[str], None]:
+    """Says where the dashboard is, and opens it where that was asked for."""
+
+    def tell(url: str) -> None:
+        typer.echo(f"watch it: {url}")
+        if opens:
+            webbrowser.open(url)
+
+    return tell
 
 
 def _common(fleet: str | None, node: str | None, level: str | None, format_: str | None) -> dict[Key, object]:

@@ -11,6 +11,7 @@ from pydantic import Field, FiniteFloat, SecretStr, model_validator
 
 from headwater.schemas.base import EntryPoint, Fraction, Frozen, Name, NodeId, Positive, Weight
 from headwater.schemas.links import BrokerSettings as BrokerSettings
+from headwater.schemas.links import Port
 from headwater.schemas.links import TlsSettings as TlsSettings
 from headwater.schemas.sources import SourceSpec
 
@@ -234,4 +235,38 @@ class CloudSettings(Frozen):
     http: HttpSettings | None = None
     trust: TrustSettings | None = None
     metrics: MetricsSettings | None = None
+    log: LogSettings = Field(default_factory=LogSettings)
+
+
+class AccessSettings(Frozen):
+    """Who may look at a dashboard that others than this machine can reach.
+
+    `password_file` holds the password that a browser asks for (any user name); `open` lets everyone look who reaches
+    the port, for a network of one's own. With `certificate` and `key` it speaks HTTPS: without, a password or an
+    operator's token crosses the network as it is.
+    """
+
+    password_file: Path | None = None
+    open: bool = False
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class DashboardSettings(Frozen):
+    """What people see in a browser: a subscriber of the round topics, with the history over the cloud's HTTP API.
+
+    `brokers` are those that it listens to, by a name for people: the cloud's, and any site's, whose devices are then
+    seen between rounds too. Without `api` (its address) there is only what was heard since the start; `api_token_file`
+    holds a token of role viewer, where the API wants one. Elsewhere than on loopback it wants `access`.
+    """
+
+    fleet: NodeId = "fleet"
+    brokers: Annotated[dict[Name, BrokerSettings], Field(min_length=1, max_length=64)] = Field(
+        default_factory=lambda: {"cloud": BrokerSettings()}
+    )
+    api: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = None
+    api_token_file: Path | None = None
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    access: AccessSettings = Field(default_factory=AccessSettings)
     log: LogSettings = Field(default_factory=LogSettings)

@@ -1,0 +1,1 @@
+"""Law: pages put what was worked out into the browser, and decide nothing but where it stands."""

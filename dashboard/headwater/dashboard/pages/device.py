@@ -1,0 +1,103 @@
+"""Law: a node's page says what it is, where it hangs, how it took part, and why it was refused."""
+
+import time
+from html import escape
+from typing import Final
+
+from nicegui import ui
+
+from headwater.dashboard.pages.components import Markup, Rows, chart, figures, heading, state
+from headwater.dashboard.pages.events import COLUMNS
+from headwater.dashboard.pages.parts import every_tick
+from headwater.dashboard.pages.site import Site, Visitor
+from headwater.dashboard.view import charts
+from headwater.dashboard.view.device import refusals_of, strip, turn_lines, turns_of
+from headwater.dashboard.view.events import lines
+from headwater.dashboard.view.state import Fleet, Seen
+from headwater.dashboard.view.summary import node_figures, place_of
+from headwater.dashboard.view.table import Column
+from headwater.dashboard.view.words import count
+
+TURNS: Final = (
+    Column("round"),
+    Column("run"),
+    Column("task"),
+    Column("state"),
+    Column("examples", True),
+    Column("share", True),
+    Column("training loss", True),
+    Column("in after", True),
+    Column("of that at work", True),
+    Column("size", True),
+)
+NOT_YET: Final = "It comes with the first round that it takes part in while somebody listens."
+
+
+def page(site: Site, visitor: Visitor, name: str) -> None:
+    with ui.element("div").classes("hw-head"):
+        heading(1, name)
+        word = Markup("span")
+        place = Markup("span", "hw-faint")
+    numbers = Markup("dl", "hw-figures")
+    with ui.element("section").classes("hw-card"):
+        heading(2, "Its rounds, oldest first")
+        marks = Markup("div", "hw-strip", 'role="img"')
+    with ui.element("div").classes("hw-grid"):
+        loss = chart("Training loss", NOT_YET)
+        speed = chart("Speed", NOT_YET)
+        share = chart("Share of its parent's examples", NOT_YET)
+        with ui.element("section").classes("hw-card"):
+            heading(2, "What it says of itself")
+            about = Markup("dl", "hw-about")
+    with ui.element("section").classes("hw-card"):
+        heading(2, "Refused, and why")
+        refused = Rows("Refusals of this node", COLUMNS, "Nothing of it was refused since somebody listened.")
+    with ui.element("section").classes("hw-card"):
+        heading(2, "Its newest rounds")
+        rows = Rows("Rounds of this node, newest first", TURNS, NOT_YET)
+
+    def show(fleet: Fleet) -> None:
+        seen, recorded = fleet.nodes.get(name), site.history.node(name)
+        turns = turns_of(fleet, name, recorded.turns)
+        word.show(state(seen.status.state if seen else ("unknown" if not turns else "online")))
+        place.show(_place(fleet, name, seen, visitor))
+        numbers.show(figures(node_figures(seen, turns, time.time())))
+        _strip(marks, strip(turns))
+        style = visitor.theme
+        loss.show(charts.device_losses(turns, style))
+        speed.show(charts.device_speed(turns, style))
+        share.show(charts.device_share(turns, style))
+        about.show(_about(seen))
+        refused.show(lines(refusals_of(fleet, name, recorded.refusals), visitor.clock))
+        rows.show(turn_lines(turns))
+
+    every_tick(site, show, also=lambda: (site.history.revision, visitor.dark))
+
+
+def _place(fleet: Fleet, name: str, seen: Seen | None, visitor: Visitor) -> str:
+    role, parent = place_of(fleet, name)
+    below = f' below <a href="/node/{escape(parent)}">{escape(parent)}</a>' if parent else ""
+    since = f", {seen.status.state} since {visitor.clock(seen.since)}" if seen and seen.since is not None else ""
+    since = since if seen else ", known from its parent's rounds"
+    return f"{escape(role)}{below}{escape(since)}"
+
+
+def _strip(marks: Markup, told: tuple[tuple[str, str], ...]) -> None:
+    cells = (f'<i class="hw-cell {escape(state)}" title="{escape(words)}"></i>' for state, words in told)
+    marks.show("".join(cells) or f'<p class="hw-empty">{NOT_YET}</p>')
+    gave = sum(state == "received" for state, _ in told)
+    marks.element.props(f'aria-label="in {gave} of {len(told)} rounds"')
+
+
+def _about(seen: Seen | None) -> str:
+    if seen is None:
+        return "<dt>status</dt><dd>its broker is none of those that this dashboard listens to</dd>"
+    status = seen.status
+    told = {"software": status.software or "–", "codecs": ", ".join(status.codecs) or "plain float32"}
+    told |= {
+        f"data {name}": f"{count(data.train_examples)} to train on, {count(data.test_examples)} to test on"
+        for name, data in status.data.items()
+    }
+    if status.battery_percent is not None:
+        told["battery"] = f"{status.battery_percent:.0f} %"
+    return "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in told.items())

@@ -1,0 +1,185 @@
+"""Law: a dashboard is a feed, a history and a web server side by side; whoever others can reach asks who comes.
+
+It answers on loopback by default, and there only to its own names, so that no foreign page can pass for it. Elsewhere
+it wants a password, or the word that everyone in its network may look.
+"""
+
+import base64
+import binascii
+import hmac
+import ipaddress
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+from nicegui import ui
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from headwater.dashboard.feed import Feed
+from headwater.dashboard.history import History
+from headwater.dashboard.pages.frame import register
+from headwater.dashboard.pages.site import Site
+from headwater.node.service import together
+from headwater.schemas.errors import ConfigError
+from headwater.schemas.settings import AccessSettings, DashboardSettings
+
+log = logging.getLogger("headwater.dashboard")
+
+GOODBYE_S: Final = 2
+"""Browsers that do not let go are left behind after so long."""
+
+RECONNECT_S: Final = 15.0
+"""A tab that was away for less goes on where it was."""
+
+BACKLOG: Final = 128
+_LOCAL: Final = ("localhost", "127.0.0.1", "[::1]")
+
+
+async def serve(settings: DashboardSettings, *, tell: Callable[[str], None] = lambda url: None) -> None:
+    """Show the fleet until told to stop; `tell` is given the address once it can be asked.
+
+    Raises:
+        ConfigError: the port is taken, the host has no such address, or others could look whom nobody let in.
+    """
+    password = guard(settings)
+    with _listening(settings) as listening:
+        feed, history = Feed(settings), History(settings.api, settings.fleet, settings.api_token_file)
+        server = _Server(_config(_app(settings, feed, history, password), settings.access))
+        log.info("showing fleet %s on %s", settings.fleet, address(settings))
+        # Who connects from now on waits in the port's queue until the server has begun.
+        listening.listen(BACKLOG)
+        tell(address(settings))
+        try:
+            await together(feed.run(), server.serve(sockets=[listening]))
+        finally:
+            await history.close()
+
+
+def address(settings: DashboardSettings) -> str:
+    scheme = "https" if settings.access.certificate else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{host}:{settings.port}"
+
+
+def guard(settings: DashboardSettings) -> str | None:
+    """The password to ask for. Raises ConfigError where everyone could look and nobody said so."""
+    access = settings.access
+    if access.password_file is None:
+        if not is_loopback(settings.host) and not access.open:
+            raise ConfigError(
+                f"host: {settings.host} can be reached by others, and there is no password; give access.password_file, "
+                "or access.open = true where everyone in that network may look"
+            )
+        return None
+    try:
+        password = access.password_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(
+            f"access.password_file: {access.password_file} cannot be read; give a readable file"
+        ) from None
+    if not password:
+        raise ConfigError(f"access.password_file: {access.password_file} is empty; put the password in its first line")
+    return password
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# ── the web server ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to the service that it is part of."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Password:
+    """Asks each HTTP request for the password; a socket is known by what only an answered page holds."""
+
+    def __init__(self, app: ASGIApp, password: str) -> None:
+        self._app, self._password = app, password.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._knows(dict(scope["headers"]).get(b"authorization", b"")):
+            headers = [(b"www-authenticate", b'Basic realm="headwater"'), (b"content-length", b"0")]
+            await send({"type": "http.response.start", "status": 401, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await self._app(scope, receive, send)
+
+    def _knows(self, header: bytes) -> bool:
+        kind, _, told = header.partition(b" ")
+        if kind.lower() != b"basic":
+            return False
+        try:
+            given = base64.b64decode(told, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return False
+        return hmac.compare_digest(given, self._password)
+
+
+def _app(settings: DashboardSettings, feed: Feed, history: History, password: str | None) -> FastAPI:
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    if is_loopback(settings.host) and password is None:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*_LOCAL, settings.host])
+    if password is not None:
+        app.add_middleware(Password, password=password)
+    root = register(Site(settings.fleet, feed, history))
+    ui.run_with(
+        app,
+        root=root,
+        title="Headwater",
+        tailwind=False,
+        dark=None,
+        reconnect_timeout=RECONNECT_S,
+        show_welcome_message=False,
+        language="en-US",
+    )
+    return app
+
+
+def _config(app: FastAPI, access: AccessSettings) -> uvicorn.Config:
+    """Raises ConfigError for a certificate or key that cannot be used."""
+    encrypted: dict[str, Any] = {}
+    if access.certificate:
+        key = access.key or access.certificate
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(access.certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"access.certificate: {error}; give a certificate and its key in PEM") from None
+        encrypted = {"ssl_certfile": str(access.certificate), "ssl_keyfile": str(key)}
+    return uvicorn.Config(
+        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=GOODBYE_S, **encrypted
+    )
+
+
+@contextmanager
+def _listening(settings: DashboardSettings) -> Iterator[socket.socket]:
+    """The port, held before anything else begins. Raises ConfigError."""
+    try:
+        family, *_, where = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family)
+    except OSError as error:
+        raise ConfigError(f"host: {settings.host}: {error}; give an address of this machine") from None
+    with listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(where)
+        except OSError as error:
+            raise ConfigError(
+                f"port: {settings.port} on {settings.host} cannot be had ({error.strerror}); give another port"
+            ) from None
+        yield listening

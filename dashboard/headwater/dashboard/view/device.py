@@ -1,0 +1,59 @@
+"""Law: a node's page tells of each round what it gave, how fast, and how much of the whole that was."""
+
+from headwater.dashboard.view.fold import SAME_WITHIN_S
+from headwater.dashboard.view.state import Fleet, Happening, RoundName, Turn
+from headwater.dashboard.view.table import Line, line, mark, run
+from headwater.dashboard.view.words import count, duration, number, percent, size
+
+MAX_LINES = 60
+
+
+def turns_of(fleet: Fleet, node: str, recorded: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Its rounds, oldest first: those that the history tells of, and those that were heard; each once."""
+    heard = fleet.turns.get(node, ())
+    known = {_about(turn, fleet.cloud): turn for turn in recorded} | {_about(turn, fleet.cloud): turn for turn in heard}
+    return tuple(sorted(known.values(), key=lambda turn: turn.at))
+
+
+def _about(turn: Turn, cloud: str) -> RoundName:
+    """The history calls the cloud nobody's name."""
+    return turn.round if turn.round.parent else turn.round._replace(parent=cloud)
+
+
+def turn_lines(turns: tuple[Turn, ...]) -> tuple[Line, ...]:
+    """Its newest rounds, newest first."""
+    return tuple(_line(turn) for turn in reversed(turns[-MAX_LINES:]))
+
+
+def _line(turn: Turn) -> Line:
+    name = turn.round
+    number_of = f"{name.round}" + (f".{name.step}" if name.step else "")
+    return line(
+        "/".join(map(str, name)),
+        number_of + (f" try {name.attempt + 1}" if name.attempt else ""),
+        run(name.run),
+        turn.task,
+        mark(turn.state),
+        count(turn.examples or None),
+        percent(turn.share),
+        number(turn.loss),
+        duration(turn.after_s),
+        duration(turn.train_s),
+        size(turn.size_bytes or None),
+    )
+
+
+def refusals_of(fleet: Fleet, node: str, recorded: tuple[Happening, ...]) -> tuple[Happening, ...]:
+    """What was refused of this node, or it declined, newest first: as it was heard, and before that by the history."""
+    heard = tuple(
+        told
+        for told in reversed(fleet.happenings)
+        if told.node == node and told.kind.split(".")[0] in ("delta", "plan")
+    )
+    first = heard[-1].at if heard else float("inf")
+    return (*heard, *(told for told in recorded if told.at < first - SAME_WITHIN_S))
+
+
+def strip(turns: tuple[Turn, ...]) -> tuple[tuple[str, str], ...]:
+    """Its participation, oldest first: a mark for each round, and the words for it."""
+    return tuple((turn.state, f"round {turn.round.round}: {turn.state}") for turn in turns if turn.task == "train")
