@@ -39,6 +39,7 @@ _RUN_KINDS: Final[Mapping[RunState, str]] = {
     "finished": "run.finished",
     "stopped": "run.stopped",
     "failed": "run.failed",
+    "paused": "run.paused",
 }
 
 K = TypeVar("K")
@@ -122,7 +123,8 @@ def _run(fleet: Fleet, status: RunStatus, now: float) -> Fleet:
         run_at=now,
         runs=bounded({**fleet.runs, status.run: replace(heard, status=status)}, MAX_RUNS),
     )
-    kind = _RUN_KINDS.get(status.state)
+    was_paused = heard.status is not None and heard.status.state == "paused"
+    kind = "run.resumed" if was_paused and status.state == "running" else _RUN_KINDS.get(status.state)
     if kind is None or heard.status is None or heard.status.state == status.state:
         return known
     return _happened(known, Happening(f"{kind}/{status.run}", now, kind, "", status.run, detail=status.detail))
