@@ -4,6 +4,7 @@ It answers on loopback by default, and there only to its own names, so that no f
 it wants a password, or the word that everyone in its network may look.
 """
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -56,7 +57,7 @@ async def serve(settings: DashboardSettings, *, tell: Callable[[str], None] = la
         listening.listen(BACKLOG)
         tell(address(settings))
         try:
-            await together(feed.run(), server.serve(sockets=[listening]))
+            await together(feed.run(), _answer(server, listening))
         finally:
             await history.close()
 
@@ -104,6 +105,17 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+async def _answer(server: uvicorn.Server, listening: socket.socket) -> None:
+    """Answer until cancelled, then let browsers go; the server bounds how long that takes."""
+    serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+    try:
+        await asyncio.shield(serving)
+    except asyncio.CancelledError:
+        server.should_exit = True
+        await serving
+        raise
 
 
 class Password:

@@ -24,7 +24,11 @@ _MODULES: Final = {
     "cloud": ("headwater.cli.main", "cloud"),
     "gateway": ("headwater.cli.main", "gateway"),
     "device": ("headwater.device",),
+    "dashboard": ("headwater.cli.main", "dashboard"),
 }
+
+_KEEPERS: Final = ("gateway", "device")
+"""Those that have a folder for what outlives them."""
 
 
 class ProcessDied(HeadwaterError):
@@ -51,13 +55,14 @@ class Processes:
     def start(
         self, kind: str, settings: Mapping[str, Any], *, name: str = "", environment: Mapping[str, str] | None = None
     ) -> Started:
-        """Start a cloud, gateway or device with these settings, written to `NAME.toml`; its log is `NAME.log`, which a
-        second start continues. `name` is the node's unless another is given; `environment` comes on top of this one's.
+        """Start a cloud, gateway, device or dashboard with these settings, written to `NAME.toml`; its log is
+        `NAME.log`, which a second start continues. `name` is the node's unless another is given; `environment` comes on
+        top of this one's.
 
         What it keeps is below the testbed's folder, unless they say otherwise: no testbed meets another one's past.
         """
         name = name or str(settings.get("node", kind))
-        if kind != "cloud":
+        if kind in _KEEPERS:
             settings = {"state": str((self._folder / STATE).resolve()), **settings}
         config, log = self._folder / f"{name}.toml", self._folder / f"{name}.log"
         config.write_text(to_toml(settings), encoding="utf-8")
@@ -91,7 +96,7 @@ class Processes:
 
     def stop(self) -> None:
         """Devices first, the cloud last, so that each can still say goodbye."""
-        for kind in ("device", "gateway", "cloud"):
+        for kind in ("dashboard", "device", "gateway", "cloud"):
             _end(started.process for started in self.started if started.kind == kind)
         self.started.clear()
 
