@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
+from headwater.cloud.api.tokens import new_secret, of_secret, write
 from headwater.cloud.history import open_history
 from headwater.dashboard.view.fold import Message
+from headwater.schemas.config import resolve
 from headwater.schemas.run import RunDescription
 from headwater.testbed.brokers import Embedded
 from headwater.testbed.machine import free_port
@@ -105,6 +107,106 @@ def test_a_fleet_learns_before_ones_eyes(browser: Browser, tmp_path: Path) -> No
         watched.see("h1", "r1")
         watched.until("document.querySelectorAll('.hw-chart canvas').length >= 4")
         watched.see(".hw-state.running", "running")
+
+
+# ── who may do something ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def digits_tree(folder: Path) -> tuple[Tree, dict[str, str], int]:
+    """A flat fleet of two whose cloud has an API; its tokens by role, and the API's port."""
+    data = {
+        name: {"digits": {"kind": "digits", "devices": 2, "index": index, "alpha": 0.3}}
+        for index, name in enumerate(("d0", "d1"))
+    }
+    secrets = {role: new_secret() for role in ("viewer", "operator")}
+    write(folder / "tokens.toml", [of_secret(role, role, secret) for role, secret in secrets.items()])
+    (folder / "viewer").write_text(secrets["viewer"])
+    port = free_port()
+    http = {"port": port, "tokens": str(folder / "tokens.toml")}
+    return (
+        Tree(fleet="plant", clusters={"": ("d0", "d1")}, data=data, settings={"cloud": {"http": http}}),
+        secrets,
+        port,
+    )
+
+
+RUN = """name = "digits"
+data = "digits"
+rounds = 2000
+model = { kind = "mlp", features = 64, classes = 10 }
+cohort = { deadline_s = 15.0, min_children = 2 }
+"""
+
+
+def test_an_operator_starts_holds_and_ends_a_run_and_a_viewer_does_not(browser: Browser, tmp_path: Path) -> None:
+    tree, secrets, port = digits_tree(tmp_path)
+    api = {"api": f"http://127.0.0.1:{port}", "api_token_file": str(tmp_path / "viewer")}
+    with (
+        standing(tree, tmp_path) as fleet,
+        shown(tmp_path / "seen", "plant", {"cloud": fleet.ports["cloud"]}, **api) as opened,
+        tab(browser, opened.url) as watched,
+    ):
+        page = watched.page
+        watched.go("/run")
+        watched.see("h1", "No run yet")
+        assert page.get_by_role("button", name="Start a run").count() == 0
+
+        page.click("button:has-text('Read only')")
+        page.get_by_label("Token", exact=True).fill(secrets["viewer"])
+        page.keyboard.press("Enter")
+        watched.see(".hw-problem", "needs an operator's")
+        page.get_by_label("Token", exact=True).fill(secrets["operator"])
+        page.keyboard.press("Enter")
+        watched.see("button", "Operator")
+
+        page.get_by_role("button", name="Start a run").click()
+        page.get_by_label("Its description").fill(RUN.replace("2000", '"many"'))
+        page.get_by_role("button", name="Start", exact=True).click()
+        watched.see(".hw-problem", "rounds")
+        page.get_by_label("Its description").fill(RUN)
+        page.get_by_role("button", name="Start", exact=True).click()
+        watched.see(".hw-state.running", "running")
+
+        for button, state in (("Pause", "paused"), ("Resume", "running"), ("Stop", "stopped")):
+            page.get_by_role("button", name=button, exact=True).click()
+            watched.see(".hw-dialog h2", f"{button} ")
+            page.locator(".hw-dialog").get_by_role("button", name=button, exact=True).click()
+            watched.see(f"main .hw-state.{state}", state)
+
+        assert secrets["operator"] not in page.url
+        page.click("button:has-text('Operator')")
+        page.get_by_role("button", name="Forget it").click()
+        page.get_by_role("button", name="Start a run").wait_for(state="detached", timeout=SEEN_MS)
+    assert secrets["operator"] not in opened.process.log.read_text()
+    assert not any(secrets["operator"] in file.read_text(errors="ignore") for file in tmp_path.rglob("*.json"))
+
+
+def test_runs_that_are_over_are_there_for_a_dashboard_that_comes_later(browser: Browser, tmp_path: Path) -> None:
+    tree, _, port = digits_tree(tmp_path)
+    asked = resolve(RunDescription, text=RUN.replace("2000", "6")).value
+    with standing(tree, tmp_path) as fleet:
+        history = open_history(fleet.database)
+        for name in ("first", "second"):
+            history.enqueue_run(name, "plant", asked, None, datetime.now(UTC))
+        soon(lambda: history.show_run("second").state == "finished", 60.0)
+        history.close()
+        api = {"api": f"http://127.0.0.1:{port}", "api_token_file": str(tmp_path / "viewer")}
+        with (
+            shown(tmp_path / "seen", "plant", {"cloud": fleet.ports["cloud"]}, **api) as opened,
+            tab(browser, opened.url) as watched,
+        ):
+            watched.go("/run/first")
+            watched.see("main .hw-state.finished")
+            watched.until("document.querySelectorAll('.hw-chart canvas').length >= 3")
+            assert watched.figure("round") == "6 of 6"
+            watched.go("/node/d0")
+            watched.until("document.querySelectorAll('.hw-strip .hw-cell.received').length === 12")
+            watched.go("/compare?runs=first,second")
+            watched.see("td a", "first")
+            watched.see("td a", "second")
+            watched.until("document.querySelectorAll('.hw-chart canvas').length >= 2")
+            fleet.processes.kill(next(one for one in fleet.processes.started if one.kind == "cloud"))
+            watched.see(".hw-banner", "The history")
 
 
 # ── what is away ────────────────────────────────────────────────────────────────────────────────────────────────

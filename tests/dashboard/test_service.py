@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from headwater.dashboard.service import guard, is_loopback
+from headwater.dashboard.service import guard
 from headwater.schemas.config import load
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.settings import DashboardSettings
@@ -80,14 +80,6 @@ def test_a_dashboard_ends_when_it_is_asked_to(tmp_path: Path) -> None:
         assert opened.process.process.wait(15) == 130
     assert "watch it: http://127.0.0.1:" in opened.process.log.read_text()
     assert "Traceback" not in opened.process.log.read_text()
-
-
-@pytest.mark.parametrize(
-    ("host", "local"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("plant.lan", False)],
-)
-def test_loopback_is_known(host: str, local: bool) -> None:
-    assert is_loopback(host) is local
 
 
 def test_an_empty_password_is_none(tmp_path: Path) -> None:

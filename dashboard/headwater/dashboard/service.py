@@ -8,7 +8,6 @@ import asyncio
 import base64
 import binascii
 import hmac
-import ipaddress
 import logging
 import socket
 import ssl
@@ -28,7 +27,7 @@ from headwater.dashboard.pages.frame import register
 from headwater.dashboard.pages.site import Site
 from headwater.node.service import together
 from headwater.schemas.errors import ConfigError
-from headwater.schemas.settings import AccessSettings, DashboardSettings
+from headwater.schemas.settings import AccessSettings, DashboardSettings, is_loopback
 
 log = logging.getLogger("headwater.dashboard")
 
@@ -87,13 +86,6 @@ def guard(settings: DashboardSettings) -> str | None:
     if not password:
         raise ConfigError(f"access.password_file: {access.password_file} is empty; put the password in its first line")
     return password
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 # ── the web server ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -267,6 +267,6 @@ class DashboardSettings(Frozen):
     api: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = None
     api_token_file: Path | None = None
     host: str = "127.0.0.1"
-    port: Port = 8080
+    port: Port = 8090
     access: AccessSettings = Field(default_factory=AccessSettings)
     log: LogSettings = Field(default_factory=LogSettings)
