@@ -11,8 +11,8 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -40,6 +40,7 @@ from headwater.testbed.data.catalogue import known
 from headwater.testbed.data.parts import JUDGED
 from headwater.testbed.data.preparing import is_prepared
 from headwater.testbed.judging import ALARM, Judge, Judged, Test
+from headwater.testbed.machine import free_port
 from headwater.testbed.observer import Observer
 from headwater.testbed.outcome import (
     EACH_ALONE,
@@ -55,33 +56,51 @@ from headwater.testbed.outcome import (
 from headwater.testbed.page import FIGURE, PAGE, write_page
 from headwater.testbed.processes import STATE
 from headwater.testbed.scenarios import DEFAULT, UNSEEN, Scenario, Source
+from headwater.testbed.showing import NOTHING, Showing, show
 from headwater.testbed.spread import Compared, compared
 from headwater.testbed.tree import Standing, standing
 from headwater.testbed.view import View
 
 
-def run_demo(scenario: Scenario, folder: Path, *, with_json: bool) -> int:
+def run_demo(scenario: Scenario, folder: Path, *, with_json: bool, showing: Showing = NOTHING) -> int:
     """Run the whole demo; returns the exit code."""
     console = Console(stderr=with_json)
     # An interrupt by SIGTERM ends the processes as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    async def over(outcome: Outcome) -> None:
+        drawn = await asyncio.to_thread(write_page, outcome, folder / PAGE)
+        _report(outcome, folder, drawn, console)
+        if showing.stays:
+            console.print("The fleet stays up for the dashboard, until Ctrl-C.", highlight=False)
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
     try:
-        outcome = played(scenario, folder, console)
-        drawn = write_page(outcome, folder / PAGE)
+        outcome = played(scenario, folder, console, showing, over)
     except KeyboardInterrupt:
         console.print("\nstopped; every process has ended.", highlight=False)
         return INTERRUPTED
     except HeadwaterError as error:
         print(f"headwater: {error}", file=sys.stderr)
         return error.exit_code
-    _report(outcome, folder, drawn, console)
     if with_json:
         print(json.dumps(as_json(outcome)), flush=True)
     return 0
 
 
-def played(scenario: Scenario, folder: Path, console: Console) -> Outcome:
-    """What came of a scenario whose fleet was started, learned, and was ended.
+async def _nothing(_: Outcome) -> None:
+    """Nobody waits for it while the fleet is up."""
+
+
+def played(
+    scenario: Scenario,
+    folder: Path,
+    console: Console,
+    showing: Showing = NOTHING,
+    over: Callable[[Outcome], Awaitable[None]] = _nothing,
+) -> Outcome:
+    """What came of a scenario whose fleet was started, learned, and was ended once it was `over`.
 
     Raises:
         DataError: its data were not prepared.
@@ -95,7 +114,7 @@ def played(scenario: Scenario, folder: Path, console: Console) -> Outcome:
         _clear(scenario, folder)
     except OSError as error:
         raise ConfigError(f"--folder {folder}: {error.strerror}; choose another folder") from None
-    return asyncio.run(_watch(scenario, folder, console))
+    return asyncio.run(_watch(scenario, folder, console, showing, over))
 
 
 def _clear(scenario: Scenario, folder: Path) -> None:
@@ -118,15 +137,25 @@ class _Alone:
     tests: Mapping[str, Test]
 
 
-async def _watch(scenario: Scenario, folder: Path, console: Console) -> Outcome:
+async def _watch(
+    scenario: Scenario,
+    folder: Path,
+    console: Console,
+    showing: Showing,
+    over: Callable[[Outcome], Awaitable[None]],
+) -> Outcome:
     started = monotonic()
-    console.print(_starting(scenario), highlight=False)
+    console.print(_starting(scenario, showing), highlight=False)
     halt = threading.Event()
     judging = asyncio.create_task(asyncio.to_thread(_alone, scenario, halt.is_set))
     with contextlib.ExitStack() as stack:
         # asyncio waits for its threads at the end: one that nobody needs any more must hear of it.
         stack.callback(halt.set)
-        fleet = stack.enter_context(standing(scenario.tree(), folder))
+        api = free_port()
+        settings = {"cloud": {"http": {"port": api}}} if showing.dashboard else {}
+        fleet = stack.enter_context(standing(replace(scenario.tree(), settings=settings), folder))
+        if showing.dashboard:
+            await show(fleet, api, showing, console)
         observer = Observer(fleet.tree.fleet, fleet.ports)
         following = asyncio.create_task(observer.follow())
         try:
@@ -137,8 +166,20 @@ async def _watch(scenario: Scenario, folder: Path, console: Console) -> Outcome:
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
-        links = _links(observer)
-        alone = await judging
+        outcome = _outcome(scenario, folder, run, fleet, _links(observer), await judging, started)
+        await over(outcome)
+    return outcome
+
+
+def _outcome(
+    scenario: Scenario,
+    folder: Path,
+    run: str,
+    fleet: Standing,
+    links: dict[str, dict[str, int]],
+    alone: _Alone,
+    started: float,
+) -> Outcome:
     rounds, message = _history_of(fleet.database, run)
     models = models_of(alone.judge.trainer.manifest, message)
     return Outcome(
@@ -154,12 +195,13 @@ async def _watch(scenario: Scenario, folder: Path, console: Console) -> Outcome:
     )
 
 
-def _starting(scenario: Scenario) -> str:
+def _starting(scenario: Scenario, showing: Showing) -> str:
     gateways, devices = len(scenario.clusters), len(scenario.devices)
     brokers = 1 + gateways
     return (
-        f"Starting {brokers + 1 + gateways + devices} processes: {brokers} brokers, a cloud, "
-        f"{gateways} gateway{'s' if gateways > 1 else ''}, {devices} devices …"
+        f"Starting {brokers + 1 + gateways + devices + showing.dashboard} processes: {brokers} brokers, a cloud, "
+        f"{gateways} gateway{'s' if gateways > 1 else ''}, {devices} devices"
+        f"{', a dashboard' if showing.dashboard else ''} …"
     )
 
 

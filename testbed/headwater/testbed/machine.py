@@ -33,6 +33,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def port_near(wanted: int) -> int:
+    """This port of loopback, or where somebody has it any that is free."""
+    with socket.socket() as probe:
+        # As a server's own would be: a port that was used a moment ago is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, wanted))
+        except OSError:
+            return free_port()
+        return wanted
+
+
 def wait_for_port(port: int, timeout_s: float = START_TIMEOUT_S) -> None:
     """Returns when a service accepts connections. Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s

@@ -90,9 +90,13 @@ class Observer:
         if topic == self._topics.run:
             self.run = decode_status(payload, RunStatus)
         elif topic == self._topics.round:
-            self.round = decode_status(payload, RoundStatus)
-            if self.round.state != "open":
-                self.closed.append(self.round)
+            round_ = decode_status(payload, RoundStatus)
+            # The cloud says it again with the time that its commit took.
+            if round_.state != "open" and self.round is not None and _ended(self.round) == _ended(round_):
+                self.closed[-1] = round_
+            elif round_.state != "open":
+                self.closed.append(round_)
+            self.round = round_
         elif topic.startswith(self._topics.cluster("+")[:-1]):
             status = decode_status(payload, RoundStatus)
             before = self.clusters.get(status.parent)
