@@ -11,6 +11,8 @@ from headwater.schemas.messages import (
     Chunk,
     Counts,
     Delta,
+    EnrolmentAnswer,
+    EnrolmentRequest,
     Errors,
     Message,
     Metric,
@@ -158,4 +160,7 @@ MESSAGES: dict[str, Message] = {
         payload=b"an announcement",
     ),
     "refusal": Refusal(key=None, sender="gw1", reason="stale", detail="round 2.0.0 is over"),
+    "enrolment_request": EnrolmentRequest(node="d1", request=b"a request in PEM", proof=bytes(range(32))),
+    "enrolment_answer": EnrolmentAnswer(certificate=b"in PEM", authorities=b"in PEM too", proof=bytes(range(32))),
+    "enrolment_refused": EnrolmentAnswer(refusal="token: ended on 2026-11-26 12:00 UTC; make a new one"),
 }

@@ -37,6 +37,7 @@ def test_every_channel_is_a_topic_that_the_contract_builds() -> None:
     topics = Topics("plant")
     channels = json.loads((CONTRACT / "asyncapi.json").read_text())["channels"]
     for channel in channels.values():
-        address = channel["address"].format(fleet="plant", node="d1", parent="gw")
+        address = channel["address"].format(fleet="plant", node="d1", parent="gw", token="00ff")
         for_people = (topics.run, topics.round, topics.cluster("d1"), topics.event("d1"))
-        assert topics.parse(address) is not None or address in for_people, address
+        for_strangers = (topics.enrolment("00ff", "request"), topics.enrolment("00ff", "answer"))
+        assert topics.parse(address) is not None or address in (*for_people, *for_strangers), address

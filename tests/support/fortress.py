@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from headwater.schemas.acl import ENROLMENT_USER, Acl, Rule, enrolment_acl, fleet_acl, joined
+from headwater.schemas.acl import ENROLMENT_PASSWORD, ENROLMENT_USER, Acl, Rule, enrolment_acl, fleet_acl, joined
 from headwater.testbed.machine import free_port
 from headwater.transport.broker import BrokerConfig, spawn, write_password_file
 from headwater.transport.fleet_broker import CONFIG, VIEWERS, FleetBroker, files
-from headwater.transport.mosquitto import ENROLMENT_PASSWORD, ServerTls, password_file
+from headwater.transport.mosquitto import ServerTls, password_file
 from headwater.trust.folder import Folder
 from support.brokers import salts, started
 from support.guests import Guest, Papers

@@ -2,7 +2,7 @@
 
 import typer
 
-from headwater.cli import broker, data, demo, devices, models, runs, services, tokens
+from headwater.cli import broker, data, demo, devices, enrolments, models, runs, services, tokens
 
 app = typer.Typer(
     name="headwater",
@@ -16,6 +16,7 @@ app.command("cloud")(services.cloud)
 app.command("gateway")(services.gateway)
 app.command("bridge")(services.bridge)
 app.command("dashboard")(services.dashboard)
+app.command("enrol")(enrolments.enrol)
 app.add_typer(devices.app, name="device")
 app.add_typer(runs.app, name="run")
 app.add_typer(tokens.app, name="token")

@@ -30,7 +30,7 @@ from headwater.node.listening import listening
 from headwater.node.parent import Parent
 from headwater.node.service import together
 from headwater.node.watching import UNWATCHED, Gauge, Sights, Watch, disk, metrics
-from headwater.schemas.settings import CloudSettings
+from headwater.schemas.settings import CloudSettings, EnrolmentSettings
 from headwater.schemas.statuses import RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
@@ -86,7 +86,8 @@ async def serve(settings: CloudSettings) -> None:
     Raises:
         HistoryError: the database cannot be opened, or is damaged.
         BrokerUnreachable, AccessRefused: the broker, at the first connection.
-        ConfigError: another coordinator leads, and this one may not stand by; or the HTTP API has no port or tokens.
+        ConfigError: another coordinator leads, and this one may not stand by; or the HTTP API has no port or tokens;
+            or the authority that would enrol nodes is of no use.
     """
     machine, duty = Machine(), Duty()
     with contextlib.ExitStack() as stack:
@@ -95,8 +96,23 @@ async def serve(settings: CloudSettings) -> None:
         watch = Watch(Herald(identity, machine.now), stack.enter_context(metrics(settings.metrics, identity)))
         answering = [stack.enter_context(_api(settings, duty, machine.now))] if settings.http is not None else []
         history = stack.enter_context(contextlib.closing(open_history(settings.database.get_secret_value())))
-        coordinating = coordinate(settings, history, partial(Session, settings.broker), machine, duty, watch)
+        connect: Connect = partial(Session, settings.broker)
+        if settings.enrolment is not None:
+            connect, enrolling = _enrolling(settings.enrolment, settings.fleet, connect)
+            answering.append(enrolling)
+        coordinating = coordinate(settings, history, connect, machine, duty, watch)
         await together(coordinating, *(answer() for answer in answering))
+
+
+def _enrolling(
+    settings: EnrolmentSettings, fleet: str, connect: Connect
+) -> tuple[Connect, Callable[[], Awaitable[None]]]:
+    """The way to the broker, on which requests for certificates are heard too, and what answers them."""
+    # A cloud that enrols nobody loads nothing of cryptography.
+    from headwater.cloud.enrolling import open_desk
+
+    enrolling = open_desk(settings, fleet)
+    return enrolling.beside(connect), enrolling.run
 
 
 @contextlib.contextmanager

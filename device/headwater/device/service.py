@@ -21,6 +21,7 @@ from headwater.device.sources.live.listening import services
 from headwater.device.state import LocalState, training_state
 from headwater.device.telling import Battery, Word, tell_changes
 from headwater.node.child import Assignment, Child, Decline
+from headwater.node.enrolling import enrol_if_new
 from headwater.node.envelope import trust_of
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
@@ -49,6 +50,7 @@ async def serve(settings: DeviceSettings) -> None:
         BrokerUnreachable, AccessRefused: the broker is.
     """
     identity = Identity(settings.fleet, settings.node, "device", settings.parent)
+    await enrol_if_new(settings.enrol, settings.fleet, settings.node, settings.broker)
     with metrics(settings.metrics, identity) as counting:
         await _serve(settings, identity, Watch(metrics=counting))
 

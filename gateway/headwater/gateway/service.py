@@ -9,6 +9,7 @@ from typing import Final, NoReturn
 
 from headwater.gateway.relay import Relay
 from headwater.node.child import Child
+from headwater.node.enrolling import enrol_if_new
 from headwater.node.envelope import epoch_at, trust_of
 from headwater.node.herald import Herald
 from headwater.node.identity import Identity
@@ -36,6 +37,7 @@ async def serve(settings: GatewaySettings) -> None:
     """Run a gateway. Raises BrokerUnreachable or AccessRefused for any of its brokers, ConfigError for its fallback."""
     identity = Identity(settings.fleet, settings.node, "gateway", settings.parent)
     second = second_of(settings.fallback, identity, settings.uplink)
+    await enrol_if_new(settings.enrol, settings.fleet, settings.node, settings.uplink, "uplink")
     with metrics(settings.metrics, identity) as counting:
         watch = Watch(Herald(identity), counting)
         links = partial(Session, settings.uplink), partial(Session, settings.site)

@@ -15,6 +15,8 @@ from headwater.schemas.topics import Topics
 ENROLMENT_USER: Final = "enrol"
 """Who asks for a certificate. The name and its password are no secret: what is asked proves itself by its token."""
 
+ENROLMENT_PASSWORD: Final = "enrol"
+
 NO_CHILDREN: Final[Mapping[str, Sequence[str]]] = {}
 
 

@@ -16,12 +16,25 @@ from pydantic.json_schema import models_json_schema
 
 from headwater.schemas import limits
 from headwater.schemas.combinations import CONFLICTS
-from headwater.schemas.messages import MESSAGES, Alive, Announcement, Chunk, Offer, Receipt, Refusal, Signed, Want
+from headwater.schemas.messages import (
+    MESSAGES,
+    Alive,
+    Announcement,
+    Chunk,
+    EnrolmentAnswer,
+    EnrolmentRequest,
+    Offer,
+    Receipt,
+    Refusal,
+    Signed,
+    Want,
+)
 from headwater.schemas.statuses import Event, NodeStatus, Prediction, RoundStatus, RunStatus
 from headwater.schemas.topics import ROOT
 
 _STATUSES: Final[tuple[type[BaseModel], ...]] = (NodeStatus, RunStatus, RoundStatus, Prediction, Event)
 _NODE: Final = ROOT + "/{fleet}/node/{node}"
+_ENROL: Final = ROOT + "/{fleet}/enrol/{token}"
 
 # Address, message, retained, what it is for.
 _CHANNELS: Final[dict[str, tuple[str, type[BaseModel], bool, str]]] = {
@@ -53,6 +66,8 @@ _CHANNELS: Final[dict[str, tuple[str, type[BaseModel], bool, str]]] = {
     "round": (ROOT + "/{fleet}/rounds/round", RoundStatus, True, "For people: the cloud's round."),
     "cluster": (ROOT + "/{fleet}/rounds/cluster/{node}", RoundStatus, True, "For people: a cluster's round."),
     "event": (ROOT + "/{fleet}/rounds/event/{node}", Event, False, "For people: what happened."),
+    "enrol": (_ENROL + "/request", EnrolmentRequest, False, "By a one-time token: a certificate, please."),
+    "enrolled": (_ENROL + "/answer", EnrolmentAnswer, False, "The certificate, or why not."),
 }
 
 
@@ -112,6 +127,7 @@ _PARAMETERS: Final = {
     "fleet": "The fleet's name.",
     "node": "The node whose topic this is; it alone writes here, but for its inbox.",
     "parent": "The parent for which this is meant.",
+    "token": "The name of a one-time token, which is the client identifier of who has it.",
 }
 
 

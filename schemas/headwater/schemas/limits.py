@@ -36,6 +36,12 @@ MAX_WEIGHED: Final = 1e100
 MAX_CERTIFICATE_SIZE_BYTES: Final = 8 * 1024
 """In DER; one of this project's has about 400."""
 
+MAX_AUTHORITIES_SIZE_BYTES: Final = 32 * 1024
+"""Of the authorities that a node is told when it enrols, in PEM."""
+
+MAX_REQUEST_SIZE_BYTES: Final = 4 * 1024
+"""Of a request for a certificate, in PEM."""
+
 SIGNATURE_SIZE_BYTES: Final = 64
 """Of Ed25519."""
 

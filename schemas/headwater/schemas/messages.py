@@ -338,7 +338,54 @@ class Signed(Frozen):
     payload: Annotated[bytes, Field(min_length=1)]
 
 
-Message = Bundle | Model | Patch | Announcement | Delta | Chunk | Want | Offer | Alive | Receipt | Refusal | Signed
+class EnrolmentRequest(Frozen):
+    """Whoever has a one-time token asks for the certificate of the node that it names.
+
+    `request` is a PEM request (CSR), signed by the key that it is about; `proof` shows that its sender has the token.
+    """
+
+    kind: ClassVar = "enrolment_request"
+    node: NodeId
+    request: Annotated[bytes, Field(min_length=1, max_length=limits.MAX_REQUEST_SIZE_BYTES)]
+    proof: Annotated[bytes, Field(min_length=32, max_length=32)]
+
+
+class EnrolmentAnswer(Frozen):
+    """The node's certificate and its authorities', in PEM; or a `refusal`, in words.
+
+    `proof` shows that the answer is from who made the token, and to this request. It is of this message's encoding
+    without it, and empty where the token is unknown or was not proven.
+    """
+
+    kind: ClassVar = "enrolment_answer"
+    certificate: Annotated[bytes, Field(max_length=limits.MAX_CERTIFICATE_SIZE_BYTES)] = b""
+    authorities: Annotated[bytes, Field(max_length=limits.MAX_AUTHORITIES_SIZE_BYTES)] = b""
+    refusal: Text = ""
+    proof: Annotated[bytes, Field(max_length=32)] = b""
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> "EnrolmentAnswer":
+        if bool(self.refusal) == bool(self.certificate) or bool(self.certificate) != bool(self.authorities):
+            raise ValueError("refusal: there is one exactly when there are no certificates")
+        return self
+
+
+Message = (
+    Bundle
+    | Model
+    | Patch
+    | Announcement
+    | Delta
+    | Chunk
+    | Want
+    | Offer
+    | Alive
+    | Receipt
+    | Refusal
+    | Signed
+    | EnrolmentRequest
+    | EnrolmentAnswer
+)
 MESSAGES: tuple[type[Message], ...] = (
     Bundle,
     Model,
@@ -352,4 +399,6 @@ MESSAGES: tuple[type[Message], ...] = (
     Receipt,
     Refusal,
     Signed,
+    EnrolmentRequest,
+    EnrolmentAnswer,
 )

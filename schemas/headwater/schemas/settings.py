@@ -118,6 +118,22 @@ class TrustSettings(Frozen):
     revoked: Path | None = None
 
 
+class EnrolSettings(Frozen):
+    """How a node without a certificate gets one at its first start: by a one-time token, whose text is in `token_file`.
+
+    It asks at `host` (by default the broker's) and `port`, makes its key itself, and writes what it gets to the files
+    of `broker.tls` (a gateway: `uplink.tls`); then the token's file is removed. With `ca` the broker must prove itself
+    by that authority; without, the token's own proof is what shows that the answer is right. `tls` false is for a
+    broker on this machine.
+    """
+
+    token_file: Path
+    host: str | None = None
+    port: Port = 8884
+    ca: Path | None = None
+    tls: bool = True
+
+
 Heartbeat = Annotated[float, Field(ge=0.05, le=3600)]
 
 
@@ -144,6 +160,7 @@ class DeviceSettings(Frozen):
     sharing: SharingSettings = Field(default_factory=SharingSettings)
     serving: ServingSettings = Field(default_factory=ServingSettings)
     trust: TrustSettings | None = None
+    enrol: EnrolSettings | None = None
     metrics: MetricsSettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)
 
@@ -166,6 +183,7 @@ class GatewaySettings(Frozen):
     kept_size_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024
     store_size_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
     trust: TrustSettings | None = None
+    enrol: EnrolSettings | None = None
     metrics: MetricsSettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)
 
@@ -207,6 +225,14 @@ class HttpSettings(Frozen):
         return self
 
 
+class EnrolmentSettings(Frozen):
+    """Whoever has a one-time token gets its certificate from here. `authority` is the folder that `headwater pki init`
+    made; the file's first line opens its key, where that is sealed."""
+
+    authority: Path
+    passphrase_file: Path | None = None
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host, as it is written, can be reached from this machine alone."""
     if host.lower() == "localhost":
@@ -234,6 +260,7 @@ class CloudSettings(Frozen):
     store_size_bytes: Annotated[int, Field(ge=1024)] = 512 * 1024 * 1024
     http: HttpSettings | None = None
     trust: TrustSettings | None = None
+    enrolment: EnrolmentSettings | None = None
     metrics: MetricsSettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)
 

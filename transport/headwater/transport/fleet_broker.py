@@ -11,12 +11,11 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field
 
-from headwater.schemas.acl import ENROLMENT_USER, enrolment_acl, fleet_acl, viewers_acl
+from headwater.schemas.acl import ENROLMENT_PASSWORD, ENROLMENT_USER, enrolment_acl, fleet_acl, viewers_acl
 from headwater.schemas.base import Frozen, NodeId
 from headwater.schemas.limits import MAX_CHILDREN
 from headwater.schemas.links import Port
 from headwater.transport.mosquitto import (
-    ENROLMENT_PASSWORD,
     MAX_ENROLLING,
     Bridge,
     Door,

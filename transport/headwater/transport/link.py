@@ -266,11 +266,14 @@ class Link(ABC):
             max_inflight_messages=MAX_INFLIGHT,
             max_queued_outgoing_messages=MAX_WAITING,
             will=self._will and aiomqtt.Will(self._will.topic, self._will.payload, self._will.qos, self._will.retain),
-            tls_context=tls_context(self._broker),
+            tls_context=self._tls_context(),
             tls_insecure=True if self._broker.tls and self._broker.tls.insecure else None,
             socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
             logger=_paho_log,
         )
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        return tls_context(self._broker)
 
     # ── what an end means ───────────────────────────────────────────────────────────────────────────────────────
 

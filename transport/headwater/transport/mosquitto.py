@@ -13,13 +13,12 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from headwater.schemas.acl import ENROLMENT_USER, Acl, Rule
+from headwater.schemas.acl import Acl, Rule
 from headwater.schemas.base import Frozen, Name, NodeId
 from headwater.schemas.limits import MAX_MESSAGE_SIZE_BYTES
 from headwater.schemas.links import Port
 from headwater.schemas.topics import Topics
 
-ENROLMENT_PASSWORD: Final = ENROLMENT_USER
 MAX_PACKET_SIZE_BYTES: Final = 409_600
 """A message and a topic, which MQTT lets have 65,535 bytes, and some room."""
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from headwater.schemas.limits import MAX_REQUEST_SIZE_BYTES
 from headwater.trust.certificates import node_of
 from headwater.trust.keys import Key, PublicKey
 from headwater.trust.problems import Untrusted
@@ -24,7 +25,6 @@ NODE_DAYS: Final = 2 * 365
 BACKDATED: Final = timedelta(hours=1)
 """Certificates count from so long ago on, for clocks that are a little behind."""
 
-MAX_REQUEST_SIZE_BYTES: Final = 4 * 1024
 MAX_HOSTS: Final = 32
 
 

@@ -13,6 +13,7 @@ Why = Literal[
     "wrong_signature",
     "stale",
     "unsigned",
+    "refused",
 ]
 
 
