@@ -139,7 +139,7 @@ class Parent:
         self._identity = identity
         self._trust = trust
         self._epoch = epoch
-        self._words = 0
+        self._number = 0
         self._observe = observe
         self._tell_people = tell_people
         self._heartbeat_s = heartbeat_s
@@ -152,7 +152,7 @@ class Parent:
         self._choosing = Choosing(self._pacing)
         self._hosted: Hosted | None = None
         self._announcement = Announcement(parent=identity.node)
-        self._word = b""
+        self._numbered: Announcement | None = None
         # A process that begins does not know yet whether a round is open, and says nothing of it.
         self._knows = False
         self._assemblies: dict[str, Assembly] = {}
@@ -359,24 +359,26 @@ class Parent:
     async def _announce(self, announcement: Announcement) -> None:
         self._announcement = announcement
         self._knows = True
-        self._words += 1
-        self._word = self._said(announcement)
         await self._say_where_things_stand()
 
-    def _said(self, announcement: Announcement) -> bytes:
+    def _word(self) -> bytes:
+        """The announcement as it goes out. Signed words are numbered, and one that is said again has its number."""
         if self._trust is None:
-            return encode(announcement)
-        return self._trust.said(announcement, self._epoch, self._words)
+            return encode(self._announcement)
+        if self._numbered is not self._announcement:
+            self._numbered = self._announcement
+            self._number += 1
+        return self._trust.said(self._announcement, self._epoch, self._number)
 
     async def say_again(self) -> None:
-        """Announce anew what is the case, where that is known: with the certificate that this node has by now."""
+        """What is the case, with the certificate that this node has by now. Nothing where that is not known yet."""
         if self._knows:
-            await self._announce(self._announcement)
+            await self._say_where_things_stand()
 
     async def _say_where_things_stand(self) -> None:
         topic = self._topics.down(self._identity.node, "announcement")
         try:
-            await self.session.publish(topic, self._word, retain=True)
+            await self.session.publish(topic, self._word(), retain=True)
         except LinkDown as error:
             log.info("the announcement waits for the link: %s", error)
 
