@@ -294,3 +294,25 @@ async def test_what_was_acknowledged_counts_though_its_certificate_ended_meanwhi
     await present(again, "d2")
     result = await hosted(again, plan(1, objects))
     assert contributors(result) == {"d0", "d2"}
+
+
+async def test_who_puts_an_old_word_into_the_brokers_memory_is_outdone(signed: Fleet) -> None:
+    """A rebooted child finds it there, says so, and hears the newest from its parent."""
+    objects = ObjectStore(10**7)
+    parent = signed.parent("gw", objects=objects)
+    async with eavesdropping(signed) as eve:
+        signed.device("d0", "gw")
+        await present(parent, "d0")
+        await hosted(parent, plan(1, objects))
+        topic = eve.topics.down("gw", "announcement")
+        old = next(word for word in await eve.once_heard(topic) if _plans(word, 1))
+        hosting = asyncio.create_task(hosted(parent, plan(2, objects, quorum=1.0)))
+        await until(lambda: _plans(eve.of(topic)[-1], 2))
+        await hosting
+        await signed.kill("d0")
+        await eve.says(topic, old, retain=True)
+        hosting = asyncio.create_task(hosted(parent, plan(3, objects, quorum=1.0)))
+        await until(lambda: _plans(eve.of(topic)[-1], 3))
+        await eve.says(topic, old, retain=True)
+        signed.device("d0", "gw")
+        assert contributors(await hosting) == {"d0"}

@@ -255,7 +255,12 @@ class Child:
         if now >= self._complain_at:
             self._complain_at = now + COMPLAIN_EVERY_S
             refusal = Refusal(key=None, sender=self._identity.node, reason=error.reason, detail=str(error)[:1024])
-            self._tasks.start(self._refuse(refusal))
+            self._tasks.start(self._refuse_once_linked(refusal))
+
+    async def _refuse_once_linked(self, refusal: Refusal) -> None:
+        """What a broker kept comes before the link is told to be up, and comes once."""
+        await self.session.wait_connected()
+        await self._refuse(refusal)
 
     def _on_announcement(self, announcement: Announcement, retained: bool) -> None:
         if announcement.parent != self._parent:

@@ -87,6 +87,9 @@ MAX_HELD_BYTES: Final = 64 * 1024 * 1024
 READ_ASIDE_BYTES: Final = 4 * 1024 * 1024
 """Where a delta may be larger reading one takes so long that it is done in a thread: .2 s of a million values."""
 
+SAY_AGAIN_EVERY_S: Final = 30.0
+"""For children who do not take the word that they have: they might all be told at once, and all answer."""
+
 HEARTBEAT_S: Final = 30.0
 MAX_DATA_KEYS: Final = 64
 """As many as a node's status has room for."""
@@ -140,6 +143,7 @@ class Parent:
         self._trust = trust
         self._epoch = epoch
         self._number = 0
+        self._say_again_at = 0.0
         self._observe = observe
         self._tell_people = tell_people
         self._heartbeat_s = heartbeat_s
@@ -579,9 +583,7 @@ class Parent:
     def _on_declined(self, node: str, refusal: Refusal) -> None:
         hosted = self._hosted
         if refusal.key is None and refusal.sender == node:
-            log.warning("%s does not take this parent's word: %s (%s)", node, refusal.reason, refusal.detail)
-            if hosted is not None:
-                hosted.refuse(Refused(node, refusal.reason, refusal.detail))
+            self._on_disbelieved(node, refusal)
             return
         if hosted is None or refusal.key != hosted.plan.key or refusal.sender != node:
             return
@@ -596,6 +598,16 @@ class Parent:
                 self._perform(hosted, rounds.Invited(another), None)
         self._perform(hosted, rounds.Declined(refusal.key, node), None)
         self._news.tell()
+
+    def _on_disbelieved(self, node: str, refusal: Refusal) -> None:
+        """A child takes this parent's word for another's, or for an old one: somebody may have put one in its place."""
+        log.warning("%s does not take this parent's word: %s (%s)", node, refusal.reason, refusal.detail)
+        if self._hosted is not None:
+            self._hosted.refuse(Refused(node, refusal.reason, refusal.detail))
+        now = asyncio.get_running_loop().time()
+        if self._trust is not None and now >= self._say_again_at:
+            self._say_again_at = now + SAY_AGAIN_EVERY_S
+            self._tasks.start(self.say_again())
 
     # ── what is decided ─────────────────────────────────────────────────────────────────────────────────────────
 
