@@ -20,6 +20,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, Operationa
 from headwater.cloud.history import History, HistoryAway, open_history
 from headwater.cloud.history.faults import named
 from headwater.cloud.history.opening import _address, _config, _engine
+from headwater.cloud.history.reading import Part
 from headwater.cloud.history.tables import Base, Object
 from headwater.core.sketch import sketch
 from headwater.schemas.base import Split
@@ -102,7 +103,7 @@ def test_coordinators_that_start_together_on_an_empty_database_make_it_once(url:
     assert found == ["run 'r1': no such run; the newest are none"] * 4
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0005", "0006"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0005", "0006", "0007", "0008"])
 def test_a_database_of_an_older_schema_is_migrated_with_what_it_holds(url: str, revision: str) -> None:
     history = open_history(url)
     started(history)
@@ -113,6 +114,7 @@ def test_a_database_of_an_older_schema_is_migrated_with_what_it_holds(url: str, 
     migrated = open_history(url)
     (told,) = migrated.rounds_of("r1")
     assert (told.round, told.devices) == (1, 9)
+    assert told.times == (ROUND.times if revision >= "0008" else None)
     # What the older schema could not say of a contribution is what was true of every one of its own.
     could_say = {("gw1", late.key)} if revision >= "0003" else set()
     own = {(node, RoundKey(run="r1", round=1)) for node in ("gw1", "gw2")}
@@ -120,6 +122,16 @@ def test_a_database_of_an_older_schema_is_migrated_with_what_it_holds(url: str, 
     migrated.record_round(replace(ROUND, round=2, measured=1, model=b"model 2"), NOW)
     assert migrated.model_of("r1") == (2, b"model 2")
     migrated.close()
+
+
+def test_a_round_and_its_parts_are_told_with_their_times(history: History) -> None:
+    started(history)
+    history.record_round(ROUND, NOW)
+    history.record_round(replace(ROUND, round=2, measured=1, times=None, model=b"model 2", contributions=()), NOW)
+    first, second = history.rounds_of("r1")
+    assert (first.times, second.times) == (ROUND.times, None)
+    told = history.reading.contributions("r1", 1, Part(10)).entries
+    assert {part.node: (part.train_s, part.loss) for part in told} == {"gw1": (0.1, 0.75), "gw2": (None, None)}
 
 
 def remembering(history: History, memory: bytes, round_: int, run: str = "r1") -> None:

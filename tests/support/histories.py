@@ -9,6 +9,7 @@ from headwater.node.hosting import Contribution, Refused
 from headwater.node.journal import Entry
 from headwater.schemas.messages import Delta, Metric, RoundKey
 from headwater.schemas.run import RunDescription
+from headwater.schemas.statuses import Times
 from headwater.schemas.tensors import encode_tensors
 from headwater.schemas.wire import encode, reference
 
@@ -34,9 +35,10 @@ ROUND = ClosedRound(
     opened_at=NOW,
     elapsed_s=0.5,
     measured=0,
+    times=Times(train_s=0.1, transfer_s=0.2, wait_s=0.2, aggregate_s=0.05),
     model=b"model 1",
     contributions=(
-        Contribution("gw1", 40.0, 40, 4, 0.2, KEY, 1.0, reference(b"of gw1")),
+        Contribution("gw1", 40.0, 40, 4, 0.2, KEY, 1.0, reference(b"of gw1"), loss=0.75, train_s=0.1),
         Contribution("gw2", 50.0, 50, 5, 0.4, KEY, 1.0, reference(b"of gw2")),
     ),
     refusals=(Refused("gw2", "stale", "round 0 is over"),),

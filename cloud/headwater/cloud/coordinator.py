@@ -34,6 +34,7 @@ from headwater.node.observing import Observer, Recorded, RunTold, nobody
 from headwater.node.parent import Parent
 from headwater.schemas.base import Task
 from headwater.schemas.errors import HeadwaterError, HistoryError, RunFailed
+from headwater.schemas.manifest import SPENT
 from headwater.schemas.messages import Bundle, Model, ObjectRef, RoundKey
 from headwater.schemas.statuses import NodeStatus, RunState, RunStatus
 from headwater.schemas.tensors import decode_tensors
@@ -394,13 +395,14 @@ def _closed(result: RoundResult, measured: int, opened_at: datetime, behind: Beh
         bytes_up=result.traffic.received_bytes,
         opened_at=opened_at,
         elapsed_s=result.elapsed_s,
+        times=result.times,
         measured=measured,
         model=behind.model,
         memory=behind.memory,
         patch=behind.patch,
         contributions=result.contributions,
         refusals=result.refusals,
-        metrics=result.sum.metrics if result.closed else (),
+        metrics=tuple(m for m in result.sum.metrics if m.name not in SPENT) if result.closed else (),
         tallies=result.sum.tallies if result.closed else (),
     )
 

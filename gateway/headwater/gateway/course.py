@@ -16,7 +16,7 @@ from headwater.node.hosting import RoundResult
 from headwater.schemas import limits
 from headwater.schemas.base import Count, Frozen, Weight
 from headwater.schemas.learning import Learning
-from headwater.schemas.manifest import TRAIN_S, WAIT_S, Manifest
+from headwater.schemas.manifest import SPENT, WAIT_S, Manifest
 from headwater.schemas.messages import Counts, Metric, Tensor, Tensors
 from headwater.schemas.tensors import (
     TensorError,
@@ -49,9 +49,7 @@ class Told(Frozen):
     def of_one_round(self, edge_rounds: int) -> "Told":
         """As the parent counts, to whom all the edge rounds are one: a device's seconds are those of all of them."""
         metrics = tuple(
-            metric.model_copy(update={"weight": metric.weight / edge_rounds})
-            if metric.name in (TRAIN_S, WAIT_S)
-            else metric
+            metric.model_copy(update={"weight": metric.weight / edge_rounds}) if metric.name in SPENT else metric
             for metric in self.metrics
         )
         return self.model_copy(update={"metrics": metrics})

@@ -17,7 +17,7 @@ from headwater.core.select import EVERYONE, Chosen
 from headwater.core.times import Spent, times
 from headwater.node.places import no_model_for
 from headwater.schemas.limits import MAX_COUNT, MAX_TALLIED, MAX_WEIGHED
-from headwater.schemas.manifest import DEVICE_TALLIES, STANDING_METRICS, TRAIN_S, WAIT_S, Manifest
+from headwater.schemas.manifest import DEVICE_TALLIES, SPENT, STANDING_METRICS, TRAIN_S, WAIT_S, Manifest
 from headwater.schemas.messages import Delta, ObjectRef, Plan, Reason, RoundKey
 from headwater.schemas.statuses import MemberStatus, NodeStatus, RoundStatus, Times
 from headwater.schemas.tensors import Array, Specs, TensorError, decode_tensor, decode_tensors, delta_specs
@@ -370,7 +370,7 @@ def status_of(
     since = traffic.since(hosted.traffic)
     key, round_ = hosted.plan.key, hosted.round
     elapsed_s = now - round_.opened_at
-    told = [metric for metric in hosted.sum.metrics if metric.name not in (TRAIN_S, WAIT_S)]
+    told = [metric for metric in hosted.sum.metrics if metric.name not in SPENT]
     return RoundStatus(
         parent=parent,
         run=key.run,

@@ -14,7 +14,7 @@ from headwater.schemas import limits
 from headwater.schemas.base import Count, Frozen, Name, NodeId, RunId
 from headwater.schemas.config import Invalid, checked
 from headwater.schemas.run import RunDescription
-from headwater.schemas.statuses import DataStatus, Figures, NodeState, RoundStatus, RunState
+from headwater.schemas.statuses import DataStatus, Figures, NodeState, RoundStatus, RunState, Times
 
 PREFIX: Final = "/api/v1"
 DEFAULT_PAGE: Final = 50
@@ -117,7 +117,7 @@ class Round(Answer):
     """An attempt at a round that has ended.
 
     `loss` and `train` are of the round's training; `test_loss`, `accuracy`, `test`, `personal` and `local` of the model
-    that came of it. What was not measured, or not yet, is null.
+    that came of it. `times` are how the mean child spent it. What was not measured, or not told, is null.
     """
 
     round: Count
@@ -133,6 +133,7 @@ class Round(Answer):
     bytes_up: Count
     opened_at: datetime
     elapsed_s: FiniteFloat
+    times: Times | None = None
     loss: FiniteFloat | None
     test_loss: FiniteFloat | None
     accuracy: FiniteFloat | None

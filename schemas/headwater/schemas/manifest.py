@@ -30,7 +30,10 @@ WAIT_S: Final = "wait_s"
 """A metric that a gateway's delta may have: the seconds that a device's update waited below it for those of others; the
 weight is 1 a device."""
 
-STANDING_METRICS: Final = frozenset({LOCAL_STEPS, TRAIN_S, WAIT_S})
+SPENT: Final = frozenset({TRAIN_S, WAIT_S})
+"""Those that say nothing of a model, and are told as a round's times."""
+
+STANDING_METRICS: Final = SPENT | {LOCAL_STEPS}
 """Those that are no manifest's."""
 
 DEVICE_TALLIES: Final = {"device_correct": 101, "device_loss": SKETCH_BUCKETS}

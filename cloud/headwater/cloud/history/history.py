@@ -201,7 +201,9 @@ class History(Transactions):
         with self._leading("record round") as session:
             session.execute(delete(tables.Contribution).filter_by(**key))
             session.execute(delete(tables.Refusal).filter_by(**key))
-            session.merge(tables.Round(**key, **{name: getattr(closed, name) for name in _ROUND_COLUMNS}))
+            columns = {name: getattr(closed, name) for name in _ROUND_COLUMNS}
+            times = closed.times.model_dump() if closed.times is not None else {}
+            session.merge(tables.Round(**key, **columns, **times))
             session.flush()
             session.add_all(tables.Contribution(**key, **_given(session, closed, c, now)) for c in closed.contributions)
             session.execute(delete(tables.Pending).where(tables.Pending.run == closed.run))
@@ -339,6 +341,8 @@ def _given(session: Session, closed: ClosedRound, given: Contribution, now: date
         "sha256": None if given.payload is None else _put(session, given.payload, now),
         "size_bytes": given.ref.size_bytes,
         "after_s": given.after_s,
+        "train_s": given.train_s,
+        "loss": given.loss,
     }
 
 

@@ -253,8 +253,8 @@ def _given() -> "Select[*tuple[Any, ...]]":
     return select(
         row.run, row.round, literal(0).label("step"), row.attempt, row.task, row.node, _NO_NAME.label("parent"),
         literal("received").label("state"), of.opened_at.label("at"), row.examples, row.devices,
-        of.examples.label("of_examples"), row.size_bytes, row.after_s, _NO_NUMBER.label("train_s"),
-        _NO_NUMBER.label("loss"), row.weight, row.based_on, row.factor,
+        of.examples.label("of_examples"), row.size_bytes, row.after_s, row.train_s,
+        row.loss, row.weight, row.based_on, row.factor,
     ).join(of)  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from headwater.node.hosting import Contribution, Refused
 from headwater.schemas.base import Task
 from headwater.schemas.messages import Counts, Metric
 from headwater.schemas.run import RunDescription
-from headwater.schemas.statuses import DataStatus, Figures, RoundStatus, RunState
+from headwater.schemas.statuses import DataStatus, Figures, RoundStatus, RunState, Times
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class ClosedRound:
     opened_at: datetime
     elapsed_s: float
     measured: int
+    times: Times | None = None
     model: bytes | None = None
     memory: bytes | None = None
     patch: bytes | None = None
@@ -94,6 +95,7 @@ class RoundRecord:
     bytes_up: int
     opened_at: datetime
     elapsed_s: float
+    times: Times | None
     loss: float | None
     test_loss: float | None
     accuracy: float | None

@@ -11,7 +11,7 @@ from headwater.cloud.history import tables
 from headwater.cloud.history.records import ClusterRecord, NodeRecord, RoundRecord, RunRecord
 from headwater.core.figures import figures
 from headwater.schemas.run import RunDescription
-from headwater.schemas.statuses import DataStatus, Figures, RoundStatus
+from headwater.schemas.statuses import DataStatus, Figures, RoundStatus, Times
 
 
 def run_record(row: tables.Run, last_round: int) -> RunRecord:
@@ -56,6 +56,7 @@ def round_record(
         bytes_up=row.bytes_up,
         opened_at=row.opened_at,
         elapsed_s=row.elapsed_s,
+        times=_times(row),
         loss=means.get((row.round, "train", "loss")) if result is not None else None,
         test_loss=means.get((row.round, "test", "loss")) if result is not None else None,
         accuracy=means.get((row.round, "test", "correct")) if result is not None else None,
@@ -64,6 +65,13 @@ def round_record(
         personal=figures.get((row.round, "personal")) if result is not None else None,
         local=figures.get((row.round, "local")) if result is not None else None,
     )
+
+
+def _times(row: tables.Round) -> Times | None:
+    """None of a round that nobody told them of, or that was written before they were."""
+    if row.train_s is None or row.transfer_s is None or row.wait_s is None:
+        return None
+    return Times(train_s=row.train_s, transfer_s=row.transfer_s, wait_s=row.wait_s, aggregate_s=row.aggregate_s or 0.0)
 
 
 MEMBER_FIELDS: Final = ("node", "state", "examples", "devices", "after_s", "loss", "train_s", "size_bytes")

@@ -127,6 +127,18 @@ class Round(Base):
     bytes_up: Mapped[int] = mapped_column(_COUNTED, comment="Payload bytes that it received.")
     opened_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it opened.")
     elapsed_s: Mapped[float] = mapped_column(Float, comment="How long it was open, in seconds.")
+    train_s: Mapped[float | None] = mapped_column(
+        Float, comment="Seconds that the mean child's devices worked; empty where none said so."
+    )
+    transfer_s: Mapped[float | None] = mapped_column(
+        Float, comment="Seconds that its model and its update were on their way."
+    )
+    wait_s: Mapped[float | None] = mapped_column(
+        Float, comment="Seconds that its update waited for those of others; the three make elapsed_s."
+    )
+    aggregate_s: Mapped[float | None] = mapped_column(
+        Float, comment="Seconds from the close until the new model was ready to be written here."
+    )
 
 
 def _of_a_round() -> ForeignKeyConstraint:
@@ -166,6 +178,10 @@ class Contribution(Base):
     )
     size_bytes: Mapped[int] = mapped_column(Integer, comment="Bytes of its delta.")
     after_s: Mapped[float] = mapped_column(Float, comment="Seconds after the round opened when it was complete.")
+    train_s: Mapped[float | None] = mapped_column(
+        Float, comment="Seconds that its devices worked, the mean; empty where it does not say."
+    )
+    loss: Mapped[float | None] = mapped_column(Float, comment="Its mean training loss; empty where it does not say.")
 
 
 class Pending(Base):
