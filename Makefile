@@ -22,6 +22,7 @@ check: $(VENV)/.test  ## lint, types, import rules, fresh documents
 	  $(BIN)/mypy -p headwater.$$room || exit 1; done
 	$(BIN)/lint-imports
 	$(BIN)/python -m headwater.schemas.document docs/contract --check
+	$(BIN)/python -m headwater.node.metric_names docs/operate --check
 	$(BIN)/python tests/core/oracle/document.py --check
 
 SEEDS ?= 0:2000
@@ -30,6 +31,7 @@ sim: $(VENV)/.test  ## simulate fleets with faults: SEEDS=0:2000
 
 documents: $(VENV)/.test  ## write the generated documents anew
 	$(BIN)/python -m headwater.schemas.document docs/contract
+	$(BIN)/python -m headwater.node.metric_names docs/operate
 	$(BIN)/python tests/core/oracle/document.py
 
 bench: $(VENV)/.test  ## measure a round, beside a bare MQTT loop
