@@ -99,11 +99,9 @@ def _direction(address: str) -> str:
 
 
 def _topic_row(row: dict[str, Any]) -> str:
-    (message,) = row["messages"]
+    messages = " or ".join(f"[{message}](#{message.lower()})" for message in row["messages"])
     retained = "yes" if row["bindings"]["mqtt"]["retain"] else ""
-    return (
-        f"| `{row['address'].removeprefix(_BASE)}` | [{message}](#{message.lower()}) | {retained} | {row['summary']} |"
-    )
+    return f"| `{row['address'].removeprefix(_BASE)}` | {messages} | {retained} | {row['summary']} |"
 
 
 def _message(content_type: str, schema: dict[str, Any]) -> list[str]:
