@@ -321,6 +321,8 @@ async def test_a_model_is_what_run_export_writes_and_is_fetched_once(api: Served
         (f"{OF_RUN}/models/1.onnx?cluster=x", 422, "cluster: 'x'; this run has one model; leave it out"),
         (f"{API}/nodes/nobody", 404, "node 'nobody': nobody of this name was heard of in fleet 'plant'; see the list"),
         (f"{API}/runs?limit=501", 422, "query.limit: should be less than or equal to 500 (it is '501')"),
+        (f"{API}/runs?limt=5", 422, "query.limt: unknown; did you mean limit?"),
+        (f"{API}/fleets?x=1", 422, "query.x: unknown; known are none"),
         (f"{API}/runs?before=nobody", 404, "run 'nobody': no such run"),
         (f"{API}/runs/a%20b", 422, "path.run: "),
         (f"{API}/runs/a%00b", 422, "path.run: "),

@@ -177,7 +177,7 @@ def _environment_layer(
             value = _parsed(text, takes_text=_takes_text(_follow(model, known[variable])))
             _put(data, known[variable], value, origins, Origin("environment", variable))
         elif variable not in elsewhere:
-            problems.append(f"{variable}: no such setting{_did_you_mean(variable, known)}")
+            problems.append(f"{variable}: no such setting{did_you_mean(variable, known)}")
     return problems
 
 
@@ -234,7 +234,7 @@ def _problem(model: type[BaseModel], item: Any, data: dict[str, Any], origins: M
     dotted = ".".join(_plain(path, data)) or "configuration"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        return f"{place}: {dotted}: unknown key{_did_you_mean(path[-1], _siblings(model, path))}"
+        return f"{place}: {dotted}: unknown key{did_you_mean(path[-1], _siblings(model, path))}"
     if item["type"] == "missing":
         return f"{place}: {dotted}: missing; give it a value"
     if item["type"] == "union_tag_not_found":
@@ -283,9 +283,10 @@ def _siblings(model: type[BaseModel], path: Key) -> list[str]:
     return [field for member in models for field in member.model_fields]
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that is none of these."""
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known)) or 'none'}"
 
 
 # ── types ───────────────────────────────────────────────────────────────────────────────────────────────────────

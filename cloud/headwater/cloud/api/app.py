@@ -9,6 +9,7 @@ from fastapi.security import HTTPBearer
 
 from headwater.cloud.api import fleets, health, models, nodes, rounds, runs
 from headwater.cloud.api.gate import Application, Gate
+from headwater.cloud.api.pages import only_known
 from headwater.cloud.api.problems import tell_problems
 from headwater.cloud.api.service import Api
 from headwater.cloud.api.tokens import TokenBook
@@ -35,7 +36,7 @@ def create_app(api: Api, book: TokenBook | None) -> Application:
     tell_problems(app)
     app.include_router(health.router(api))
     # The gate has judged by the time that a path is reached; here it is only described.
-    described = [Depends(_TOKEN)]
+    described = [Depends(_TOKEN), Depends(only_known)]
     for paths in (fleets, runs, rounds, models, nodes):
         app.include_router(paths.router(api), prefix=PREFIX, dependencies=described)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

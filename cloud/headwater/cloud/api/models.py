@@ -39,7 +39,7 @@ _ONNX: Final[dict[int | str, dict[str, Any]]] = {
 def router(api: Api) -> APIRouter:
     paths = APIRouter(tags=["models"], prefix="/runs/{run}/models")
 
-    @paths.get("", summary="Versions of a run's model, newest first", responses=responses(404, 422))
+    @paths.get("", summary="Versions of a run's model, newest first", responses=responses(404))
     def models(run: RunPath, limit: Limit = DEFAULT_LIMIT, before: Before = None) -> Models:
         page = api.history.reading.models(run, limit, before)
         told = tuple(map(version_of, page.entries))
@@ -50,7 +50,7 @@ def router(api: Api) -> APIRouter:
         "/{version}.onnx",
         summary="A version of the model as ONNX",
         response_class=StreamingResponse,
-        responses={**_ONNX, **responses(404, 422)},
+        responses={**_ONNX, **responses(404)},
     )
     def model(run: RunPath, version: Version, cluster: Cluster = None, if_none_match: Known = None) -> Response:
         tag = _tag(api.history.reading.version(run, version).sha256, cluster)

@@ -14,7 +14,7 @@ from headwater.schemas.http import Node, NodeDetail, Nodes
 
 
 def router(api: Api) -> APIRouter:
-    paths = APIRouter(tags=["nodes"], prefix="/nodes", responses=responses(422))
+    paths = APIRouter(tags=["nodes"], prefix="/nodes", responses=responses())
     reading = api.history.reading
 
     @paths.get("", summary="Nodes by name; by default those of the coordinator's fleet")

@@ -2,9 +2,11 @@
 
 from typing import Annotated, Final
 
-from fastapi import Path, Query
+from fastapi import Path, Query, Request
 
 from headwater.schemas.base import NodeId, RunId
+from headwater.schemas.config import did_you_mean
+from headwater.schemas.errors import ConfigError
 from headwater.schemas.http import DEFAULT_PAGE, MAX_PAGE, MAX_SKIP
 
 MAX_ROUND: Final = 1_000_001
@@ -23,3 +25,15 @@ DEFAULT_LIMIT: Final = DEFAULT_PAGE
 def behind(skip: int, shown: int, more: bool) -> int | None:
     """`next` of a page."""
     return skip + shown if more else None
+
+
+def only_known(request: Request) -> None:
+    """A name that a path does not know is refused: `?limt=5` would be answered as if nobody had asked for less.
+
+    Raises:
+        ConfigError: with the name that was meant.
+    """
+    known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            raise ConfigError(f"query.{name[:100]}: unknown{did_you_mean(name, known)}")

@@ -51,7 +51,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Of an operation's description: which problems it may answer with, beside those of every operation."""
     return {
         status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
-        for status in (401, 403, *statuses, 500, 503)
+        for status in (401, 403, 422, *statuses, 500, 503)
     }
 
 

@@ -13,7 +13,7 @@ from headwater.schemas.http import ClusterRounds, Contributions, Rounds
 
 
 def router(api: Api) -> APIRouter:
-    paths = APIRouter(tags=["rounds"], prefix="/runs/{run}/rounds", responses=responses(404, 422))
+    paths = APIRouter(tags=["rounds"], prefix="/runs/{run}/rounds", responses=responses(404))
     reading = api.history.reading
 
     @paths.get("", summary="Rounds in order, all attempts at each; `limit` counts numbers")

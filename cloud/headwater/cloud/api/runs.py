@@ -29,7 +29,7 @@ def router(api: Api) -> APIRouter:
 def _add_readers(paths: APIRouter, api: Api) -> None:
     reading = api.history.reading
 
-    @paths.get("", summary="Runs, newest first", responses=responses(404, 422))
+    @paths.get("", summary="Runs, newest first", responses=responses(404))
     def runs(
         fleet: OfFleet = None,
         limit: Limit = DEFAULT_LIMIT,
@@ -40,12 +40,12 @@ def _add_readers(paths: APIRouter, api: Api) -> None:
         told = tuple(run_of(record, fleets) for record in page.entries)
         return Runs(runs=told, next=told[-1].run if page.more else None)
 
-    @paths.get("/{run}", summary="A run, with what was asked for", responses=responses(404, 422))
+    @paths.get("/{run}", summary="A run, with what was asked for", responses=responses(404))
     def run(run: RunPath) -> RunDetail:
         record = reading.run(run)
         return run_detail_of(record, api.fleets_for(record))
 
-    @paths.get("/{run}/refusals", summary="What was refused or declined, newest first", responses=responses(404, 422))
+    @paths.get("/{run}/refusals", summary="What was refused or declined, newest first", responses=responses(404))
     def refusals(run: RunPath, limit: Limit = DEFAULT_LIMIT, skip: Skip = 0) -> Refusals:
         page = reading.refusals(run, Part(limit, skip))
         told = tuple(map(refusal_of, page.entries))
@@ -58,7 +58,7 @@ def _add_writers(paths: APIRouter, api: Api) -> None:
         status_code=201,
         summary="Ask a fleet for a run",
         description="It begins when those before it in its fleet have ended. For operators.",
-        responses={201: {"headers": _LOCATION}, **responses(400, 409, 413, 422)},
+        responses={201: {"headers": _LOCATION}, **responses(400, 409, 413)},
     )
     def start(asked: RunRequest, response: Response) -> Run:
         record = _start(api, asked)
@@ -68,7 +68,7 @@ def _add_writers(paths: APIRouter, api: Api) -> None:
     def add(request: Request, summary: str) -> None:
         @paths.post(
             f"/{{run}}/{request}", name=request, operation_id=request, summary=summary,
-            responses=responses(404, 409, 422),
+            responses=responses(404, 409),
         )  # fmt: skip
         def asked(run: RunPath) -> Run:
             record = api.history.request(run, request, api.now())
