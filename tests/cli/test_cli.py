@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 from sqlalchemy import create_engine, text
 
+from headwater.cloud.api.tokens import TokenBook
 from headwater.cloud.history import open_history
 from headwater.schemas.acl import fleet_acl
 from headwater.testbed.machine import free_port
@@ -81,6 +82,8 @@ def headwater(
                 ("export", "ONNX"),
             )
         ),
+        (["token"], "HTTP API"),
+        *((["token", verb], word) for verb, word in (("add", "show it once"), ("list", "roles"), ("remove", "back"))),
         (["broker"], "passwords"),
         *(
             (["broker", verb], word)
@@ -238,6 +241,34 @@ def test_runs_are_queued_listed_stopped_and_nothing_is_exported_too_early(folder
     unknown = headwater("run", "show", "nobody", cwd=folder)
     assert unknown.returncode == 8
     assert f"no such run; the newest are {started['run']}" in unknown.stderr
+
+
+def test_a_queued_run_of_a_fleet_that_nobody_coordinates_says_so(folder: Path) -> None:
+    started = headwater("run", "start", "run.toml", "--fleet", "ward", "--id", "r1", cwd=folder)
+    assert "r1: queued (nobody coordinates fleet 'ward': run `headwater cloud` for it" in started.stdout
+    for command in (("run", "list"), ("run", "show")):
+        assert "no fleet of this database is coordinated" in headwater(*command, cwd=folder).stdout
+    paused = headwater("run", "pause", cwd=folder)
+    assert (paused.returncode, "is queued, and has not begun" in paused.stderr) == (8, True)
+    (listed,) = json.loads(headwater("run", "list", "--json", cwd=folder).stdout)
+    assert (listed["of"], listed["state"], listed["waits_for"][:6]) == (2, "queued", "nobody")
+
+
+def test_a_token_is_shown_once_and_kept_as_its_hash(tmp_path: Path) -> None:
+    made = json.loads(headwater("token", "add", "eve", "--role", "operator", "--json", cwd=tmp_path).stdout)
+    assert (made["name"], made["role"], made["token"][:3]) == ("eve", "operator", "hw_")
+    file = tmp_path / "tokens.toml"
+    assert made["token"] not in file.read_text()
+    assert file.stat().st_mode & 0o077 == 0
+    assert TokenBook(file).whose(made["token"]).name == "eve"  # type: ignore[union-attr]
+    again = headwater("token", "add", "eve", cwd=tmp_path)
+    assert (again.returncode, "'eve' has a token in tokens.toml" in again.stderr) == (2, True)
+    assert headwater("token", "add", "no name", cwd=tmp_path).returncode == 2
+    assert headwater("token", "list", cwd=tmp_path).stdout.split() == ["eve", "operator"]
+    assert headwater("token", "remove", "eve", cwd=tmp_path).returncode == 0
+    assert TokenBook(file).whose(made["token"]) is None
+    gone = headwater("token", "remove", "eve", cwd=tmp_path)
+    assert (gone.returncode, "there are those of nobody" in gone.stderr) == (2, True)
 
 
 def test_print_config_shows_every_value_with_its_origin_and_no_secret(folder: Path) -> None:
