@@ -20,7 +20,8 @@ def listening(host: str, port: int, setting: str, backlog: int) -> socket.socket
         family, _, _, _, address = found[0]
         return socket.create_server(address[:2], family=family, backlog=backlog)
     except OSError as error:
-        why = error.strerror or error
+        # Python adds where it was, which the sentence says.
+        why = str(error.strerror or error).partition(" (while")[0]
         raise ConfigError(
             f"{setting}: {port} of {host}: {why}; give a free port of an address of this machine"
         ) from None
