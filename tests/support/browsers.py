@@ -63,6 +63,7 @@ def shown(folder: Path, fleet: str, ports: Mapping[str, int], **settings: Any) -
         started = processes.start("dashboard", {"fleet": fleet, "port": port, "brokers": brokers, **settings})
         wait_for_port(port, 30.0)
         yield Shown(started, f"http://127.0.0.1:{port}")
+        assert "Traceback" not in started.log.read_text()
 
 
 @dataclass

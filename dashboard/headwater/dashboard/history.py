@@ -37,6 +37,9 @@ MAX_ASKING: Final = 8
 MAX_PAGES: Final = 20
 """Of a run's rounds in one asking: ten thousand."""
 
+UNSETTLED: Final = 2
+"""Newest rounds of a run of which more may become known: the model that one made is measured with the next."""
+
 SAID_TIMEOUT_S: Final = 15.0
 Action = Literal["stop", "pause", "resume"]
 
@@ -145,15 +148,19 @@ class History:
         return tuple(row(run) for run in runs.runs)
 
     async def _ask_course(self, run: str) -> tuple[Point, ...]:
+        """What is known already is asked for only as far as it may have changed since."""
+        answer = self._answers.get(f"course/{run}")
+        known: tuple[Point, ...] = answer.value if answer else ()
+        settled = tuple(told for told in known if told.round < known[-1].round - UNSETTLED)
+        after: int | None = settled[-1].round if settled else None
         told: list[Round] = []
-        after: int | None = None
         for _ in range(MAX_PAGES):
             page = await self._get(f"/runs/{run}/rounds", Rounds, limit=MAX_PAGE, **_given(after=after))
             told += page.rounds
             after = page.next
             if after is None:
                 break
-        return tuple(point(round_) for round_ in told)
+        return (*settled, *(point(round_) for round_ in told))
 
     async def _ask_node(self, node: str) -> Recorded:
         return turns_and_refusals(await self._get(f"/nodes/{node}", NodeDetail, fleet=self._fleet, limit=200))

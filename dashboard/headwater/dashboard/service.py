@@ -48,6 +48,8 @@ async def serve(settings: DashboardSettings, *, tell: Callable[[str], None] = la
         ConfigError: the port is taken, the host has no such address, or others could look whom nobody let in.
     """
     password = guard(settings)
+    # It would tell of each question to the history.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     with _listening(settings) as listening:
         feed, history = Feed(settings), History(settings.api, settings.fleet, settings.api_token_file)
         server = _Server(_config(_app(settings, feed, history, password), settings.access))

@@ -38,7 +38,7 @@ def page(site: Site, visitor: Visitor, args: PageArguments) -> None:
             .classes("hw-wide")
         )
         axis = ui.toggle(dict(AXES), value="round").props('no-caps unelevated aria-label="Along"')
-    with ui.element("div").classes("hw-grid"):
+    with ui.element("div").classes("hw-grid three"):
         accuracy = chart("Accuracy", EMPTY)
         loss = chart("Training loss", EMPTY)
         worst = chart("Worst tenth of devices", EMPTY)

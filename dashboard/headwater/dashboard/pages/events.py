@@ -7,7 +7,7 @@ from nicegui import PageArguments, ui
 from headwater.dashboard.pages.components import Rows, heading
 from headwater.dashboard.pages.parts import every_tick
 from headwater.dashboard.pages.site import Site, Visitor
-from headwater.dashboard.view.events import KINDS, MAX_SHOWN, chosen, lines
+from headwater.dashboard.view.events import AT_FIRST, KINDS, MAX_SHOWN, chosen, lines
 from headwater.dashboard.view.state import Fleet
 from headwater.dashboard.view.table import Column
 
@@ -20,7 +20,6 @@ COLUMNS: Final = (
     Column("reason"),
     Column("detail"),
 )
-AT_FIRST: Final = frozenset({"refusals", "nodes", "runs"})
 
 
 def page(site: Site, visitor: Visitor, args: PageArguments) -> None:

@@ -61,9 +61,14 @@ def register(site: Site) -> Callable[[], Any]:
     async def root() -> None:
         visitor = Visitor()
         frame = Frame(site, visitor)
-        await ui.context.client.connected()
+        client = ui.context.client
+        await client.connected()
+        if client.is_deleted:
+            return
         told = await ui.run_javascript("return hw.surroundings()", timeout=ASKED_TIMEOUT_S)
-        frame.begin(told)
+        # Whoever only fetched the page, or left, has no page to be built.
+        if told is not None:
+            frame.begin(told)
 
     return root
 
@@ -72,7 +77,7 @@ class Frame:
     """What stands around the page."""
 
     def __init__(self, site: Site, visitor: Visitor) -> None:
-        self._site, self._visitor = site, visitor
+        self._site, self._visitor, self._client = site, visitor, ui.context.client
         self._dark = ui.dark_mode(None)
         self._links: dict[str, ui.element] = {}
         self._prefix = False
@@ -86,7 +91,7 @@ class Frame:
         ui.skip_link("Skip to the page", target=self._main)
         ui.on("scheme", lambda event: self._surround(event.args))
 
-    def begin(self, told: Mapping[str, Any] | None) -> None:
+    def begin(self, told: Mapping[str, Any]) -> None:
         """Show the page, once the browser has said what it looks like there."""
         self._note(told)
         self._waiting.delete()
@@ -195,6 +200,8 @@ class Frame:
     # ── as time goes by ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _tick(self) -> None:
+        if not self._client.has_socket_connection:
+            return
         fleet, history = self._site.feed.fleet, self._site.history
         said = problems(fleet, history.trouble, self._visitor.zone, time.time())
         self._banner.show("\n".join(map(escape, said)))

@@ -19,8 +19,13 @@ def every_tick(site: Site, show: Callable[[Fleet], None], *, also: Callable[[], 
     told: tuple[int, object] = (-1, None)
     told_at = 0.0
 
+    client = ui.context.client
+
     def tick() -> None:
         nonlocal told, told_at
+        # A tab that went away for a moment is told when it is back, and need not be told what it missed.
+        if not client.has_socket_connection:
+            return
         fleet, other = site.feed.fleet, also()
         if (fleet.revision, other) != told or time.monotonic() - told_at > AT_LEAST_EVERY_S:
             told, told_at = (fleet.revision, other), time.monotonic()

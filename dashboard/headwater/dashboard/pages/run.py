@@ -10,13 +10,22 @@ from headwater.dashboard.pages.operate import run_actions
 from headwater.dashboard.pages.parts import every_tick
 from headwater.dashboard.pages.site import Site, Visitor
 from headwater.dashboard.view import charts
-from headwater.dashboard.view.runs import RunRow, all_runs, course_of, member_lines, status_of
+from headwater.dashboard.view.runs import RunRow, all_runs, course_of, link_lines, member_lines, status_of
 from headwater.dashboard.view.state import Fleet
 from headwater.dashboard.view.summary import run_figures
 from headwater.dashboard.view.table import Column
 from headwater.dashboard.view.words import percent
 
 NO_RUN: Final = "No run was heard of yet. Start one: headwater run start docs/examples/run.toml"
+NO_ROUND: Final = "No round of this run was heard; it may be over."
+LINKS: Final = (
+    Column("between"),
+    Column("round", True),
+    Column("down", True),
+    Column("up", True),
+    Column("down a second", True),
+    Column("up a second", True),
+)
 MEMBERS: Final = (
     Column("node"),
     Column("state"),
@@ -47,8 +56,11 @@ def page(site: Site, visitor: Visitor, name: str) -> None:
         moved = chart("Bytes at the cloud's links", "It comes with the first round that is over.")
     epsilon = chart("Privacy budget", "This run spends none.")
     with ui.element("section").classes("hw-card"):
+        heading(2, "Bytes on the links of each parent, in its newest round")
+        links = Rows("Bytes on links", LINKS, NO_ROUND)
+    with ui.element("section").classes("hw-card"):
         heading(2, "Who is at it now")
-        members = Rows("Members of the newest rounds", MEMBERS, "No round of this run was heard; it may be over.")
+        members = Rows("Members of the newest rounds", MEMBERS, NO_ROUND)
 
     def show(fleet: Fleet) -> None:
         run = name or (fleet.run.run if fleet.run else "")
@@ -70,6 +82,7 @@ def page(site: Site, visitor: Visitor, name: str) -> None:
         budget = charts.budget(course, style)
         epsilon.card.set_visibility(not charts.is_empty(budget))
         epsilon.show(budget)
+        links.show(link_lines(fleet, run))
         members.show(member_lines(fleet, run))
         chosen(rows, run)
         actions(row)

@@ -5,14 +5,20 @@ from typing import Final
 
 from nicegui import ui
 
-from headwater.dashboard.pages.components import FleetView, Markup, figures, heading
+from headwater.dashboard.pages.components import FleetView, Markup, Rows, chart, figures, heading
 from headwater.dashboard.pages.parts import every_tick
 from headwater.dashboard.pages.site import Site, Visitor
+from headwater.dashboard.view import charts
+from headwater.dashboard.view.events import AT_FIRST, chosen, short_lines
+from headwater.dashboard.view.runs import course_of
 from headwater.dashboard.view.state import Fleet
 from headwater.dashboard.view.summary import fleet_figures, found
+from headwater.dashboard.view.table import Column
 from headwater.dashboard.view.tree import WORDS, Picture, tally
 
 MAX_FOUND: Final = 12
+MAX_NEWS: Final = 8
+NEWS: Final = (Column("time"), Column("what"), Column("about"))
 
 NOBODY: Final = (
     "Nobody was heard of yet. Start a cloud, gateways and devices of this fleet at these brokers, or say which fleet "
@@ -26,10 +32,17 @@ def page(site: Site, visitor: Visitor) -> None:
         with ui.element("div").classes("hw-side"):
             _finder(site)
     numbers = Markup("dl", "hw-figures")
-    with ui.element("section").classes("hw-card").props('aria-label="The tree"'):
-        legend = Markup("div", "hw-legend")
-        empty = ui.label(NOBODY).classes("hw-empty")
-        view = FleetView(Picture())
+    with ui.element("div").classes("hw-sides"):
+        with ui.element("section").classes("hw-card").props('aria-label="The tree"'):
+            legend = Markup("div", "hw-legend")
+            empty = ui.label(NOBODY).classes("hw-empty")
+            view = FleetView(Picture())
+        with ui.element("div").classes("hw-column"):
+            learning = chart("How it learns", "It comes with the first round that is over.")
+            with ui.element("section").classes("hw-card"):
+                heading(2, "Newest events")
+                news = Rows("Newest events", NEWS, "Nothing yet: refusals, and nodes that come and go, show up here.")
+                ui.link("All events", "/events")
 
     def show(fleet: Fleet) -> None:
         picture = site.feed.picture
@@ -37,8 +50,11 @@ def page(site: Site, visitor: Visitor) -> None:
         legend.show(_legend(picture))
         empty.set_visibility(not picture.rows)
         numbers.show(figures(fleet_figures(fleet)))
+        run = fleet.run.run if fleet.run else ""
+        learning.show(charts.learning(course_of(fleet, run, site.history.course(run) if run else ()), visitor.theme))
+        news.show(short_lines(chosen(fleet.happenings, AT_FIRST, "", MAX_NEWS), visitor.clock))
 
-    every_tick(site, show)
+    every_tick(site, show, also=lambda: (site.history.revision, visitor.dark))
 
 
 def _legend(picture: Picture) -> str:

@@ -1,5 +1,7 @@
 """Law: a run that somebody writes into a browser is read like a run's file, and all that is wrong is said at once."""
 
+from typing import Final
+
 from pydantic import ValidationError
 
 from headwater.schemas.config import Invalid, resolve
@@ -7,7 +9,7 @@ from headwater.schemas.errors import ConfigError
 from headwater.schemas.run import OnnxModel, RunDescription
 from headwater.schemas.wire import first_problem
 
-MAX_TEXT_LENGTH = 256 * 1024
+MAX_TEXT_LENGTH: Final = 256 * 1024
 
 
 def described(text: str, *, has_forward: bool) -> RunDescription:

@@ -15,6 +15,9 @@ Options = dict[str, Any]
 Axis = Literal["round", "seconds", "bytes"]
 
 AXES: Final[Mapping[Axis, str]] = {"round": "by round", "seconds": "by seconds", "bytes": "by megabytes"}
+MAX_BARS: Final = 120
+"""Beside each other, so that each can be seen."""
+
 _DASHES: Final = ("solid", "dashed", "dotted", "solid", "dashed", "dotted")
 _MARKS: Final = ("circle", "triangle", "rect", "diamond", "emptyCircle", "emptyRect")
 MAX_COMPARED: Final = 6
@@ -33,8 +36,8 @@ class Theme:
     spent: Mapping[str, str]
 
 
-_SPENT_LIGHT: Final = {"train": "#0072B2", "transfer": "#E69F00", "wait": "#999999", "aggregate": "#009E73"}
-_SPENT_DARK: Final = {"train": "#56B4E9", "transfer": "#E69F00", "wait": "#7D8590", "aggregate": "#2FBF9B"}
+_SPENT_LIGHT: Final = {"train": "#0072B2", "transfer": "#E69F00", "wait": "#8B4E9F", "aggregate": "#009E73"}
+_SPENT_DARK: Final = {"train": "#56B4E9", "transfer": "#E69F00", "wait": "#CC8FC0", "aggregate": "#2FBF9B"}
 LIGHT: Final = Theme(
     "#1c2733",
     "#5b6b7b",
@@ -84,6 +87,15 @@ def accuracies(course: Sequence[Point], style: Theme) -> Options:
     return _framed(style, series, x="round", y="accuracy", most=_top(points))
 
 
+def learning(course: Sequence[Point], style: Theme) -> Options:
+    """How it goes in one small picture: accuracy where it is measured, else the loss."""
+    points = thinned(trained(course))
+    accuracy = _line("accuracy", _xy(points, lambda point: point.accuracy), style, 0)
+    worst = _line("worst tenth of devices", _xy(points, lambda point: point.worst), style, 1)
+    loss = _line("training loss", _xy(points, lambda point: point.loss), style, 0)
+    return _framed(style, [accuracy, worst] if accuracy["data"] else [loss], x="round", y="")
+
+
 def _top(points: Sequence[Point]) -> float | None:
     """1 where it is accuracies that are shown."""
     return 1.0 if any(point.accuracy is not None for point in points) else None
@@ -91,7 +103,7 @@ def _top(points: Sequence[Point]) -> float | None:
 
 def round_times(course: Sequence[Point], style: Theme) -> Options:
     """Each round's seconds, in parts where its children told them; an attempt that failed stands in its place."""
-    points = thinned(tuple(course))
+    points = thinned(tuple(course), MAX_BARS)
     names = [_label(point) for point in points]
     parts = [
         _bar(f"{part}", [_part(point, part) for point in points], style.spent[part])
@@ -115,7 +127,7 @@ def _label(point: Point) -> str:
 
 def transfers(course: Sequence[Point], style: Theme) -> Options:
     """Kilobytes that crossed the cloud's links in each round."""
-    points = thinned(tuple(course))
+    points = thinned(tuple(course), MAX_BARS)
     series = [
         _bar("down", [_rounded(point.bytes_down / 1000) for point in points], style.series[0], stack=""),
         _bar("up", [_rounded(point.bytes_up / 1000) for point in points], style.series[1], stack=""),
@@ -275,11 +287,10 @@ def _framed(
         "legend": {
             "top": 0,
             "left": 0,
-            "type": "scroll",
-            "itemHeight": 8,
+            "itemHeight": 9,
+            "padding": [4, 0, 4, 2],
             "itemWidth": 22,
             "textStyle": text | {"color": style.ink},
-            "pageTextStyle": text,
             "data": [one["name"] for one in told if one["name"]],
         },
         "tooltip": {

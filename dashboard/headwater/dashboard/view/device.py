@@ -1,11 +1,13 @@
 """Law: a node's page tells of each round what it gave, how fast, and how much of the whole that was."""
 
+from typing import Final
+
 from headwater.dashboard.view.fold import SAME_WITHIN_S
 from headwater.dashboard.view.state import Fleet, Happening, RoundName, Turn
 from headwater.dashboard.view.table import Line, line, mark, run
 from headwater.dashboard.view.words import count, duration, number, percent, size
 
-MAX_LINES = 60
+MAX_LINES: Final = 25
 
 
 def turns_of(fleet: Fleet, node: str, recorded: tuple[Turn, ...]) -> tuple[Turn, ...]:

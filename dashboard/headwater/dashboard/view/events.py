@@ -9,6 +9,9 @@ from headwater.dashboard.view.table import Line, line, mark, node, run
 MAX_SHOWN: Final = 300
 
 KINDS: Final = ("refusals", "nodes", "runs", "rounds")
+AT_FIRST: Final = frozenset({"refusals", "nodes", "runs"})
+"""Ends of rounds are many, and the run's page has them."""
+
 _GROUPS: Final[Mapping[str, str]] = {
     "round": "rounds",
     "run": "runs",
@@ -53,12 +56,23 @@ def lines(happenings: tuple[Happening, ...], clock: Callable[[float], str]) -> t
     return tuple(_line(told, clock(told.at)) for told in happenings)
 
 
+def short_lines(happenings: tuple[Happening, ...], clock: Callable[[float], str]) -> tuple[Line, ...]:
+    """When, what, and of whom, where there is no room for more."""
+    return tuple(
+        line(told.id, clock(told.at), mark(*_words(told)), node(told.node) if told.node else run(told.run))
+        for told in happenings
+    )
+
+
+def _words(told: Happening) -> tuple[str, str]:
+    return _WORDS.get(told.kind, ("unknown", told.kind))
+
+
 def _line(told: Happening, at: str) -> Line:
-    state, words = _WORDS.get(told.kind, ("unknown", told.kind))
     return line(
         told.id,
         at,
-        mark(state, words),
+        mark(*_words(told)),
         node(told.node),
         run(told.run),
         "" if told.round is None else str(told.round),

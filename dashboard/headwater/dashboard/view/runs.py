@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from headwater.dashboard.view.course import Point, heard_course, merged, trained
-from headwater.dashboard.view.state import Fleet, RunHeard
-from headwater.dashboard.view.table import Line, line, mark, node, run
-from headwater.dashboard.view.words import UNKNOWN, count, duration, number, percent, size
+from headwater.dashboard.view.state import Fleet, Heard, RunHeard
+from headwater.dashboard.view.table import Cell, Line, line, mark, node, run
+from headwater.dashboard.view.words import UNKNOWN, count, duration, number, percent, rate, size
 from headwater.schemas.statuses import MemberStatus, RunStatus
 
 
@@ -62,21 +63,44 @@ def status_of(fleet: Fleet, run: str) -> RunStatus | None:
 
 # ── tables ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-MAX_LINES = 400
+MAX_LINES: Final = 400
 """Of members in a table; the others are in the tree."""
 
 
 def member_lines(fleet: Fleet, run: str) -> tuple[Line, ...]:
     """Who is in the newest round of each parent that works on this run: the cloud's children, then each cluster's."""
-    heard = [told for told in fleet.rounds.values() if told.status.run == run]
-    heard.sort(key=lambda told: (told.status.parent != fleet.cloud, told.status.parent))
     lines = [
         _member_line(told.status.parent, told.status.round, told.status.step, member)
-        for told in heard
+        for told in _newest(fleet, run)
         for member in sorted(told.status.members, key=_by_need)
         if member.state != "idle"
     ]
     return tuple(lines[:MAX_LINES])
+
+
+def link_lines(fleet: Fleet, run: str) -> tuple[Line, ...]:
+    """What each parent's links carried in its newest round: the cloud's first."""
+    return tuple(
+        line(
+            told.status.parent,
+            Cell(f"{told.status.parent} and those below it", f"/node/{told.status.parent}"),
+            _numbered(told.status.round, told.status.step),
+            size(told.status.bytes_down),
+            size(told.status.bytes_up),
+            rate(told.rate_down),
+            rate(told.rate_up),
+        )
+        for told in _newest(fleet, run)[:MAX_LINES]
+    )
+
+
+def _newest(fleet: Fleet, run: str) -> list[Heard]:
+    heard = [told for told in fleet.rounds.values() if told.status.run == run]
+    return sorted(heard, key=lambda told: (told.status.parent != fleet.cloud, told.status.parent))
+
+
+def _numbered(round_: int, step: int) -> str:
+    return f"{round_}" + (f".{step}" if step else "")
 
 
 def _by_need(member: MemberStatus) -> tuple[bool, bool, str]:
@@ -89,7 +113,7 @@ def _member_line(parent: str, round_: int, step: int, member: MemberStatus) -> L
         f"{parent}/{member.node}",
         node(member.node),
         mark(member.state),
-        f"{parent}, round {round_}" + (f".{step}" if step else ""),
+        f"{parent}, round {_numbered(round_, step)}",
         count(member.examples) if member.examples else UNKNOWN,
         number(member.loss),
         duration(member.after_s),

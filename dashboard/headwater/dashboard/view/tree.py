@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from headwater.dashboard.view.state import Fleet, Heard
-from headwater.dashboard.view.words import count, rate, size
+from headwater.dashboard.view.words import count, size
 from headwater.schemas.statuses import MemberStatus
 
 MAX_CELLS: Final = 3_000
@@ -246,7 +246,3 @@ def _progress(heard: Heard | None) -> float | None:
 
 def _member(heard: Heard, node: str) -> MemberStatus | None:
     return next((member for member in heard.status.members if member.node == node), None)
-
-
-def rates(heard: Heard) -> str:
-    return f"↓ {rate(heard.rate_down)} ↑ {rate(heard.rate_up)}"
