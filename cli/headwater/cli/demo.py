@@ -30,7 +30,8 @@ def demo(
     Example: headwater demo driving
     """
     from headwater.testbed import scenarios
-    from headwater.testbed.demo import Showing, run_demo
+    from headwater.testbed.demo import run_demo
+    from headwater.testbed.showing import Showing
 
     if lists:
         for name in scenarios.names():
