@@ -118,7 +118,8 @@ class DoorConnection:
 
     def __init__(self, life: Life, connect: Callable[[Caller], VirtualConnection], caller: Caller) -> None:
         self._life = life
-        self._inner = connect(replace(caller, on_message=_guarded(life, caller)))
+        ears = tuple(replace(ear, on_message=_guarded(life, ear.on_message)) for ear in caller.ears)
+        self._inner = connect(replace(caller, on_message=_guarded(life, caller.on_message), ears=ears))
         life.connections.append(self._inner)
 
     @property
@@ -146,12 +147,12 @@ class DoorConnection:
         self._life.pass_door("after publish")
 
 
-def _guarded(life: Life, caller: Caller) -> Callable[[str, bytes, bool], None]:
+def _guarded(life: Life, hear: Callable[[str, bytes, bool], None]) -> Callable[[str, bytes, bool], None]:
     def on_message(topic: str, payload: bytes, retained: bool) -> None:
         if life.over:
             return
         try:
-            caller.on_message(topic, payload, retained)
+            hear(topic, payload, retained)
         except Exception as error:
             life.overseer.failed(life, f"on_message {topic}", error)
 

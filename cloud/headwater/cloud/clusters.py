@@ -1,7 +1,7 @@
 """Law: what gateways tell people of their clusters is written down beside, and neither delays a round nor decides one.
 
-It comes on a connection of its own, so that it is no part of what a round sends and receives. A gateway speaks for
-itself alone. What is heard while the database is away waits, the newest `MAX_WAITING` rounds of it.
+It comes by the cloud's own connection, and is no part of what a round sends and receives. A gateway speaks for itself
+alone. What is heard while the database is away waits, the newest `MAX_WAITING` rounds of it.
 """
 
 import logging
@@ -9,11 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NoReturn
 
 from headwater.node.news import News
-from headwater.node.service import together
 from headwater.schemas.statuses import RoundStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import WireError, decode_status
-from headwater.transport.session import Caller, Connect
+from headwater.transport.session import Ear
 
 log = logging.getLogger("headwater.cloud")
 
@@ -31,30 +30,17 @@ class Clusters:
         record: writes some of them down.
     """
 
-    def __init__(
-        self, connect: Connect, fleet: str, node: str, record: Callable[[Sequence[RoundStatus]], Awaitable[object]]
-    ) -> None:
+    def __init__(self, fleet: str, record: Callable[[Sequence[RoundStatus]], Awaitable[object]]) -> None:
         self._record = record
         self._topics = Topics(fleet)
         self._news = News()
         self._waiting: dict[Key, RoundStatus] = {}
         self._last: dict[str, Key] = {}
-        caller = Caller(
-            fleet=fleet,
-            node=node,
-            client=f"{node}.clusters",
-            filters=(self._topics.cluster("+"),),
-            on_message=self._on_message,
-            on_connect=self._on_connect,
-        )
-        self._session = connect(caller)
 
-    async def run(self) -> None:
-        """Hear and write down until cancelled. Raises what the connection and `record` raise."""
-        await together(self._session.run(), self._write_down())
-
-    async def _on_connect(self) -> None:
-        """Nothing is said here."""
+    @property
+    def ear(self) -> Ear:
+        """What has to be on the cloud's connection."""
+        return Ear(self._topics.cluster("+"), self._on_message)
 
     def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         try:
@@ -78,7 +64,8 @@ class Clusters:
             )
         self._news.tell()
 
-    async def _write_down(self) -> NoReturn:
+    async def run(self) -> NoReturn:
+        """Write down what is heard, until cancelled. Raises what `record` raises."""
         while True:
             if not self._waiting:
                 await self._news.wait()

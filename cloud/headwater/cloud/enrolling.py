@@ -9,7 +9,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, NoReturn
@@ -21,7 +20,7 @@ from headwater.schemas.messages import EnrolmentAnswer, EnrolmentRequest
 from headwater.schemas.settings import EnrolmentSettings
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import WireError, decode, encode
-from headwater.transport.session import Caller, Connect, Connection, LinkDown, Session
+from headwater.transport.session import Caller, Connect, Connection, Ear, LinkDown, Session, with_ears
 from headwater.trust import enrolment
 from headwater.trust.authority import Authority
 from headwater.trust.files import read_file
@@ -88,19 +87,13 @@ class Enrolling:
         return self._topics.all_enrolments("request")
 
     def beside(self, connect: Connect) -> Connect:
-        """The same connection, heard by its caller and by this desk: a node has one connection to a broker."""
+        """Connections on which this desk hears too, and answers on the newest of them."""
 
-        def both(caller: Caller) -> Connection:
-            def on_message(topic: str, payload: bytes, retained: bool) -> None:
-                if self._topics.token_of(topic) is None:
-                    caller.on_message(topic, payload, retained)
-                else:
-                    self.hear(topic, payload, retained)
-
-            self.connection = connect(replace(caller, filters=(*caller.filters, self.filter), on_message=on_message))
+        def made(caller: Caller) -> Connection:
+            self.connection = with_ears(connect, Ear(self.filter, self.hear))(caller)
             return self.connection
 
-        return both
+        return made
 
     def hear(self, topic: str, payload: bytes, retained: bool) -> None:
         """Have a request answered, unless there are too many: whoever waits asks again."""
@@ -158,10 +151,8 @@ async def serve_alone(enrolling: Enrolling, broker: BrokerSettings, fleet: str, 
     async def nothing_to_say() -> None:
         """Nobody asks who answers."""
 
-    def hears_nothing(topic: str, payload: bytes, retained: bool) -> None:
+    def nothing_else(topic: str, payload: bytes, retained: bool) -> None:
         """All that comes is requests."""
 
-    caller = Caller(
-        fleet=fleet, node=node, client=node, filters=(), on_message=hears_nothing, on_connect=nothing_to_say
-    )
+    caller = Caller(fleet=fleet, node=node, client=node, filters=(), on_message=nothing_else, on_connect=nothing_to_say)
     await together(enrolling.beside(partial(Session, broker))(caller).run(), enrolling.run())

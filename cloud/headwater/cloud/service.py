@@ -35,7 +35,7 @@ from headwater.schemas.statuses import RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
-from headwater.transport.session import Connect, LinkDown, Session
+from headwater.transport.session import Connect, LinkDown, Session, with_ears
 
 if TYPE_CHECKING:
     from headwater.node.trusting import Trust
@@ -199,8 +199,9 @@ async def lead(
         birth = identity.status("online", {}, certificate="" if trust is None else trust.certificate)
         await parent.session.publish(birth.topic, birth.payload, retain=True)
 
+    clusters = Clusters(settings.fleet, partial(_record, history, settings.fleet, machine))
     parent = Parent(
-        connect,
+        with_ears(connect, clusters.ear),
         identity,
         store,
         client=settings.node,
@@ -223,7 +224,6 @@ async def lead(
         chance=machine.chance,
         observe=watch.saw,
     )
-    clusters = Clusters(connect, settings.fleet, settings.node, partial(_record, history, settings.fleet, machine))
     sights = Sights(
         links={"broker": lambda: parent.session},
         members=lambda: parent.members,

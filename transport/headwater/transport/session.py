@@ -8,8 +8,10 @@ that one may speak. After that a lost link is an event, not an error.
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
+
+from paho.mqtt.client import topic_matches_sub
 
 from headwater.schemas.errors import AccessRefused
 from headwater.schemas.links import BrokerSettings
@@ -33,6 +35,14 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
+class Ear:
+    """Whoever hears `filter` on a node's connection beside the node's own affairs; it is no part of its traffic."""
+
+    filter: str
+    on_message: OnMessage
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who connects, and what for.
 
@@ -40,6 +50,7 @@ class Caller:
     `client` is the MQTT client identifier; it differs where a node has two connections. `filters` are subscribed to at
     QoS 1. `on_message` gets every message, in the event loop; `on_connect` runs after each connection is proven:
     births, announcements. `will` is published by the broker when the connection dies, and by itself when it stops.
+    `ears` hear their topics on the same connection, for a broker may let a node have no other.
     """
 
     fleet: str
@@ -49,6 +60,16 @@ class Caller:
     on_message: OnMessage
     on_connect: Callable[[], Awaitable[None]]
     will: Publication | None = None
+    ears: tuple[Ear, ...] = ()
+
+    @property
+    def all_filters(self) -> tuple[str, ...]:
+        """What is subscribed to, for all who hear."""
+        return (*self.filters, *(ear.filter for ear in self.ears))
+
+    def hearer(self, topic: str) -> OnMessage | None:
+        """Whose ear a message on `topic` is for, or None where it is the caller's own affair."""
+        return next((ear.on_message for ear in self.ears if topic_matches_sub(ear.filter, topic)), None)
 
 
 class Connection(Protocol):
@@ -78,6 +99,11 @@ Connect = Callable[[Caller], Connection]
 """Makes the connection of a caller, which connects when it is run: `partial(Session, broker_settings)`."""
 
 
+def with_ears(connect: Connect, *ears: Ear) -> Connect:
+    """Connections on which these hear too."""
+    return lambda caller: connect(replace(caller, ears=(*caller.ears, *ears)))
+
+
 class Session(Link):
     """A node's connection to one broker over MQTT."""
 
@@ -87,8 +113,8 @@ class Session(Link):
         self._echo_topic = Topics(caller.fleet).echo(caller.node)
         self._echo_token = b""
         self._echo_heard = asyncio.Event()
-        self._filters = (*caller.filters, self._echo_topic)
-        self._on_message = caller.on_message
+        self._filters = (*caller.all_filters, self._echo_topic)
+        self._caller = caller
         self._on_connect = caller.on_connect
         self._client: Client | None = None
         self.traffic = Traffic()
@@ -150,13 +176,15 @@ class Session(Link):
             ) from None
 
     def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
-        self.traffic = Traffic(self.traffic.sent_bytes, self.traffic.received_bytes + len(payload))
+        hearer = self._caller.hearer(topic)
+        if hearer is None:
+            self.traffic = Traffic(self.traffic.sent_bytes, self.traffic.received_bytes + len(payload))
         if topic == self._echo_topic:
             if payload == self._echo_token:
                 self._echo_heard.set()
             return
         try:
-            self._on_message(topic, payload, retained)
+            (hearer or self._caller.on_message)(topic, payload, retained)
         except Exception:
             # One bad message must not take the connection down with it.
             log.exception("a message on %s was dropped", topic)

@@ -90,7 +90,7 @@ class VirtualConnection:
             context=self._context,
         )
         try:
-            self._broker.subscribe(wire, caller.filters)
+            self._broker.subscribe(wire, caller.all_filters)
             # As a session does, which hears itself before it believes in a connection.
             await self._publish(wire, Publication(Topics(caller.fleet).echo(caller.node), b"echo"))
             self._connected_at = asyncio.get_running_loop().time()
@@ -112,9 +112,11 @@ class VirtualConnection:
         self.traffic = Traffic(self.traffic.sent_bytes + len(publication.payload), self.traffic.received_bytes)
 
     def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
-        self.traffic = Traffic(self.traffic.sent_bytes, self.traffic.received_bytes + len(payload))
+        hearer = self._caller.hearer(topic)
+        if hearer is None:
+            self.traffic = Traffic(self.traffic.sent_bytes, self.traffic.received_bytes + len(payload))
         try:
-            self._caller.on_message(topic, payload, retained)
+            (hearer or self._caller.on_message)(topic, payload, retained)
         except Exception:
             # As in a session: one bad message must not take the connection down with it.
             log.exception("a message on %s was dropped", topic)
