@@ -24,6 +24,8 @@ from headwater.schemas.messages import (
     Plan,
     Receipt,
     Refusal,
+    Release,
+    Rollout,
     RoundKey,
     Signed,
     Want,
@@ -145,6 +147,8 @@ MESSAGES: dict[str, Message] = {
         applied=("stc",),
     ),
     "chunk": Chunk(object=REF, offset=0, data=b"hello"),
+    "release": Release(fleet="plant", counter=3, version="0.2.0", wheel=REF),
+    "rollout": Rollout(release=b"\x81", signature=bytes(64), stage=1, nodes=("d1", "d2"), share=0.25),
     "want": Want(object=REF, missing=(0, 2)),
     "receipt": Receipt(key=KEY, sender="gw1"),
     "signed_delta": Signed(

@@ -47,6 +47,9 @@ RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 EntryPoint = Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
 """A function of an owner's, `package.module:function`."""
 
+Version = Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9.+!_-]{0,63}$")]
+"""Of this software; it names a folder too, and none that means something else."""
+
 Name = Annotated[str, Field(min_length=1, max_length=limits.MAX_NAME_LENGTH)]
 Text = Annotated[str, Field(max_length=limits.MAX_TEXT_LENGTH)]
 Count = Annotated[int, Field(ge=0, le=limits.MAX_COUNT)]

@@ -26,6 +26,7 @@ from headwater.schemas.messages import (
     Offer,
     Receipt,
     Refusal,
+    Rollout,
     Signed,
     Want,
 )
@@ -61,6 +62,7 @@ _CHANNELS: Final[dict[str, tuple[str, type[BaseModel], bool, str]]] = {
     "served": (_NODE + "/inbox/chunk", Chunk, False, "The chunks that the child asked for."),
     "announcement": (_NODE + "/down/announcement", Announcement, True, "The open round of this parent, or none."),
     "broadcast": (_NODE + "/down/chunk", Chunk, False, "Models and graphs, once for the whole cohort."),
+    "release": (_NODE + "/down/release", Rollout, True, "What software the devices below this parent should run."),
     "parent_alive": (_NODE + "/down/alive", Alive, False, "A parent's sign of life."),
     "run": (ROOT + "/{fleet}/rounds/run", RunStatus, True, "For people: the run."),
     "round": (ROOT + "/{fleet}/rounds/round", RoundStatus, True, "For people: the cloud's round."),

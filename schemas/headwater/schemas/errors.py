@@ -48,6 +48,12 @@ class HistoryError(HeadwaterError):
     exit_code = 7
 
 
+class StartAnew(HeadwaterError):
+    """Nobody's: another version of the software is in place, and the launcher starts it."""
+
+    exit_code = 75
+
+
 class RunFailed(HeadwaterError):
     """A run that was started and did not finish."""
 

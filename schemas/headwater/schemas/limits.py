@@ -13,6 +13,12 @@ MAX_MESSAGE_SIZE_BYTES: Final = CHUNK_SIZE_BYTES + 16 * 1024
 MAX_OBJECT_SIZE_BYTES: Final = 64 * 1024 * 1024
 """One chunked object: a model, a bundle of graphs or a delta."""
 
+MAX_WHEEL_SIZE_BYTES: Final = 16 * 1024 * 1024
+"""Headwater itself, as one file of a release; a gateway keeps one beside its models."""
+
+MAX_CANARIES: Final = 64
+"""Nodes that a stage of a release names."""
+
 MAX_PACKED_SIZE_BYTES: Final = 64 * 1024
 """Of a message that is packed as a whole: beside a larger update its names and keys are nothing."""
 

@@ -23,6 +23,7 @@ from headwater.schemas.base import (
     Split,
     Task,
     Text,
+    Version,
     Weight,
     added_later,
 )
@@ -287,6 +288,41 @@ class Offer(Frozen):
     object: ObjectRef
 
 
+class Release(Frozen):
+    """What whoever signs a fleet's software says once and for all: this wheel is version `version`.
+
+    `counter` grows with every release of a fleet, also with one whose version is an older one: a device takes none that
+    is not above its last, so that a release of the past is good for nothing when it comes again.
+    """
+
+    kind: ClassVar = "release"
+    fleet: NodeId
+    counter: Annotated[int, Field(ge=1, le=limits.MAX_COUNT)]
+    version: Version
+    wheel: ObjectRef
+
+    @model_validator(mode="after")
+    def _is_small(self) -> "Release":
+        if self.wheel.size_bytes > limits.MAX_WHEEL_SIZE_BYTES:
+            raise ValueError(f"wheel: {self.wheel.size_bytes} bytes; at most {limits.MAX_WHEEL_SIZE_BYTES}")
+        return self
+
+
+class Rollout(Frozen):
+    """A parent's retained word on which of the devices below it should run a release, in this stage.
+
+    `release` is the encoded Release, `signature` its signer's. Asked are those in `nodes`, and that share of all others
+    which `node.releases.is_asked` draws; with neither nobody is, and who has not begun stays as it is.
+    """
+
+    kind: ClassVar = "rollout"
+    release: Annotated[bytes, Field(min_length=1, max_length=1024)]
+    signature: Annotated[bytes, Field(min_length=limits.SIGNATURE_SIZE_BYTES, max_length=limits.SIGNATURE_SIZE_BYTES)]
+    stage: Count = 0
+    nodes: Annotated[tuple[NodeId, ...], Field(max_length=limits.MAX_CANARIES)] = ()
+    share: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
+
+
 class Alive(Frozen):
     """A sign of life, every `every_s` seconds; silence is judged by the listener's own clock."""
 
@@ -379,6 +415,8 @@ Message = (
     | Chunk
     | Want
     | Offer
+    | Release
+    | Rollout
     | Alive
     | Receipt
     | Refusal
@@ -395,6 +433,8 @@ MESSAGES: tuple[type[Message], ...] = (
     Chunk,
     Want,
     Offer,
+    Release,
+    Rollout,
     Alive,
     Receipt,
     Refusal,

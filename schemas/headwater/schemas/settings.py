@@ -134,6 +134,15 @@ class EnrolSettings(Frozen):
     tls: bool = True
 
 
+class UpdateSettings(Frozen):
+    """How a device's software is updated over the tree: `versions` is the folder that the launcher starts it from,
+    `signer` the PEM file of the public key (or its certificate) whose releases are taken, and nobody else's.
+    """
+
+    versions: Path
+    signer: Path
+
+
 Heartbeat = Annotated[float, Field(ge=0.05, le=3600)]
 
 
@@ -162,6 +171,7 @@ class DeviceSettings(Frozen):
     trust: TrustSettings | None = None
     enrol: EnrolSettings | None = None
     metrics: MetricsSettings | None = None
+    update: UpdateSettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, FiniteFloat
 
 from headwater.schemas import limits
-from headwater.schemas.base import Count, Frozen, Name, NodeId, Role, RunId, Split, Task, Text, Weight
+from headwater.schemas.base import Count, Frozen, Name, NodeId, Role, RunId, Split, Task, Text, Version, Weight
 
 MAX_HISTOGRAM: Final = 256
 """Labels of which a node may say how many examples it has."""
@@ -32,11 +32,51 @@ class DataStatus(Frozen):
     histogram: Annotated[tuple[FiniteFloat, ...], Field(max_length=MAX_HISTOGRAM)] = ()
 
 
+UpdateState = Literal["downloading", "downloaded", "verified", "updating", "updated", "failed"]
+MAX_FAILURES_TOLD: Final = 16
+"""Devices whose failed update is told with its reason; further ones are counted."""
+
+
+class UpdateStatus(Frozen):
+    """How far a device is with the release `counter`, whose software is `version`; with 0 it came with no release."""
+
+    version: Annotated[str, Field(max_length=64)]
+    state: UpdateState
+    counter: Count = 0
+    detail: Text = ""
+
+
+class FailedUpdate(Frozen):
+    """A device that did not take a release, or went back, and why."""
+
+    node: NodeId
+    detail: Text = ""
+
+
+class RolloutStatus(Frozen):
+    """How far the devices below a node are with one stage of a release.
+
+    Of those that are there and asked: who did not begin is `waiting`, then `under_way`, then `updated` or `failed`.
+    `away` are those that had begun and are not there. `named` are the updated ones of those that the stage names.
+    """
+
+    counter: Count
+    stage: Count
+    waiting: Count = 0
+    under_way: Count = 0
+    updated: Count = 0
+    failed: Count = 0
+    away: Count = 0
+    named: Annotated[tuple[NodeId, ...], Field(max_length=limits.MAX_CANARIES)] = ()
+    failures: Annotated[tuple[FailedUpdate, ...], Field(max_length=MAX_FAILURES_TOLD)] = ()
+
+
 class NodeStatus(Frozen):
     """Birth (`online`) and last will (`offline`) of a node. `boot` differs at each start of the process.
 
     `codecs` are those besides plain float32 that it can encode and decode. `battery_percent` is null without a battery.
     `certificate` is the node's, in DER as base64, for its parent to check its deltas by; "" where it signs none.
+    `update` is null where its software is not updated over the tree, `rollout` where it leads no devices in one.
     """
 
     node: NodeId
@@ -49,6 +89,8 @@ class NodeStatus(Frozen):
     codecs: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
     battery_percent: Annotated[FiniteFloat, Field(ge=0, le=100)] | None = None
     certificate: Annotated[str, Field(max_length=4 * limits.MAX_CERTIFICATE_SIZE_BYTES // 3 + 4)] = ""
+    update: UpdateStatus | None = None
+    rollout: RolloutStatus | None = None
 
 
 class RunStatus(Frozen):

@@ -14,6 +14,7 @@ hw/1/<fleet>/node/<node>/inbox/chunk            the chunks that you asked for
 hw/1/<fleet>/node/<parent>/down/announcement    retained: the open round
 hw/1/<fleet>/node/<parent>/down/chunk           models and graphs, for the whole cohort at once
 hw/1/<fleet>/node/<parent>/down/alive           a parent's sign of life
+hw/1/<fleet>/node/<parent>/down/release         retained: what software the devices below should run
 hw/1/<fleet>/rounds/run                         retained JSON for people: the run
 hw/1/<fleet>/rounds/round                       retained JSON for people: its round
 hw/1/<fleet>/rounds/cluster/<gateway>           retained JSON for people: a cluster's round
@@ -32,11 +33,11 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 Up = Literal["delta", "want", "refusal", "offer", "alive"]
 Inbox = Literal["receipt", "refusal", "want", "chunk"]
-Down = Literal["announcement", "chunk", "alive"]
+Down = Literal["announcement", "chunk", "alive", "release"]
 Enrolment = Literal["request", "answer"]
 UP: Final[tuple[Up, ...]] = ("delta", "want", "refusal", "offer", "alive")
 INBOX: Final[tuple[Inbox, ...]] = ("receipt", "refusal", "want", "chunk")
-DOWN: Final[tuple[Down, ...]] = ("announcement", "chunk", "alive")
+DOWN: Final[tuple[Down, ...]] = ("announcement", "chunk", "alive", "release")
 
 
 class NodeTopic(Frozen):
