@@ -18,6 +18,7 @@ from headwater.node.logs import about
 from headwater.node.news import News
 from headwater.node.outbox import Outbox, Outgoing
 from headwater.node.patching import patched
+from headwater.node.releases import Ear
 from headwater.node.sending import send_chunks
 from headwater.node.service import together
 from headwater.node.tasks import Background
@@ -36,6 +37,7 @@ from headwater.schemas.messages import (
     Reason,
     Receipt,
     Refusal,
+    Rollout,
     RoundKey,
     Want,
 )
@@ -112,6 +114,7 @@ class Child:
         refused: told of each plan whose delta was not taken, never sent, or given up before it was finished.
         battery: the level of its battery, in percent; None without one.
         trust: what it signs with, and whom it believes; None where it believes what its broker brings.
+        ear: what it hears of its software, and says of that.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class Child:
         refused: Refused = _nobody_asks,
         battery: Callable[[], float | None] = lambda: None,
         trust: "Trust | None" = None,
+        ear: Ear | None = None,
     ) -> None:
         if identity.parent is None:
             raise ValueError("parent: a child has one")
@@ -137,6 +141,7 @@ class Child:
         self._battery = battery
         self._trust = trust
         self._complain_at = 0.0
+        self._ear = ear or Ear()
         self._topics = Topics(identity.fleet)
         self._news = News()
         self._announcement: Announcement | None = None
@@ -169,7 +174,7 @@ class Child:
         # The parent's word may have come before the disk's.
         self._drop_superseded()
         try:
-            await together(self._work_on_plans(work, rest), self._deliver_all())
+            await together(self._work_on_plans(work, rest), self._deliver_all(), self._ear.ask(self._want))
         finally:
             await self._outbox.save_all()
             if self._trust is not None:
@@ -197,7 +202,8 @@ class Child:
 
     async def tell_status(self) -> None:
         """Say who this node is and what data it has. Raises LinkDown where nobody hears it."""
-        status = self._identity.status("online", self._data(), self._battery(), self._certificate)
+        ear, about = self._ear, (self._data(), self._battery(), self._certificate)
+        status = self._identity.status("online", *about, update=ear.update, rollout=ear.below)
         await self.session.publish(status.topic, status.payload, retain=True)
 
     @property
@@ -226,6 +232,8 @@ class Child:
             match parsed.branch, parsed.leaf:
                 case "down", "announcement":
                     self._on_announcement(self._announced(payload), retained)
+                case "down", "release":
+                    self._ear.hear(decode(payload, Rollout))
                 case ("down", "chunk") | ("inbox", "chunk"):
                     self._on_chunk(decode(payload, Chunk))
                 case "inbox", "receipt":
@@ -294,6 +302,7 @@ class Child:
     def _on_chunk(self, chunk: Chunk) -> None:
         assembly = self._assemblies.get(chunk.object.sha256)
         if assembly is None:
+            self._ear.take(chunk)
             return
         payload = assembly.add(chunk)
         if payload is not None:
@@ -443,14 +452,16 @@ class Child:
             self._assemble(plan, by_patch=False)
         return False
 
+    async def _want(self, want: Want) -> None:
+        await self.session.publish(self._topics.up(self._identity.node, self._parent, "want"), encode(want))
+
     async def _ask_for_missing(self) -> None:
-        topic = self._topics.up(self._identity.node, self._parent, "want")
         try:
             for assembly in tuple(self._assemblies.values()):
                 if not assembly.missing:
                     # It came while another was being asked for.
                     continue
-                await self.session.publish(topic, encode(Want(object=assembly.ref, missing=assembly.missing)))
+                await self._want(Want(object=assembly.ref, missing=assembly.missing))
         except LinkDown:
             await self.session.wait_connected()
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from headwater.schemas.base import Role
 from headwater.schemas.learning import CODECS
-from headwater.schemas.statuses import DataStatus, NodeState, NodeStatus
+from headwater.schemas.statuses import DataStatus, NodeState, NodeStatus, RolloutStatus, UpdateStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
 from headwater.transport.session import Publication
@@ -35,6 +35,9 @@ class Identity:
         data: Mapping[str, DataStatus],
         battery_percent: float | None = None,
         certificate: str = "",
+        *,
+        update: UpdateStatus | None = None,
+        rollout: RolloutStatus | None = None,
     ) -> Publication:
         """The retained word on this node."""
         status = NodeStatus(
@@ -48,6 +51,8 @@ class Identity:
             codecs=() if self.role == "cloud" else CODECS[1:],
             battery_percent=battery_percent,
             certificate=certificate,
+            update=update,
+            rollout=rollout,
         )
         return Publication(Topics(self.fleet).status(self.node), encode_status(status), retain=True)
 

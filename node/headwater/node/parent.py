@@ -54,6 +54,7 @@ from headwater.schemas.messages import (
     Reason,
     Receipt,
     Refusal,
+    Rollout,
     RoundKey,
     Want,
 )
@@ -159,6 +160,7 @@ class Parent:
         self._numbered: Announcement | None = None
         # A process that begins does not know yet whether a round is open, and says nothing of it.
         self._knows = False
+        self._rollout: bytes | None = None
         self._assemblies: dict[str, Assembly] = {}
         self._progress_at: dict[str, float] = {}
         self._queue = admission.open_queue(IN_FLIGHT_BYTES, GRANT_TIMEOUT_S)
@@ -277,6 +279,23 @@ class Parent:
         self._held.clear()
         await self._announce(Announcement(parent=self._identity.node, closed=self._announcement.closed))
 
+    async def tell_release(self, rollout: Rollout, wheel: bytes | None) -> None:
+        """Say what software the devices below should run, now and at each connection. The wheel may be left out where
+        nobody is asked."""
+        if wheel is not None:
+            self._provider.keep(wheel)
+        self._rollout = encode(rollout)
+        await self._say_release()
+
+    async def _say_release(self) -> None:
+        if self._rollout is not None:
+            try:
+                await self.session.publish(
+                    self._topics.down(self._identity.node, "release"), self._rollout, retain=True
+                )
+            except LinkDown as error:
+                log.info("the word on a release waits for the link: %s", error)
+
     async def drain(self) -> None:
         """Before this node ends: what it has received goes into the journal, so that its round can go on from there."""
         await self._receipts.keep_all()
@@ -390,6 +409,7 @@ class Parent:
         if self._also_on_connect is not None:
             await self._also_on_connect()
         self._change_members(membership.Relinked())
+        await self._say_release()
         if self._knows:
             await self._say_where_things_stand()
 

@@ -7,6 +7,7 @@ from headwater.node.sending import send_chunks
 from headwater.node.tasks import Background
 from headwater.schemas.messages import ObjectRef, Want
 from headwater.schemas.topics import Topics
+from headwater.schemas.wire import reference
 from headwater.transport.objects import ObjectStore, chunks
 from headwater.transport.session import Connection, LinkDown
 
@@ -27,7 +28,17 @@ class Provider:
         self._tasks = tasks
         self._broadcast: set[bytes] = set()
         self._wants: dict[tuple[str, bytes], Want] = {}
+        self._wheel: tuple[ObjectRef, bytes] | None = None
         self._serving = 0
+
+    def keep(self, wheel: bytes) -> None:
+        """Serve this release's wheel, in place of the last one's, however many models come and go in the store."""
+        self._wheel = (reference(wheel), wheel)
+
+    def _payload(self, ref: ObjectRef) -> bytes | None:
+        if self._wheel is not None and self._wheel[0] == ref:
+            return self._wheel[1]
+        return self._store.get(ref)
 
     def has(self, ref: ObjectRef) -> bool:
         return ref in self._store
@@ -64,7 +75,7 @@ class Provider:
         while self._wants:
             (node, sha256), want = next(iter(self._wants.items()))
             del self._wants[node, sha256]
-            payload = self._store.get(want.object)
+            payload = self._payload(want.object)
             if payload is None:
                 continue
             try:

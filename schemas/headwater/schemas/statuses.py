@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, FiniteFloat
 
 from headwater.schemas import limits
-from headwater.schemas.base import Count, Frozen, Name, NodeId, Role, RunId, Split, Task, Text, Version, Weight
+from headwater.schemas.base import Count, Frozen, Name, NodeId, Role, RunId, Split, Task, Text, Weight
 
 MAX_HISTOGRAM: Final = 256
 """Labels of which a node may say how many examples it has."""
