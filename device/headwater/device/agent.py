@@ -83,6 +83,11 @@ class Agent:
         self._trainers: dict[bytes, Trainer] = {}
         self._one_at_a_time = asyncio.Lock()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is at work on a plan, or on what became of one."""
+        return self._one_at_a_time.locked()
+
     def data(self) -> dict[str, DataStatus]:
         """What this device says of its data: how many examples, under which keys."""
         statuses = {key: source.status() for key, source in self._sources.items()}

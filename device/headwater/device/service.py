@@ -1,5 +1,6 @@
 """Law: a device agent is its data, its link and its work, running until it is told to stop."""
 
+import asyncio
 import contextlib
 import os
 import time
@@ -20,6 +21,7 @@ from headwater.device.sources import LiveSource, Source, open_sources
 from headwater.device.sources.live.listening import services
 from headwater.device.state import LocalState, training_state
 from headwater.device.telling import Battery, Word, tell_changes
+from headwater.device.updating.updater import Surroundings, updater_of
 from headwater.node.child import Assignment, Child, Decline
 from headwater.node.enrolling import enrol_if_new
 from headwater.node.envelope import trust_of
@@ -27,6 +29,7 @@ from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.parents import Parents, second_of
 from headwater.node.places import own
+from headwater.node.releases import Ear
 from headwater.node.service import together
 from headwater.node.store import NodeStore
 from headwater.node.watching import Gauge, Sights, Watch, disk, metrics
@@ -81,6 +84,7 @@ async def _serve(settings: DeviceSettings, identity: Identity, watch: Watch) -> 
     objects = ObjectStore(settings.store_size_bytes)
     outbox = Outbox(store, has_two_parents=settings.fallback is not None)
     trust = trust_of(settings.trust, settings.fleet, settings.node, store)
+    ear = Ear()
 
     def child(connect: Connect, identity: Identity) -> Child:
         return Child(
@@ -92,6 +96,7 @@ async def _serve(settings: DeviceSettings, identity: Identity, watch: Watch) -> 
             refused=agent.refused,
             battery=percent,
             trust=trust,
+            ear=ear,
         )
 
     parents = Parents(
@@ -115,6 +120,10 @@ async def _serve(settings: DeviceSettings, identity: Identity, watch: Watch) -> 
             server.offer(own(assignment, settings.node))
         return result
 
+    async def check_self() -> None:
+        await asyncio.to_thread(worker.check)
+
+    around = Surroundings(lambda: not agent.is_busy and not outbox.size_bytes, check_self, parents.tell_status)
     serving = [_serving(server, worker)] if server else []
     trusting = [trust.look_after(partial(_tell_certificate, parents))] if trust else []
     sights = Sights(
@@ -127,6 +136,9 @@ async def _serve(settings: DeviceSettings, identity: Identity, watch: Watch) -> 
             "headwater_journal_bytes": lambda: store.file_bytes,
         },
     )
+    updating = []
+    if settings.update is not None:
+        updating = [updater_of(settings.update, settings.fleet, settings.node, ear, around).run()]
     try:
         await together(
             parents.run(watch.working(work)),
@@ -136,6 +148,7 @@ async def _serve(settings: DeviceSettings, identity: Identity, watch: Watch) -> 
             *live,
             *serving,
             *trusting,
+            *updating,
         )
     finally:
         worker.close()

@@ -134,6 +134,10 @@ class Worker:
             raise _FAILURES.get(str(failure), WorkerFailed)(str(answer.header.get("says")))
         return answer.arrays
 
+    def check(self) -> None:
+        """Make sure that the process starts and answers. Raises what `ask` does."""
+        self.ask(Frame({"do": "hello"}))
+
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """While this lasts the worker is not ended for idleness: for what must answer at once."""
