@@ -2,7 +2,7 @@
 
 import typer
 
-from headwater.cli import broker, data, demo, devices, enrolments, models, pki, runs, services, tokens
+from headwater.cli import broker, data, demo, devices, enrolments, models, pki, releases, runs, services, tokens
 
 app = typer.Typer(
     name="headwater",
@@ -26,3 +26,4 @@ app.add_typer(models.app, name="model")
 app.add_typer(data.app, name="data")
 app.add_typer(broker.app, name="broker")
 app.add_typer(pki.app, name="pki")
+app.add_typer(releases.app, name="release")

@@ -23,6 +23,7 @@ from headwater.cloud.coordinator import Coordinator
 from headwater.cloud.history import History, LeaseLost, open_history
 from headwater.cloud.leading import Leadership
 from headwater.cloud.patience import Patience
+from headwater.cloud.rolling_out import RollingOut
 from headwater.node.envelope import trust_of
 from headwater.node.herald import Herald
 from headwater.node.identity import Identity, new_boot
@@ -230,9 +231,11 @@ async def lead(
         data=parent.data,
         gauges=_disk(settings.database.get_secret_value()),
     )
+    rolling_out = RollingOut(settings.fleet, parent, history, now=machine.now)
     duty.parent = parent
     try:
-        beside = (coordinator.serve(), keep_lease(), clusters.run(), watch.run(sights, parent.session.publish))
+        telling = watch.run(sights, parent.session.publish)
+        beside = (coordinator.serve(), rolling_out.run(), keep_lease(), clusters.run(), telling)
         looking = [] if trust is None else [trust.look_after(parent.say_again)]
         await together(parent.run(), *(_or_quietly(parent, service) for service in beside), *looking)
     finally:

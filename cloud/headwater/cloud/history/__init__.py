@@ -11,6 +11,7 @@ reading.py       those that only look, page by page
 clusters.py      those of what gateways tell
 leases.py        those by which one of several coordinators leads
 journal.py       those of the open round
+releases.py      those of the software that fleets run
 faults.py        what a database says, in plain words
 opening.py       engines, migrations, and what is wrong with a database
 migrations/      Alembic's steps
@@ -21,6 +22,7 @@ from headwater.cloud.history.history import History
 from headwater.cloud.history.leases import LeaseRecord, Leases
 from headwater.cloud.history.opening import open_history
 from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord
+from headwater.cloud.history.releases import ReleaseRecord, Releases
 from headwater.cloud.history.transactions import Lease, LeaseLost
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     "LeaseLost",
     "LeaseRecord",
     "Leases",
+    "ReleaseRecord",
+    "Releases",
     "RoundRecord",
     "RunRecord",
     "open_history",

@@ -19,6 +19,7 @@ from headwater.cloud.history.leases import Leases
 from headwater.cloud.history.lookups import existing_run, last_round, no_version
 from headwater.cloud.history.reading import Reading
 from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord, Version
+from headwater.cloud.history.releases import Releases
 from headwater.cloud.history.rows import run_record
 from headwater.cloud.history.transactions import READS, Lease, Transactions
 from headwater.node.hosting import Contribution
@@ -60,6 +61,11 @@ class History(Transactions):
     def clusters(self) -> ClusterRounds:
         """What gateways tell of their clusters' rounds."""
         return ClusterRounds(self._engine, self.shown, self.lease)
+
+    @property
+    def releases(self) -> Releases:
+        """The software that its fleets run."""
+        return Releases(self._engine, self.shown, self.lease)
 
     def close(self) -> None:
         self._engine.dispose()

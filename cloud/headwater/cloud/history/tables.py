@@ -344,3 +344,32 @@ class Lease(Base):
     term: Mapped[int] = mapped_column(Integer, comment="Raised by each takeover; only the newest term may write.")
     beat: Mapped[int] = mapped_column(BigInteger, comment="Raised by the holder as a sign of life.")
     renewed_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="For people: when the holder last said so.")
+
+
+class Release(Base):
+    """A release of the software."""
+
+    __tablename__ = "releases"
+    __table_args__ = (
+        {"comment": "Releases of the software, and how far each is; a fleet's newest is the one that is rolled out."},
+    )
+
+    fleet: Mapped[str] = mapped_column(String(64), primary_key=True, comment="The fleet.")
+    counter: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Grows with every release of the fleet.")
+    version: Mapped[str] = mapped_column(String(64), comment="The version of Headwater in it.")
+    release: Mapped[bytes] = mapped_column(LargeBinary, comment="What was signed, as it travels.")
+    signature: Mapped[bytes] = mapped_column(LargeBinary, comment="Its signer's, Ed25519.")
+    wheel: Mapped[bytes] = mapped_column(ForeignKey("objects.sha256"), comment="The wheel, in objects.")
+    policy: Mapped[str] = mapped_column(Text, comment="How it spreads, JSON.")
+    stage: Mapped[int] = mapped_column(Integer, comment="Which of the policy's stages it has come to.")
+    state: Mapped[str] = mapped_column(String(16), comment="canary, wider, done or paused.")
+    said: Mapped[int] = mapped_column(Integer, comment="How many words on it went to the fleet before.")
+    well_since: Mapped[float | None] = mapped_column(
+        Float, comment="Since when all of the stage are well, UTC seconds."
+    )
+    forgiven: Mapped[int] = mapped_column(Integer, comment="How many failures an operator has seen, and went on.")
+    detail: Mapped[str] = mapped_column(Text, comment="What it waits for, or why it is paused.")
+    report: Mapped[str | None] = mapped_column(Text, comment="What the devices last said, summed, JSON.")
+    wish: Mapped[str] = mapped_column(String(8), comment="What an operator asked for and did not get yet.")
+    published_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it was published.")
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it last changed.")
