@@ -32,7 +32,7 @@ class Policy(Frozen):
     """How a release spreads: first to `canaries` and a share of all others, then to `shares` of them, at last to all.
 
     A stage is passed when everyone whom it asks, and who is there, has been well for `soak_s`. Of a later stage
-    `max_failures` of those who tried may have failed, of the canaries none.
+    `max_failures` of those who tried may have failed, and as many be gone, of the canaries none.
     """
 
     canaries: Annotated[tuple[NodeId, ...], Field(max_length=limits.MAX_CANARIES)] = ()
@@ -184,6 +184,9 @@ def _not_yet(progress: Progress, report: RolloutStatus) -> str | None:
     """What the stage waits for."""
     if report.waiting or report.under_way:
         return f"{report.waiting} wait, {report.under_way} are under way"
+    tolerated = 0.0 if progress.state == "canary" else progress.policy.max_failures * (report.updated + report.away)
+    if report.away > tolerated:
+        return f"{report.away} that had begun are not there"
     if progress.state != "canary":
         return None if report.updated else "nobody has it yet"
     # What failed and was not forgiven has paused the release already.
@@ -191,6 +194,4 @@ def _not_yet(progress: Progress, report: RolloutStatus) -> str | None:
     missing = sorted(set(progress.policy.canaries) - set(report.named) - failed)
     if missing:
         return f"canaries that are not there, or cannot be updated: {', '.join(missing)}"[: limits.MAX_TEXT_LENGTH]
-    if report.away:
-        return f"{report.away} that had begun are gone"
     return None if report.updated else "the stage asks nobody who is there: name a canary, or give a larger share"

@@ -1,6 +1,7 @@
 """Law: how far a release may go is decided in `releasing`, and kept before the fleet is told of it.
 
-Who leads goes on with it where the last one stopped. Beside the coordinator, under the same lease: a release does not wait for a run, nor a run for a release.
+Who leads goes on with it where the last one stopped. It goes beside the coordinator, under the same lease: a release
+does not wait for a run, nor a run for a release.
 """
 
 import asyncio
