@@ -158,7 +158,6 @@ lay_version() {
   device=$prefix/versions/$version/headwater/device
   deploy=$device/deploy
   launcher=$device/launcher.py
-  [ -e "$launcher" ] || launcher=$deploy/launcher.py
   install -m 0644 -o root -g root "$launcher" "$prefix/launcher.py"
   say "laid version $version${before:+ (before: $before)}"
 }

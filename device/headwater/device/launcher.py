@@ -21,6 +21,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,7 +39,6 @@ PROVE_WITHIN_S: Final = 300.0
 LASTING_S: Final = 60.0
 """A start that went on for longer was none that came to nothing."""
 
-END_WITHIN_S: Final = 10.0
 LOOK_EVERY_S: Final = 0.25
 MAX_RECORD_SIZE_BYTES: Final = 64 * 1024
 
@@ -268,7 +268,10 @@ class Launcher:
 
     def _until_end(self, version: str) -> Ended:
         began, is_trial = time.monotonic(), self._look().is_on_trial
-        self._process = process = subprocess.Popen([sys.executable, *self._arguments], env=self._environment(version))
+        command = [sys.executable, "-P", *self._arguments]
+        # The watchdog counts from here: the last agent may have been silent for a while, and this one has to start.
+        tell_supervisor(os.environ.get("NOTIFY_SOCKET", ""), "WATCHDOG=1")
+        self._process = process = subprocess.Popen(command, env=self._environment(version))
         if self._told is not None:
             # It came before there was anyone to pass it on to.
             process.send_signal(self._told)
@@ -284,7 +287,9 @@ class Launcher:
                     self._count(Boots())
                 elif time.monotonic() - began >= self._prove_within_s:
                     print(f"headwater: {version}: not proven within {self._prove_within_s:g} s", file=sys.stderr)
-                    code = _end(process)
+                    # Not asked to end: it would tell the supervisor that all of this ends.
+                    process.kill()
+                    code = process.wait()
         self._process = None
         return Ended(code, time.monotonic() - began, self._told is not None)
 
@@ -295,6 +300,8 @@ class Launcher:
 
     def _pass_on(self, which: int, _: Any) -> None:
         self._told = which
+        # An agent that is started anew does not stop; this does.
+        tell_supervisor(os.environ.get("NOTIFY_SOCKET", ""), "STOPPING=1")
         if self._process is not None:
             self._process.send_signal(which)
 
@@ -323,13 +330,14 @@ def go_back(folder: Path, to: str, record: Record) -> None:
     _lead(folder, CURRENT, to)
 
 
-def _end(process: "subprocess.Popen[bytes]") -> int:
-    process.terminate()
-    try:
-        return process.wait(END_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
+def tell_supervisor(address: str, lines: str) -> None:
+    """Hand NAME=value lines to the socket that NOTIFY_SOCKET names, as sd_notify(3) has it. Without one, or where it
+    does not take them, nothing is sent."""
+    if address.startswith(("/", "@")):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+            to.setblocking(False)
+            # A leading @ stands for the zero byte of Linux's abstract names.
+            to.sendto(lines.encode(), "\0" + address[1:] if address[0] == "@" else address)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from the event loop, so one that hangs is noticed. Without such a socket nothing
 """
 
 import asyncio
-import contextlib
 import logging
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from headwater.device.launcher import LAUNCHED, tell_supervisor
 from headwater.node.parents import Standing
 
 log = logging.getLogger("headwater.device")
@@ -26,10 +25,14 @@ SILENT_AFTER_S: Final = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Supervisor:
-    """Who is told, and how soon a watchdog expects a sign of life; None where nobody is, or none is expected."""
+    """Who is told, and how soon a watchdog expects a sign of life; None where nobody is, or none is expected.
+
+    `is_launchers`: the agent's end is not the service's, for the launcher may start another.
+    """
 
     address: str | None = None
     watchdog_s: float | None = None
+    is_launchers: bool = False
 
     @staticmethod
     def of(environment: Mapping[str, str]) -> "Supervisor":
@@ -39,7 +42,7 @@ class Supervisor:
             return Supervisor()
         microseconds = environment.get("WATCHDOG_USEC", "")
         watchdog_s = int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) else None
-        return Supervisor(address, watchdog_s)
+        return Supervisor(address, watchdog_s, bool(environment.get(LAUNCHED)))
 
     @property
     def look_every_s(self) -> float:
@@ -50,12 +53,7 @@ class Supervisor:
         """Hand the lines over; a supervisor that does not take them is no reason to stop."""
         if self.address is None or not lines:
             return
-        # A leading @ stands for the zero byte of Linux's abstract names.
-        address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
-        payload = "\n".join(f"{name}={value}" for name, value in lines.items()).encode()
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
-            to.setblocking(False)
-            to.sendto(payload, address)
+        tell_supervisor(self.address, "\n".join(f"{name}={value}" for name, value in lines.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,4 +101,4 @@ async def keep_told(supervisor: Supervisor, look: Callable[[], Standing]) -> Non
             supervisor.tell(lines)
             await asyncio.sleep(supervisor.look_every_s)
     finally:
-        supervisor.tell({"STOPPING": "1", "STATUS": "stops"})
+        supervisor.tell({"STATUS": "stops"} if supervisor.is_launchers else {"STOPPING": "1", "STATUS": "stops"})

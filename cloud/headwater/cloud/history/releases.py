@@ -3,14 +3,17 @@
 Publishing one, and asking for a pause, is anybody's who may write the database: a device believes the signature alone.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
 
 from headwater.cloud.history import tables
-from headwater.cloud.history.transactions import Transactions
+from headwater.cloud.history.transactions import READS, Transactions
 from headwater.cloud.releasing import Policy, Progress, Wish, begin
 from headwater.schemas.errors import RunFailed
 from headwater.schemas.messages import Release
@@ -34,8 +37,14 @@ class ReleaseRecord:
 class Releases(Transactions):
     """The named transactions of a fleet's releases."""
 
+    @contextmanager
+    def _looking(self, name: str) -> Iterator[Session]:
+        """A transaction that takes no lock: the coordinator looks every other second."""
+        with Transactions(self._engine.execution_options(**{READS: True}), self.shown)._transaction(name) as session:
+            yield session
+
     def next_counter(self, fleet: str) -> int:
-        with self._transaction("next release") as session:
+        with self._looking("next release") as session:
             newest = session.scalar(select(func.max(tables.Release.counter)).where(tables.Release.fleet == fleet))
             return (newest or 0) + 1
 
@@ -82,17 +91,17 @@ class Releases(Transactions):
 
     def current(self, fleet: str) -> ReleaseRecord | None:
         """The newest release, which is the one that is rolled out."""
-        with self._transaction("read release") as session:
+        with self._looking("read release") as session:
             row = session.scalars(_of(fleet)).first()
             return _record(row) if row is not None else None
 
     def published(self, fleet: str) -> tuple[ReleaseRecord, ...]:
         """Newest first."""
-        with self._transaction("list releases") as session:
+        with self._looking("list releases") as session:
             return tuple(_record(row) for row in session.scalars(_of(fleet)))
 
     def wheel(self, release: Release) -> bytes:
-        with self._transaction("read wheel") as session:
+        with self._looking("read wheel") as session:
             return session.scalars(
                 select(tables.Object.payload).where(tables.Object.sha256 == release.wheel.sha256)
             ).one()
