@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -231,6 +232,24 @@ def test_whoever_ends_the_launcher_ends_the_agent_and_that_start_does_not_count(
     assert process.wait(30) == 0
     assert launcher.look(versions).is_on_trial
     assert launcher.look(versions).failed_boots == 0
+
+
+def test_a_supervisor_hears_that_all_of_it_stops_only_from_the_launcher(
+    versions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(versions / "notify"))
+        supervisor.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(versions / "notify"))
+        on_trial(versions, "time.sleep(100)")
+        process = launch(versions, "--prove-s", "0.3")
+        # A watchdog counts from each start, whatever became of the one before.
+        assert [supervisor.recv(1024) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+        process.send_signal(signal.SIGTERM)
+        while (line := supervisor.recv(1024)) == b"WATCHDOG=1":
+            pass
+        assert line == b"STOPPING=1"
+        process.wait(30)
 
 
 def test_a_launcher_that_is_killed_leaves_a_start_that_counts(versions: Path) -> None:

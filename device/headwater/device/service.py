@@ -29,7 +29,7 @@ from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.parents import Parents, second_of
 from headwater.node.places import own
-from headwater.node.releases import Ear
+from headwater.node.releases import Software
 from headwater.node.service import together
 from headwater.node.store import NodeStore
 from headwater.node.watching import Gauge, Sights, Watch, disk, metrics
@@ -84,7 +84,7 @@ async def _serve(settings: DeviceSettings, identity: Identity, watch: Watch) -> 
     objects = ObjectStore(settings.store_size_bytes)
     outbox = Outbox(store, has_two_parents=settings.fallback is not None)
     trust = trust_of(settings.trust, settings.fleet, settings.node, store)
-    ear = Ear()
+    software = Software()
 
     def child(connect: Connect, identity: Identity) -> Child:
         return Child(
@@ -96,7 +96,7 @@ async def _serve(settings: DeviceSettings, identity: Identity, watch: Watch) -> 
             refused=agent.refused,
             battery=percent,
             trust=trust,
-            ear=ear,
+            software=software,
         )
 
     parents = Parents(
@@ -138,7 +138,7 @@ async def _serve(settings: DeviceSettings, identity: Identity, watch: Watch) -> 
     )
     updating = []
     if settings.update is not None:
-        updating = [updater_of(settings.update, settings.fleet, settings.node, ear, around).run()]
+        updating = [updater_of(settings.update, settings.fleet, settings.node, software, around).run()]
     try:
         await together(
             parents.run(watch.working(work)),

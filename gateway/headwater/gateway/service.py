@@ -18,7 +18,7 @@ from headwater.node.journal import JournalFull
 from headwater.node.outbox import Outbox
 from headwater.node.parent import Parent
 from headwater.node.parents import Parents, Second, second_of
-from headwater.node.releases import Ear
+from headwater.node.releases import Software
 from headwater.node.service import together
 from headwater.node.store import NodeStore
 from headwater.node.watching import UNWATCHED, Sights, Watch, disk, metrics
@@ -60,10 +60,12 @@ async def join(
     store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
     outbox = Outbox(store, has_two_parents=second is not None, saves_first=True)
     trust = trust_of(settings.trust, settings.fleet, settings.node, store)
-    ear = Ear()
+    software = Software()
 
     def child(connect: Connect, identity: Identity) -> Child:
-        return Child(connect, identity, objects, outbox, data=parent.data, refused=relay.refused, trust=trust, ear=ear)
+        return Child(
+            connect, identity, objects, outbox, data=parent.data, refused=relay.refused, trust=trust, software=software
+        )
 
     parents = Parents(uplink, identity, child, heartbeat_s=settings.heartbeat_s, second=second)
 
@@ -106,7 +108,7 @@ async def join(
             _tell_data(parent, parents),
             watch.run(sights, *outlets),
             *looking,
-            releasing.relay(ear, parent, parents.tell_status),
+            releasing.relay(software, parent, parents.tell_status),
         )
     finally:
         await parent.drain()

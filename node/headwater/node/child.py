@@ -18,7 +18,7 @@ from headwater.node.logs import about
 from headwater.node.news import News
 from headwater.node.outbox import Outbox, Outgoing
 from headwater.node.patching import patched
-from headwater.node.releases import Ear
+from headwater.node.releases import Software
 from headwater.node.sending import send_chunks
 from headwater.node.service import together
 from headwater.node.tasks import Background
@@ -114,7 +114,7 @@ class Child:
         refused: told of each plan whose delta was not taken, never sent, or given up before it was finished.
         battery: the level of its battery, in percent; None without one.
         trust: what it signs with, and whom it believes; None where it believes what its broker brings.
-        ear: what it hears of its software, and says of that.
+        software: what it hears of its software, and says of that.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Child:
         refused: Refused = _nobody_asks,
         battery: Callable[[], float | None] = lambda: None,
         trust: "Trust | None" = None,
-        ear: Ear | None = None,
+        software: Software | None = None,
     ) -> None:
         if identity.parent is None:
             raise ValueError("parent: a child has one")
@@ -141,7 +141,7 @@ class Child:
         self._battery = battery
         self._trust = trust
         self._complain_at = 0.0
-        self._ear = ear or Ear()
+        self._software = software or Software()
         self._topics = Topics(identity.fleet)
         self._news = News()
         self._announcement: Announcement | None = None
@@ -174,7 +174,7 @@ class Child:
         # The parent's word may have come before the disk's.
         self._drop_superseded()
         try:
-            await together(self._work_on_plans(work, rest), self._deliver_all(), self._ear.ask(self._want))
+            await together(self._work_on_plans(work, rest), self._deliver_all(), self._software.ask(self._want))
         finally:
             await self._outbox.save_all()
             if self._trust is not None:
@@ -202,8 +202,8 @@ class Child:
 
     async def tell_status(self) -> None:
         """Say who this node is and what data it has. Raises LinkDown where nobody hears it."""
-        ear, about = self._ear, (self._data(), self._battery(), self._certificate)
-        status = self._identity.status("online", *about, update=ear.update, rollout=ear.below)
+        software, about = self._software, (self._data(), self._battery(), self._certificate)
+        status = self._identity.status("online", *about, update=software.update, rollout=software.below)
         await self.session.publish(status.topic, status.payload, retain=True)
 
     @property
@@ -233,7 +233,7 @@ class Child:
                 case "down", "announcement":
                     self._on_announcement(self._announced(payload), retained)
                 case "down", "release":
-                    self._ear.hear(decode(payload, Rollout))
+                    self._software.hear(decode(payload, Rollout))
                 case ("down", "chunk") | ("inbox", "chunk"):
                     self._on_chunk(decode(payload, Chunk))
                 case "inbox", "receipt":
@@ -302,7 +302,7 @@ class Child:
     def _on_chunk(self, chunk: Chunk) -> None:
         assembly = self._assemblies.get(chunk.object.sha256)
         if assembly is None:
-            self._ear.take(chunk)
+            self._software.take(chunk)
             return
         payload = assembly.add(chunk)
         if payload is not None:

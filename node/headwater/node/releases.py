@@ -49,7 +49,7 @@ def asks_anyone(rollout: Rollout) -> bool:
     return bool(rollout.nodes) or rollout.share > 0
 
 
-class Ear:
+class Software:
     """What a node hears of releases from the parent that it follows, and what it says of them.
 
     One a node, whichever parent it follows. `update` is a device's own word on itself, `rollout` a gateway's on its

@@ -18,7 +18,7 @@ from headwater.device import launcher
 from headwater.device.updating import progress as updates
 from headwater.device.updating import wheels
 from headwater.device.updating.progress import Progress
-from headwater.node.releases import Ear, is_asked
+from headwater.node.releases import Software, is_asked
 from headwater.schemas.errors import ConfigError, StartAnew
 from headwater.schemas.messages import Release, Rollout
 from headwater.schemas.settings import UpdateSettings
@@ -51,7 +51,7 @@ class Updater:
     """A device's side of a release.
 
     Args:
-        ear: what the parent says of releases; this device's word on itself stands there.
+        software: what the parent says of releases; this device's word on itself stands there.
         is_signed: whether a rollout's release is of the signer that this device follows.
 
     Raises:
@@ -63,7 +63,7 @@ class Updater:
         settings: UpdateSettings,
         fleet: str,
         node: str,
-        ear: Ear,
+        software: Software,
         is_signed: Callable[[Rollout], bool],
         around: Surroundings,
     ) -> None:
@@ -79,12 +79,12 @@ class Updater:
             )
         self._fleet = fleet
         self._node = node
-        self._ear = ear
+        self._software = software
         self._is_signed = is_signed
         self._around = around
         self._refused: Rollout | None = None
         self._progress = updates.begin(version("headwater"), launcher.read_record(self._versions))
-        ear.update = self._progress.status()
+        software.update = self._progress.status()
 
     async def run(self) -> NoReturn:
         """Follow the parent's word on releases. Runs until cancelled.
@@ -96,11 +96,11 @@ class Updater:
             await self._prove()
         await asyncio.to_thread(wheels.clear, self._versions, self._kept())
         while True:
-            news = self._ear.news.changed()
+            news = self._software.news.changed()
             event = self._heard()
             if event is not None:
                 await self._go(event)
-            if self._ear.wheel is not None and self._progress.state == "downloading":
+            if self._software.wheel is not None and self._progress.state == "downloading":
                 await self._go(updates.Fetched())
             await news
 
@@ -115,7 +115,7 @@ class Updater:
         How long that may take is the launcher's to say."""
         log.info("version %s is on trial", self._progress.running)
         while (release := self._signed()) is None or release.counter < self._progress.taken.counter:
-            await self._ear.news.wait()
+            await self._software.news.wait()
         await self._around.check_self()
         await self._go(updates.Proven())
         log.info("version %s has proven itself", self._progress.running)
@@ -124,7 +124,7 @@ class Updater:
 
     def _signed(self) -> Release | None:
         """The release that is asked for, where its signer signed it for this fleet."""
-        rollout, release = self._ear.rollout, self._ear.release
+        rollout, release = self._software.rollout, self._software.release
         if rollout is None or release is None or rollout == self._refused:
             return None
         if release.fleet == self._fleet and self._is_signed(rollout):
@@ -139,7 +139,7 @@ class Updater:
         return None
 
     def _heard(self) -> updates.Event | None:
-        release, rollout = self._signed(), self._ear.rollout
+        release, rollout = self._signed(), self._software.rollout
         if release is None or rollout is None:
             return None
         return updates.Asked(release) if is_asked(rollout, release, self._node) else updates.Spared()
@@ -152,6 +152,10 @@ class Updater:
         while following is not None:
             before, (self._progress, effects) = self._progress, updates.step(self._progress, following)
             following = None
+            for effect in effects:
+                if isinstance(effect, updates.Keep):
+                    # What anyone is told of it survives a power cut.
+                    await self._keep(effect.record)
             if self._progress.status() != before.status():
                 log.info("update: %s", _told(self._progress))
                 await self._tell()
@@ -159,7 +163,7 @@ class Updater:
                 following = await self._perform(effect) or following
 
     async def _tell(self) -> None:
-        self._ear.update = self._progress.status()
+        self._software.update = self._progress.status()
         # The next connection tells it too.
         with contextlib.suppress(LinkDown):
             await self._around.tell()
@@ -167,19 +171,17 @@ class Updater:
     async def _perform(self, effect: updates.Effect) -> updates.Event | None:
         match effect:
             case updates.Fetch(wheel):
-                self._ear.fetch(wheel)
+                self._software.fetch(wheel)
             case updates.Verify(release):
                 return await self._judged(release)
             case updates.Unpack(release):
                 return await self._unpacked(release)
-            case updates.Keep(record):
-                await self._keep(record)
             case updates.Switch(record):
                 return await self._switched(record)
         return None
 
     async def _judged(self, release: Release) -> updates.Event:
-        wheel = self._ear.wheel
+        wheel = self._software.wheel
         if wheel is None:
             # The parent's word is another by now.
             return updates.Spared()
@@ -190,7 +192,7 @@ class Updater:
         return updates.Sound()
 
     async def _unpacked(self, release: Release) -> updates.Event:
-        wheel = self._ear.wheel
+        wheel = self._software.wheel
         if wheel is None:
             return updates.Spared()
         try:
@@ -241,11 +243,11 @@ def _told(progress: Progress) -> str:
     return f"{what} ({status.detail})" if status.detail else what
 
 
-def updater_of(settings: UpdateSettings, fleet: str, node: str, ear: Ear, around: Surroundings) -> Updater:
+def updater_of(settings: UpdateSettings, fleet: str, node: str, software: Software, around: Surroundings) -> Updater:
     """As its settings say. Raises ConfigError."""
     try:
         from headwater.trust.releases import is_signed, read_signer
     except ModuleNotFoundError as error:
         raise ConfigError(f"update: {error.name} is missing; pip install 'headwater[update]'") from None
     signer = read_signer(settings.signer, "update.signer")
-    return Updater(settings, fleet, node, ear, lambda rollout: is_signed(rollout, signer), around)
+    return Updater(settings, fleet, node, software, lambda rollout: is_signed(rollout, signer), around)
