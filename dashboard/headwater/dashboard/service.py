@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
 from nicegui import ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -143,6 +144,8 @@ def _app(settings: DashboardSettings, feed: Feed, history: History, password: st
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*_LOCAL, settings.host])
     if password is not None:
         app.add_middleware(Password, password=password)
+    # For who looks after the process; a page would be made for each time that it looks.
+    app.add_api_route("/healthz", lambda: PlainTextResponse("well\n"))
     root = register(Site(settings.fleet, feed, history))
     ui.run_with(
         app,

@@ -100,8 +100,9 @@ def files(broker: FleetBroker, salt: Callable[[int], bytes]) -> dict[str, File]:
 
 def _doors(broker: FleetBroker) -> list[Door]:
     folder, open_tls = broker.folder, broker.tls.model_copy(update={"ca": None, "revoked": None})
-    # A gateway among others has a connection up and one down. Alone, each node has one, and nobody takes another's.
-    alone = len(broker.parents) == 1
+    # The cloud has a second connection, for what its clusters tell, and a gateway among others one up and one down.
+    # Elsewhere each node has one, and nobody takes another's.
+    alone = len(broker.parents) == 1 and broker.cloud not in broker.parents
     doors = [
         Door(port=broker.port, host=broker.host, tls=broker.tls, acl=folder / "nodes.acl", one_each=alone),
     ]

@@ -1,0 +1,1 @@
+"""The testbed of containers: what `docker-compose.yml` needs before anything starts."""
