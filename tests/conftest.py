@@ -1,5 +1,6 @@
 """Lets every test import `support`, and run on both databases."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from headwater.schemas.quiet import QUIET
+
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ.update(QUIET)
 
 # How long an example takes says something of the machine and its neighbours, and nothing of the law.
 settings.register_profile("house", deadline=None)

@@ -359,3 +359,19 @@ def test_a_damaged_frame_is_read_or_refused_and_nothing_worse(position: int, byt
 def test_random_bytes_are_no_frame(payload: bytes) -> None:
     with pytest.raises((FrameError, EOFError)):
         unpacked(payload)
+
+
+def test_onnxruntime_tells_its_makers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it may, it leaves a name for this device and a queue of what it has to tell in the user's home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    worker = Worker()
+    try:
+        worker.ask(Frame({"do": "hello"}))
+        assert worker.pid is not None
+        threads = psutil.Process(worker.pid).num_threads()
+    finally:
+        worker.close()
+    assert list(tmp_path.rglob("*")) == []
+    assert threads == 2, "its own, and the one that watches for the agent's end"

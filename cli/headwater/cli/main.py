@@ -4,10 +4,12 @@
 5 data   6 model   7 database   8 run failed   130 interrupted
 """
 
+import os
 import sys
 from typing import Final
 
 from headwater.schemas.errors import HeadwaterError
+from headwater.schemas.quiet import QUIET
 
 _EXTRAS: Final = {
     "typer": "cli",
@@ -24,6 +26,7 @@ _EXTRAS: Final = {
 
 def main() -> int:
     """The console script. A wrong call ends in the command-line library's own words, with 2."""
+    os.environ.update(QUIET)
     try:
         from headwater.cli.app import app
 

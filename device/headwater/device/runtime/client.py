@@ -22,6 +22,7 @@ from typing import Any, Final
 from headwater.device.runtime.failures import GraphRefused, TrainingTimedOut, WorkerFailed
 from headwater.device.runtime.frames import Array, Frame, FrameError, parts, read
 from headwater.device.runtime.turns import Turns
+from headwater.schemas.quiet import QUIET
 
 log = logging.getLogger("headwater.device")
 
@@ -41,7 +42,7 @@ OUT_OF_MEMORY: Final = 12
 """The worker's exit code when it had no memory left for a request."""
 
 # One core is what a graph gets; and glibc would reserve 64 MB of addresses for each thread.
-_ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+_ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", **QUIET}
 
 
 class UnknownBundle(Exception):
