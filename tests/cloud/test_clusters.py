@@ -36,7 +36,9 @@ def status(gateway: str = "gw1", **changes: Any) -> RoundStatus:
         "devices": 1,
         "examples": 40,
         "members": (
-            MemberStatus(node="d0", state="received", examples=40, devices=1),
+            MemberStatus(
+                node="d0", state="received", examples=40, devices=1, after_s=1.5, loss=0.25, train_s=1.25, size_bytes=77
+            ),
             MemberStatus(node="d1", state="refused"),
             MemberStatus(node="d2", state="idle"),
         ),
