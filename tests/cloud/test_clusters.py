@@ -14,7 +14,6 @@ from headwater.cloud.history.reading import Part
 from headwater.schemas.statuses import MemberStatus, NodeStatus, RoundStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
-from headwater.transport.session import Caller, Traffic
 from support.histories import NOW, started
 
 LATER = NOW + timedelta(seconds=9)
@@ -110,40 +109,13 @@ def test_a_cluster_of_a_thousand_is_written_down(history: History) -> None:
     assert len(history.reading.nodes("plant", 2000).entries) == 1001
 
 
-class Silent:
-    """A connection on which a test itself delivers."""
-
-    traffic = Traffic()
-    connected = True
-
-    def __init__(self, caller: Caller) -> None:
-        self.caller = caller
-
-    async def wait_connected(self) -> None:
-        return None
-
-    async def run(self) -> None:
-        await asyncio.Event().wait()
-
-    async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
-        raise AssertionError("an ear says nothing")
-
-    def leave_quietly(self) -> None:
-        return None
-
-
 class Heard:
     """An ear, with what it wrote down. It is held up while `held` is not set."""
 
     def __init__(self) -> None:
-        self.connections: list[Silent] = []
         self.recorded: list[RoundStatus] = []
         self.held = asyncio.Event()
-        self.ear = Clusters(self._connect, "plant", "cloud", self._record)
-
-    def _connect(self, caller: Caller) -> Silent:
-        self.connections.append(Silent(caller))
-        return self.connections[-1]
+        self.clusters = Clusters("plant", self._record)
 
     async def _record(self, statuses: Sequence[RoundStatus]) -> None:
         await self.held.wait()
@@ -152,11 +124,11 @@ class Heard:
 
     def tell(self, told: RoundStatus, topic: str | None = None, payload: bytes | None = None) -> None:
         topic = topic or Topics("plant").cluster(told.parent)
-        self.connections[0].caller.on_message(topic, payload or encode_status(told), True)
+        self.clusters.ear.on_message(topic, payload or encode_status(told), True)
 
     async def lives(self) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.ear.run(), 0.2)
+            await asyncio.wait_for(self.clusters.run(), 0.2)
 
 
 async def test_what_is_told_again_with_every_connection_is_written_down_once() -> None:
