@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -82,9 +82,6 @@ class Device:
     def state(self) -> str:
         assert self.software.update is not None
         return self.software.update.state
-
-
-Make = Callable[[], Awaitable[Device]]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from headwater.schemas.messages import Release, Rollout
 from headwater.schemas.run import RunDescription
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode, reference
-from headwater.testbed.processes import Processes
+from headwater.testbed.processes import Processes, Started
 from headwater.testbed.toml import to_toml
 from headwater.transport.broker import BrokerConfig, spawn
 from headwater.trust.files import write_file
@@ -69,11 +69,12 @@ class Fleet:
     folder: Path
     history: History
     processes: Processes
+    cloud: Started
+    settings: dict[str, object]
     port: int
     key: Key
     wheels: dict[str, bytes]
     launchers: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-    restarts: bool = True
 
     def versions(self, device: str) -> Path:
         return self.folder / device / "versions"
@@ -119,6 +120,10 @@ class Fleet:
         self.history.releases.publish(release, encoded, signature, self.wheels[version], policy, datetime.now(UTC))
         return counter
 
+    def kill_the_cloud(self) -> None:
+        self.processes.kill(self.cloud)
+        self.cloud = self.processes.start("cloud", self.settings)
+
     def record(self) -> ReleaseRecord:
         found = self.history.releases.current("plant")
         assert found is not None
@@ -153,9 +158,10 @@ def fleet(tmp_path: Path, wheels: dict[str, bytes]) -> Iterator[Fleet]:
         stack.callback(history.close)
         processes = stack.enter_context(Processes(tmp_path))
         links = {"fleet": "plant", "heartbeat_s": 0.5}
-        processes.start("cloud", {**links, "node": "cloud", "database": database, "broker": {"port": port}})
+        settings = {**links, "node": "cloud", "lease_s": 1.0, "database": database, "broker": {"port": port}}
+        cloud = processes.start("cloud", settings)
         processes.start("gateway", {**links, "node": "gw", "uplink": {"port": port}, "site": {"port": port}})
-        fleet = Fleet(tmp_path, history, processes, port, new_key(), wheels)
+        fleet = Fleet(tmp_path, history, processes, cloud, settings, port, new_key(), wheels)
         stack.callback(fleet.end)
         write_file(tmp_path / "release.pub", fleet.key.public.pem())
         for device, parent in zip(DEVICES, ("gw", "gw", "cloud"), strict=True):
@@ -180,6 +186,9 @@ def test_a_release_reaches_the_canary_first_then_everyone_and_goes_back_while_a_
     )
     fleet.history.enqueue_run("r", "plant", about, None, datetime.now(UTC))
     fleet.publish("1.1.0", SOON)
+    fleet.until(lambda record: record.progress.report is not None and record.progress.report.under_way == 1)
+    # Whoever leads next goes on with it, in the same stage.
+    fleet.kill_the_cloud()
     fleet.until(lambda record: record.progress.state == "wider")
     assert fleet.runs()["d0"] == "1.1.0"
     fleet.until(lambda record: record.progress.state == "done" and fleet.runs() == dict.fromkeys(DEVICES, "1.1.0"))
