@@ -1,12 +1,13 @@
 """Law: an update is a value; an event that does not belong to its state changes nothing.
 
     updated, failed ── asked ──► downloading ── fetched ──► downloaded ── sound ──► verified ── ready ──► updating
-                                      │                          └─── unfit ──► failed ◄── unfit ─┘          │
-                                      └── spared (from any of these three) ──► as before                     │
-                                                        failed ◄── went back (the launcher) ── or ── proven ─┴► updated
+                                      │                          │                     │                   │
+                                      └── spared ──► as before ◄─┴─────────────────────┤         proven ──►├──► updated
+                                                                 └── unfit ──► failed ◄┴─── went back ◄────┘
 
-A release is tried once: what failed is not tried again until the signer numbers it anew. What has not yet put another
-version in place leaves no trace, so a device that was cut off begins with the same release again.
+The launcher is who goes back. A release is tried once: what failed is not tried again until the signer numbers it anew.
+What has not yet put another version in place leaves no trace, so a device that was cut off begins with the same release
+again.
 """
 
 from dataclasses import dataclass, replace
