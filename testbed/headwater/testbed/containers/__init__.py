@@ -1,1 +1,1 @@
-"""The testbed of containers: what `docker-compose.yml` needs before anything starts."""
+"""Law: a testbed of containers is made before it starts: names, certificates, rules, and whose data are whose."""
