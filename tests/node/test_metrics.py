@@ -2,7 +2,6 @@
 
 import asyncio
 import http.client
-import math
 import socket
 import subprocess
 import sys
@@ -175,7 +174,11 @@ async def test_what_is_so_now_is_looked_at(tmp_path: Path) -> None:
                 for node, state in states.items()
             },
             data=lambda: {"vibration": DataStatus(train_examples=30, test_examples=10)},
-            gauges={**disk(tmp_path / "not" / "yet"), "headwater_outbox_bytes": lambda: None},
+            gauges={
+                **disk(tmp_path / "not" / "yet"),
+                "headwater_outbox_bytes": lambda: None,
+                "headwater_journal_bytes": lambda: 4096,
+            },
         )
     )
     told = await samples(exporter)
@@ -185,7 +188,9 @@ async def test_what_is_so_now_is_looked_at(tmp_path: Path) -> None:
     assert told["headwater_children", ("offline",)] == 1
     assert told["headwater_examples", ("vibration", "train")] == 30
     assert 0 < told["headwater_disk_free_bytes", ()] <= told["headwater_disk_size_bytes", ()]
-    assert math.isnan(told["headwater_outbox_bytes", ()])
+    assert told["headwater_journal_bytes", ()] == 4096
+    # What nobody knows has no value.
+    assert ("headwater_outbox_bytes", ()) not in told
     # Another connection to another parent counts on.
     first.traffic = Traffic(150, 10)
     await exporter.exposition()

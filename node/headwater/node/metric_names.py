@@ -29,13 +29,17 @@ SECONDS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What is exported under a name. A histogram and a summary end in `_count`, `_sum` and, the first, `_bucket`."""
+    """What is exported under a name. A histogram and a summary end in `_count`, `_sum` and, the first, `_bucket`.
+
+    `is_looked_at` marks a gauge without labels that a service gives a function for; it may have no value.
+    """
 
     name: str
     kind: Kind
     says: str
     tiers: tuple[Role, ...] = ALL
     labels: tuple[str, ...] = ()
+    is_looked_at: bool = False
 
 
 METRICS: Final = (
@@ -43,8 +47,8 @@ METRICS: Final = (
     Metric("headwater_connected", "gauge", "Whether a link to a broker is up.", ALL, ("link",)),
     Metric("headwater_bytes_total", "counter", "Payload bytes over a link to a broker.", ALL, ("link", "direction")),
     Metric("headwater_examples", "gauge", "Examples here, or below that are online.", ALL, ("data", "part")),
-    Metric("headwater_disk_free_bytes", "gauge", "Free where this node keeps what outlives it."),
-    Metric("headwater_disk_size_bytes", "gauge", "All there is of that."),
+    Metric("headwater_disk_free_bytes", "gauge", "Free where this node keeps what outlives it.", is_looked_at=True),
+    Metric("headwater_disk_size_bytes", "gauge", "All there is of that.", is_looked_at=True),
     Metric("headwater_loss", "gauge", "The last round's mean loss.", ALL, ("split",)),
     Metric("headwater_accuracy", "gauge", "The last round's accuracy, of a classifier.", ALL, ("split",)),
     Metric("headwater_children", "gauge", "Children that are known, by whether they are there.", PARENTS, ("state",)),
@@ -81,12 +85,24 @@ METRICS: Final = (
     Metric(
         "headwater_plans_total", "counter", "Its parent's plans: done, or declined.", CHILDREN, ("result", "reason")
     ),
-    Metric("headwater_outbox_bytes", "gauge", "Finished deltas that the parent has not answered.", CHILDREN),
-    Metric("headwater_journal_bytes", "gauge", "The file of what outlives a restart.", CHILDREN),
+    Metric(
+        "headwater_outbox_bytes",
+        "gauge",
+        "Finished deltas that the parent has not answered.",
+        CHILDREN,
+        is_looked_at=True,
+    ),
+    Metric("headwater_journal_bytes", "gauge", "The file of what outlives a restart.", CHILDREN, is_looked_at=True),
     Metric("headwater_train_seconds", "histogram", "How long this device worked on a plan.", DEVICE),
-    Metric("headwater_worker_memory_bytes", "gauge", "Resident memory of the process that runs graphs.", DEVICE),
-    Metric("headwater_temperature_celsius", "gauge", "The warmest sensor.", DEVICE),
-    Metric("headwater_battery_ratio", "gauge", "The battery's level, 0 to 1.", DEVICE),
+    Metric(
+        "headwater_worker_memory_bytes",
+        "gauge",
+        "Resident memory of the process that runs graphs.",
+        DEVICE,
+        is_looked_at=True,
+    ),
+    Metric("headwater_temperature_celsius", "gauge", "The warmest sensor.", DEVICE, is_looked_at=True),
+    Metric("headwater_battery_ratio", "gauge", "The battery's level, 0 to 1.", DEVICE, is_looked_at=True),
 )
 
 

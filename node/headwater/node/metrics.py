@@ -5,11 +5,13 @@ The one module that knows the library of Prometheus; a node without `[metrics]` 
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, get_args
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, Summary
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity, software
@@ -40,7 +42,10 @@ class Exporter:
         self.registry = CollectorRegistry()
         self._clock = clock
         self._role = identity.role
-        self._metrics = {metric.name: _made(metric, self.registry) for metric in metrics_of(identity.role)}
+        made = [metric for metric in metrics_of(identity.role) if not metric.is_looked_at]
+        self._metrics = {metric.name: _made(metric, self.registry) for metric in made}
+        self._looked_at = _LookedAt([metric for metric in metrics_of(identity.role) if metric.is_looked_at])
+        self.registry.register(self._looked_at)
         ProcessCollector(registry=self.registry)
         self._sights = Sights()
         self._up_at: dict[str, float] = {}
@@ -186,10 +191,19 @@ class Exporter:
             for key, status in sights.data().items():
                 self._of("headwater_examples", key, "train").set(status.train_examples)
                 self._of("headwater_examples", key, "test").set(status.test_examples)
-        for name, gauge in sights.gauges.items():
-            value = gauge()
-            # A gauge cannot say that it does not know.
-            self._of(name).set(float("nan") if value is None else value)
+        self._looked_at.values = {name: gauge() for name, gauge in sights.gauges.items()}
+
+
+class _LookedAt(Collector):
+    """Gauges that may have no value: a board without a battery has no sample of it."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+        self.values: Mapping[str, float | None] = {}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for metric in self._metrics:
+            yield GaugeMetricFamily(metric.name, metric.says, value=self.values.get(metric.name))
 
 
 def _made(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram | Summary:
