@@ -43,6 +43,7 @@ from headwater.testbed.observer import Observer
 from headwater.testbed.tree import Standing, Tree, standing
 from headwater.transport.broker import BrokerConfig, spawn
 from headwater.transport.mosquitto import Door, config_file
+from headwater.trust.folder import Folder
 
 TOLERANCE: Final = 0.003
 GATEWAYS: Final = {10: 2, 50: 5}
@@ -56,6 +57,7 @@ class Case:
     broker: str
     rounds: int = 20
     seed: int = 4
+    signed: bool = False
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -222,7 +224,28 @@ def _tree(case: Case, folder: Path, stack: contextlib.ExitStack) -> tuple[Tree, 
         for node in ("cloud", *(gateway for gateway in clusters if gateway)):
             ports[node], pid = stack.enter_context(_broker("mosquitto", folder.parent / f"broker-{node}"))
             pids.append(pid)
-    return Tree(fleet=FLEET, clusters=clusters, data=data, brokers=ports), pids
+    settings = _certificates(("cloud", *filter(None, clusters), *names), folder) if case.signed else {}
+    return Tree(fleet=FLEET, clusters=clusters, data=data, brokers=ports, settings=settings), pids
+
+
+def _certificates(nodes: tuple[str, ...], folder: Path) -> dict[str, dict[str, Any]]:
+    """The trust settings of each node, by an authority of their own."""
+    authority, now = Folder(folder.resolve().parent / "pki"), datetime.now(UTC)
+    authority.create("bench", now)
+    opened = authority.authority()
+    for node in nodes:
+        authority.issue(opened, node, now)
+    common = {"ca": str(authority.certificate_file), "revoked": str(authority.revoked_file)}
+    return {
+        node: {
+            "trust": {
+                **common,
+                "certificate": str(authority.certificate_of(node)),
+                "key": str(authority.key_of(node)),
+            }
+        }
+        for node in nodes
+    }
 
 
 @contextlib.contextmanager
@@ -275,8 +298,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--all", action="store_true", help="10 and 50 devices, flat and three-tier, both brokers")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of the table")
+    parser.add_argument("--signed", action="store_true", help="every node has a certificate and signs what it says")
     given = parser.parse_args()
-    cases = [Case(given.devices, given.tiers, given.broker, given.rounds, given.seed)]
+    cases = [Case(given.devices, given.tiers, given.broker, given.rounds, given.seed, given.signed)]
     if given.all:
         cases = [
             Case(n, tiers, broker, given.rounds, given.seed)

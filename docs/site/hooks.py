@@ -30,6 +30,7 @@ REFERENCE: Final = {
     "Learning, pure": ("core.round", "core.aggregate", "core.staleness", "core.deadline", "core.fallback"),
     "Models": ("models", "core.graph"),
     "A round's shells": ("node.child", "node.parent", "node.hosting"),
+    "Who said it": ("trust.certificates", "trust.signing", "trust.tokens", "node.trusting"),
     "The history": ("cloud.history.history", "cloud.history.records"),
 }
 

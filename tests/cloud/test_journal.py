@@ -8,6 +8,7 @@ from headwater.cloud.history import History, journal, open_history
 from headwater.node.journal import Entry, JournalFull
 from headwater.schemas.messages import RoundKey
 from support.histories import KEY, NOW, ROUND, entry, started
+from support.pki import Pki
 
 
 def test_what_was_kept_comes_back_in_order(history: History) -> None:
@@ -16,6 +17,16 @@ def test_what_was_kept_comes_back_in_order(history: History) -> None:
     history.journal.keep(KEY, [entry("gw3")])
     assert history.journal.load(KEY) == (entry("gw2"), entry("gw1"), entry("gw3"))
     assert history.journal.load(KEY.model_copy(update={"attempt": 1})) == ()
+
+
+def test_what_came_signed_is_kept_as_it_came(history: History) -> None:
+    """With the signature: what was acknowledged can be shown to be its sender's."""
+    started(history)
+    plain = entry("gw1")
+    signed = Entry("gw1", Pki().trust("gw1").sealed(KEY, plain.payload, "cloud"))
+    history.journal.keep(KEY, [plain])
+    history.journal.keep(KEY, [signed])
+    assert history.journal.load(KEY) == (signed,)
 
 
 def test_a_later_entry_of_the_same_delta_replaces_the_earlier_and_one_of_another_plan_stands_beside(

@@ -17,6 +17,7 @@ from headwater.cloud.history import History, opening
 from headwater.cloud.service import Machine, coordinate
 from headwater.gateway import service as gateway_service
 from headwater.node.child import Assignment, Child, Decline
+from headwater.node.envelope import trust_of
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.parents import Parents, Second
@@ -25,12 +26,13 @@ from headwater.node.uplink import Link, going
 from headwater.schemas.base import Role
 from headwater.schemas.links import BrokerSettings
 from headwater.schemas.messages import Delta, Metric
-from headwater.schemas.settings import CloudSettings, FallbackSettings, GatewaySettings
+from headwater.schemas.settings import CloudSettings, FallbackSettings, GatewaySettings, TrustSettings
 from headwater.schemas.statuses import DataStatus
 from headwater.schemas.tensors import Array, decode_tensors, parameter_specs
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Connect
 from sim.doors import Life
+from sim.pki import trust_settings
 from sim.scenario import CLOUD, Scenario, is_device, weight_of
 from sim.trace import FLEET
 from support.deltas import manifest
@@ -63,11 +65,20 @@ class Place:
         role: Role = "device" if is_device(node) else "gateway"
         return Identity(FLEET, node, role, self.scenario.parents.get(node), self.life.boot)
 
+    @property
+    def trust_settings(self) -> TrustSettings | None:
+        return trust_settings(self.folder, self.life.node) if self.scenario.signed else None
+
     def store(self) -> NodeStore:
         """The node's file, as it left it."""
         store = NodeStore(self.folder / "node.db", STORE_SIZE_BYTES)
         self.life.closing.append(store.close)
         return store
+
+
+def now() -> datetime:
+    """The world's, for whoever runs in it."""
+    return EPOCH + timedelta(seconds=asyncio.get_running_loop().time())
 
 
 async def live(place: Place) -> None:
@@ -77,14 +88,15 @@ async def live(place: Place) -> None:
 
 
 async def _cloud(place: Place) -> None:
-    loop = asyncio.get_running_loop()
     engine = opening._engine(opening._address(f"sqlite:///{place.folder / 'history.db'}"))
     place.life.closing.append(engine.dispose)
-    settings = CloudSettings(fleet=FLEET, node=CLOUD, heartbeat_s=HEARTBEAT_S, lease_s=LEASE_S)
+    settings = CloudSettings(
+        fleet=FLEET, node=CLOUD, heartbeat_s=HEARTBEAT_S, lease_s=LEASE_S, trust=place.trust_settings
+    )
     machine = Machine(
         name=place.life.process,
         boot=place.life.boot,
-        now=lambda: EPOCH + timedelta(seconds=loop.time()),
+        now=now,
         chance=place.chance,
     )
     await coordinate(settings, History(engine, "sqlite"), place.connect(CLOUD), machine)
@@ -101,19 +113,23 @@ async def _gateway(place: Place) -> None:
         site=BrokerSettings(port=2),
         state=place.folder,
         heartbeat_s=HEARTBEAT_S,
+        trust=place.trust_settings,
     )
-    await gateway_service.join(settings, identity, place.connect(_parent_of(identity)), place.connect(identity.node))
+    links = place.connect(_parent_of(identity)), place.connect(identity.node)
+    await gateway_service.join(settings, identity, *links, clock=now)
 
 
 async def _device(place: Place) -> None:
     identity = place.identity
     data = {"d": DataStatus(train_examples=1, test_examples=1)}
     other = place.scenario.second_parents.get(identity.node)
-    outbox = Outbox(place.store(), has_two_parents=other is not None)
+    store = place.store()
+    outbox = Outbox(store, has_two_parents=other is not None)
+    trust = trust_of(place.trust_settings, FLEET, identity.node, store, now)
     rule = FallbackSettings(parent=other, after_s=6.0, return_after_s=4.0) if other else None
 
     def child(connect: Connect, identity: Identity) -> Child:
-        return Child(connect, identity, ObjectStore(STORE_SIZE_BYTES), outbox, data=lambda: data)
+        return Child(connect, identity, ObjectStore(STORE_SIZE_BYTES), outbox, data=lambda: data, trust=trust)
 
     parents = Parents(
         place.connect(_parent_of(identity)),

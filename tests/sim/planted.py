@@ -22,6 +22,7 @@ from headwater.gateway import relay
 from headwater.gateway.relay import Relay
 from headwater.node import child as children
 from headwater.node import parent as parents
+from headwater.node import trusting
 from headwater.node.child import Child
 from headwater.node.hosting import Opening
 from headwater.node.news import News
@@ -172,6 +173,10 @@ def _forgets_companions(read: Any) -> Any:
     return forgets
 
 
+def _takes_any_word(judge: Any) -> Any:
+    return lambda signed, parent, newest: trusting.Word(signed.epoch, signed.number)
+
+
 BUGS: Final[dict[str, Planted]] = {
     "announced before it is committed": Planted(
         "announced_is_committed", (Coordinator,), "_sql", _commits_later, seeds=(0, 1)
@@ -225,6 +230,12 @@ BUGS: Final[dict[str, Planted]] = {
     ),
     "control variates are lost between edge rounds": Planted(
         "weight_is_conserved", (relay,), "read", _forgets_companions, seeds=(136,)
+    ),
+    "a signed delta is good for any parent": Planted(
+        "nobody_counts_twice", (trusting,), "judge_delta", lambda judge: lambda *_: None, seeds=()
+    ),
+    "an old plan is followed again": Planted(
+        "only_the_plan_is_answered", (trusting,), "judge_announcement", _takes_any_word, seeds=()
     ),
     "a gateway never rests": Planted("everyone_rests", (Child,), "follow", _never_rests, seeds=(0, 1)),
     "what comes from disk is not looked at": Planted(

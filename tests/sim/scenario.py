@@ -65,7 +65,18 @@ class FullDisk:
     for_s: float
 
 
-Fault = Crash | BrokerRestart | Cut | Reset | FullDisk
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Whoever has the brokers says an announcement or a delta again: `pick`, in [0, 1), of all that were said so far. A
+    delta goes `elsewhere` too, to the sender's other parent. What is `kept` stays in the broker's memory."""
+
+    at_s: float
+    pick: float
+    elsewhere: bool
+    kept: bool
+
+
+Fault = Crash | BrokerRestart | Cut | Reset | FullDisk | Replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,7 @@ class Scenario:
     A broker goes by the name of the parent that it serves. `slowness` multiplies a device's work. `persistent` brokers
     keep retained messages over a restart. With a `standby` the cloud has two processes, of which one
     leads. `second_parents` has the gateway that a device falls back to, `unwilling` how often one declines.
+    In a `signed` world every node has a certificate.
     """
 
     seed: int
@@ -87,6 +99,7 @@ class Scenario:
     standby: bool = False
     second_parents: dict[str, str] = field(default_factory=dict)
     unwilling: dict[str, float] = field(default_factory=dict)
+    signed: bool = False
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -148,7 +161,7 @@ def scenario(seed: int) -> Scenario:
     slowness = _slowness(rng, calm)
     faults = sorted((_fault(rng, calm) for _ in range(rng.randint(0, 12))), key=lambda fault: fault.at_s)
     drawn = _with_a_choice(_with_second_parents(replace(calm, slowness=slowness, faults=tuple(faults))))
-    return _with_methods(drawn)
+    return _with_trust(_with_methods(drawn))
 
 
 def _with_second_parents(drawn: Scenario) -> Scenario:
@@ -190,6 +203,18 @@ def _with_methods(drawn: Scenario) -> Scenario:
     # Validated anew: a world asks for nothing that a run's file could not.
     sections = drawn.description.model_copy(update=changes).model_dump()
     return replace(drawn, description=RunDescription.model_validate(sections))
+
+
+def _with_trust(drawn: Scenario) -> Scenario:
+    """In one world of four: everyone signs what it says, and somebody has the brokers and says it again."""
+    rng = Random(f"{drawn.seed}/trust")
+    if rng.random() >= 1 / 4:
+        return drawn
+    replays = tuple(
+        Replay(rng.uniform(1.0, 25.0), rng.random(), rng.random() < 0.5, rng.random() < 0.5)
+        for _ in range(rng.randint(0, 20))
+    )
+    return replace(drawn, signed=True, faults=(*drawn.faults, *replays))
 
 
 EXACT: Final = Compression(codec="topk", fraction=1.0, values="fp32", feedback=False)

@@ -46,13 +46,14 @@ def test_worlds_are_of_every_kind() -> None:
     """What the first seeds draw: all tiers, all faults, all ways of running."""
     drawn = [scenario(seed) for seed in range(WORLDS)]
     kinds = {type(fault).__name__ for one in drawn for fault in one.faults}
-    assert kinds == {"Crash", "BrokerRestart", "Cut", "Reset", "FullDisk"}
+    assert kinds == {"Crash", "BrokerRestart", "Cut", "Reset", "FullDisk", "Replay"}
     assert {one.description.edge_rounds for one in drawn} == {1, 2, 3}
     assert {one.description.cohort.fraction < 1 for one in drawn} == {True, False}
     assert {one.description.aggregation.mode for one in drawn} == {"synchronous", "buffered", "asynchronous"}
     assert {one.standby for one in drawn} == {bool(one.second_parents) for one in drawn} == {True, False}
     about = [one.description for one in drawn]
     assert {one.strategy.name for one in about} == {"fedavg", "fedavgm", "fedadam", "scaffold"}
+    assert {one.signed for one in drawn} == {True, False}
     links = {(one.uplink.is_on, one.downlink.is_on, one.edge_rounds > 1) for one in about}
     assert len(links) == 8
     assert any("region" in one.parents for one in drawn)

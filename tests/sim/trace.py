@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
+from headwater.node.envelope import believed, opened
 from headwater.schemas.messages import MESSAGES, Announcement, Chunk, Delta, Message, RoundKey
 from headwater.schemas.statuses import NodeStatus, RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
@@ -69,7 +70,9 @@ def message_of(topic: str, payload: bytes) -> Message | NodeStatus | RoundStatus
         if topic.startswith(f"hw/1/{FLEET}/rounds/"):
             return decode_status(payload, RoundStatus)
         if leaf == "delta":
-            return decode_object(decode(payload, Chunk).data, Delta)
+            return decode_object(opened(decode(payload, Chunk).data), Delta)
+        if leaf == "announcement":
+            return believed(payload)
         kind = _KINDS.get("chunk" if leaf == "chunk" else leaf)
         return decode(payload, kind) if kind else None
     except WireError:

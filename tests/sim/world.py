@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -45,10 +45,11 @@ from sim.scenario import (
     Cut,
     Fault,
     FullDisk,
+    Replay,
     Reset,
     Scenario,
 )
-from sim.trace import FLEET, Trace, label
+from sim.trace import FLEET, TOPICS, Trace, label
 
 RUN: Final = "run"
 RESTART_S: Final = 1.0
@@ -254,9 +255,28 @@ class World:
                 self._brokers[broker].cut(client, for_s)
             case Reset(broker=broker, client=client):
                 self._brokers[broker].reset(client)
+            case Replay():
+                self._replay(fault)
             case FullDisk(node=node, for_s=for_s):
                 self._processes[node].full_disks += 1
                 self._loop.call_later(for_s, self._free_disk, node)
+
+    def _replay(self, replay: Replay) -> None:
+        said = [
+            event.value for event in self.trace.of("says") if event.value.topic.endswith(("/announcement", "/delta"))
+        ]
+        if not said:
+            return
+        again: Publication = said[int(replay.pick * len(said))]
+        topic = TOPICS.parse(again.topic)
+        assert topic is not None
+        first = topic.parent or topic.node
+        brokers = {first: again.topic}
+        if replay.elsewhere and topic.branch == "up":
+            others = {self._scenario.parents.get(topic.node), self._scenario.second_parents.get(topic.node)}
+            brokers |= {other: TOPICS.up(topic.node, other, "delta") for other in others - {None, first} if other}
+        for broker, where in brokers.items():
+            self._brokers[broker].forge(replace(again, topic=where, retain=replay.kept and again.retain))
 
     def _free_disk(self, node: str) -> None:
         self._processes[node].full_disks -= 1

@@ -156,7 +156,7 @@ async def coordinate(
         standby=settings.standby,
         now=machine.now,
     )
-    trust = trust_of(settings.trust, settings.fleet, settings.node)
+    trust = trust_of(settings.trust, settings.fleet, settings.node, clock=machine.now)
     while True:
         lease = await leadership.gain()
         voice = Voice(trust, lease.term)

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Final, NoReturn
 
@@ -11,7 +12,7 @@ from headwater.gateway import releasing
 from headwater.gateway.relay import Relay
 from headwater.node.child import Child
 from headwater.node.enrolling import enrol_if_new
-from headwater.node.envelope import epoch_at, trust_of
+from headwater.node.envelope import epoch_at, now_utc, trust_of
 from headwater.node.herald import Herald
 from headwater.node.identity import Identity
 from headwater.node.journal import JournalFull
@@ -53,13 +54,14 @@ async def join(
     site: Connect,
     second: Second | None = None,
     watch: Watch = UNWATCHED,
+    clock: Callable[[], datetime] = now_utc,
 ) -> None:
     """Be the gateway between two links, whatever carries them. Raises what their connections raise."""
     topic = Topics(settings.fleet).cluster(settings.node)
     objects = ObjectStore(settings.store_size_bytes)
     store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
     outbox = Outbox(store, has_two_parents=second is not None, saves_first=True)
-    trust = trust_of(settings.trust, settings.fleet, settings.node, store)
+    trust = trust_of(settings.trust, settings.fleet, settings.node, store, clock)
     software = Software()
 
     def child(connect: Connect, identity: Identity) -> Child:
@@ -85,7 +87,7 @@ async def join(
         journal=store,
         heartbeat_s=settings.heartbeat_s,
         trust=trust,
-        epoch=_epoch(store) if trust is not None else 0,
+        epoch=_epoch(store, clock()) if trust is not None else 0,
         observe=watch.saw,
     )
     relay = Relay(settings.node, parent, objects, store)
@@ -115,9 +117,9 @@ async def join(
         store.close()
 
 
-def _epoch(store: NodeStore) -> int:
+def _epoch(store: NodeStore, now: datetime) -> int:
     """Of this start's words to the cluster. With a disk that is full the clock alone says that it is a later one."""
-    after = partial(epoch_at, datetime.now(UTC))
+    after = partial(epoch_at, now)
     try:
         return store.next_epoch(after)
     except JournalFull as error:

@@ -36,7 +36,17 @@ def epoch_at(now: datetime, last: int) -> int:
     return max(last + 1, int((now - EPOCHS_BEGAN).total_seconds()))
 
 
-def trust_of(settings: TrustSettings | None, fleet: str, node: str, words: "Words | None" = None) -> "Trust | None":
+def now_utc() -> datetime:
+    return datetime.now(UTC)
+
+
+def trust_of(
+    settings: TrustSettings | None,
+    fleet: str,
+    node: str,
+    words: "Words | None" = None,
+    clock: Callable[[], datetime] = now_utc,
+) -> "Trust | None":
     """What a node signs with and believes; None without settings, and then nothing of cryptography is loaded.
 
     Raises:
@@ -48,7 +58,7 @@ def trust_of(settings: TrustSettings | None, fleet: str, node: str, words: "Word
         raise ConfigError("trust: needs a library that is not installed; pip install 'headwater[trust]'")
     from headwater.node.trusting import open_trust
 
-    return open_trust(settings, fleet, node, words)
+    return open_trust(settings, fleet, node, words, clock)
 
 
 def believed(payload: bytes) -> Announcement:

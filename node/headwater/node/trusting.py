@@ -12,11 +12,11 @@ import binascii
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
-from headwater.node.envelope import Unproven
+from headwater.node.envelope import Unproven, now_utc
 from headwater.node.journal import JournalFull
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.limits import MAX_CHILDREN
@@ -145,7 +145,7 @@ class Trust:
         *,
         stamp: Callable[[], object] = lambda: None,
         words: Words | None = None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] = now_utc,
     ) -> None:
         self._open = open_
         self._stamp = stamp
@@ -272,10 +272,21 @@ class Trust:
         return True
 
 
-def open_trust(settings: TrustSettings, fleet: str, node: str, words: Words | None = None) -> Trust:
+def open_trust(
+    settings: TrustSettings,
+    fleet: str,
+    node: str,
+    words: Words | None = None,
+    clock: Callable[[], datetime] = now_utc,
+) -> Trust:
     """Raises ConfigError where the settings name no node that others could trust."""
     files = [file for file in (settings.ca, settings.certificate, settings.key, settings.revoked) if file is not None]
-    return Trust(lambda: open_guard(settings, fleet, node), stamp=lambda: [_stamp(file) for file in files], words=words)
+    return Trust(
+        lambda: open_guard(settings, fleet, node),
+        stamp=lambda: [_stamp(file) for file in files],
+        words=words,
+        clock=clock,
+    )
 
 
 def _stamp(file: Path) -> object:

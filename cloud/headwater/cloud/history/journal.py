@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from headwater.cloud.history import tables
 from headwater.cloud.history.faults import HistoryAway
 from headwater.cloud.history.transactions import LeaseLost, Transactions
+from headwater.node.envelope import opened
 from headwater.node.journal import Entry, JournalFull
 from headwater.schemas.messages import Delta, RoundKey
 from headwater.schemas.wire import decode_object
@@ -48,7 +49,7 @@ def _round(key: RoundKey) -> dict[str, Any]:
 
 
 def _keep(session: Session, key: RoundKey, entry: Entry) -> None:
-    delta = decode_object(entry.payload, Delta)
+    delta = decode_object(opened(entry.payload), Delta)
     answers = {"of_round": delta.key.round, "of_step": delta.key.step, "of_attempt": delta.key.attempt}
     same = _round(key) | {"node": entry.sender} | answers
     session.execute(delete(tables.Pending).filter_by(**same))

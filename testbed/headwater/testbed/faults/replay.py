@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.node.envelope import opened
 from headwater.schemas.messages import Delta, Model
 from headwater.schemas.tensors import decode_tensor
 from headwater.schemas.wire import decode_object
@@ -63,7 +64,7 @@ def _step(sql: Sql, run: str, version: int) -> list[NDArray[np.float64]]:
     )
     if not given or any(payload is None for _, payload in given):
         raise ValueError(f"round {version}: its {len(given)} contributions were not all kept; set keep_deltas = true")
-    deltas = [(factor, decode_object(bytes(payload), Delta)) for factor, payload in given]
+    deltas = [(factor, decode_object(opened(bytes(payload)), Delta)) for factor, payload in given]
     weight = sum(delta.weight for _, delta in deltas)
     terms = [[factor * np.asarray(decode_tensor(t), np.float64) for t in delta.tensors] for factor, delta in deltas]
     return [sum(of_one) / weight for of_one in zip(*terms, strict=True)]

@@ -192,6 +192,11 @@ class Broker:
     def start(self) -> None:
         self.up = True
 
+    def forge(self, publication: Publication) -> None:
+        """Whoever has the broker says this."""
+        if self.up:
+            self._route(publication)
+
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _arrived(self, wire: Wire, publication: Publication, answered: "asyncio.Future[None]") -> Callable[[], None]:
