@@ -3,15 +3,27 @@
 Each row is somebody who may come in, and does what is not theirs to do. A planted hole shows that the judge sees.
 """
 
+import asyncio
 import secrets
+import ssl
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from headwater.schemas.acl import Rule
+from headwater.schemas.links import BrokerSettings, TlsSettings
 from headwater.schemas.topics import Topics
-from support.fortress import FLEET, TOKEN, WIRETAP, Fortress, fortress
+from headwater.transport.mosquitto import MAX_PACKET_SIZE_BYTES
+from headwater.transport.session import Caller, Session
+from headwater.trust.authority import Authority, issue, new_authority
+from headwater.trust.certificates import to_pem
+from headwater.trust.files import write_file
+from headwater.trust.keys import new_key, write_key
+from support.fortress import FLEET, TOKEN, WIRETAP, Fortress, described, fortress, write_files
+from support.guests import Guest, Papers
 
 pytestmark = pytest.mark.live
 
@@ -211,3 +223,167 @@ def test_a_planted_hole_for_who_reads_is_seen(tmp_path: Path, kind: str) -> None
     with fortress(kind, tmp_path, holes=[hole]) as place:
         heard = overheard(place, "d1", "hw/1/plant/node/+/up/+/+")
         assert heard == {TOPICS.up("d2", "gw2", "delta"), TOPICS.up("gw2", "cloud", "delta")}
+
+
+# ── who comes in at all: certificates ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Fortress]:
+    """A broker where the cloud alone gathers children, and each user has one connection."""
+    with fortress("mosquitto", tmp_path, parents=["cloud"]) as opened:
+        yield opened
+
+
+def false_papers(gate: Fortress, folder: Path, story: str) -> Papers:
+    """What somebody shows who would be gw1."""
+    assert gate.authority is not None
+    key, now = new_key(), datetime.now(UTC)
+    authority = gate.authority.authority()
+    other = new_authority("plant", new_key(), now)
+    certificates = {
+        "another authority's": lambda: issue(other, "gw1", key.public, now),
+        "its own word": lambda: issue(
+            Authority(new_authority("gw1", key, now).certificate, key), "gw1", key.public, now
+        ),
+        "expired": lambda: issue(authority, "gw1", key.public, now - timedelta(days=9), days=1),
+        "not yet valid": lambda: issue(authority, "gw1", key.public, now + timedelta(days=2)),
+        "another's key": lambda: issue(authority, "gw1", new_key().public, now),
+    }
+    papers = gate.papers("gw1")
+    if story == "none, and a name":
+        return Papers(user="gw1", password="gw1's", ca=papers.ca)
+    if story == "none, from the other door":
+        return Papers(user="eve", password="eve's", ca=papers.ca)
+    write_key(folder / "false.key", key)
+    write_file(folder / "false.pem", to_pem(certificates[story]()))
+    return Papers(certificate=folder / "false.pem", key=folder / "false.key", ca=papers.ca)
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        "another authority's",
+        "its own word",
+        "expired",
+        "not yet valid",
+        "another's key",
+        "none, and a name",
+        "none, from the other door",
+    ],
+)
+def test_who_has_no_good_certificate_stays_outside(gate: Fortress, tmp_path: Path, story: str) -> None:
+    with gate.guest("cloud") as cloud, gate.guest("gw2") as beacon:
+        cloud.subscribe(TOPICS.all_up("cloud"))
+        try:
+            stranger = Guest(gate.ports["nodes"], false_papers(gate, tmp_path, story), "gw1")
+        except ssl.SSLError:
+            # Python itself will not use a certificate with another's key.
+            assert story == "another's key"
+            return
+        with stranger:
+            stranger.say(TOPICS.up("gw1", "cloud", "delta"), b"false")
+            assert not stranger.let_in
+        beacon.say(TOPICS.up("gw2", "cloud", "delta"), b"true")
+        assert cloud.hears(b"true")
+        assert [payload for _, payload in cloud.heard] == [b"true"]
+
+
+def test_a_good_certificate_lets_its_node_in(gate: Fortress) -> None:
+    """What shows that the rows above fail for their reason."""
+    with gate.guest("cloud") as cloud, gate.guest("gw1") as gateway:
+        cloud.subscribe(TOPICS.all_up("cloud"))
+        gateway.say(TOPICS.up("gw1", "cloud", "delta"), b"true")
+        assert cloud.hears(b"true")
+
+
+def test_a_name_in_the_connection_is_not_believed_beside_a_certificate(gate: Fortress) -> None:
+    liar = replace(gate.papers("gw1"), user="cloud", password="cloud's")
+    with gate.guest("gw2") as gateway, Guest(gate.ports["nodes"], liar, "cloud") as guest:
+        gateway.subscribe(TOPICS.all_down("cloud"))
+        guest.say(TOPICS.down("cloud", "announcement"), b"false")
+        guest.say(TOPICS.up("gw1", "cloud", "delta"), b"own")
+        gateway.subscribe("nothing/here")
+        assert gateway.heard == []
+
+
+def test_a_revoked_node_does_not_come_in_again_and_barred_it_is_deaf_and_dumb_at_once(gate: Fortress) -> None:
+    """Mosquitto ends no connection for a certificate that is revoked later: only the rules reach who is in already."""
+    assert gate.authority is not None
+    with gate.guest("cloud") as cloud, gate.guest("gw1") as revoked, gate.guest("gw2") as beacon:
+        cloud.subscribe(TOPICS.all_up("cloud"))
+        revoked.subscribe(TOPICS.all_down("cloud"))
+        papers = gate.papers("gw1")
+        copies = gate.folder / "stolen.pem", gate.folder / "stolen.key"
+        for file, copy in zip((papers.certificate, papers.key), copies, strict=True):
+            assert file is not None
+            copy.write_bytes(file.read_bytes())
+        gate.authority.revoke(gate.authority.authority(), "gw1", datetime.now(UTC))
+        gate.reload()
+        with Guest(gate.ports["nodes"], replace(papers, certificate=copies[0], key=copies[1]), "gw1") as again:
+            assert not again.let_in
+        revoked.say(TOPICS.up("gw1", "cloud", "delta"), b"still in")
+        assert cloud.hears(b"still in")
+        barred = described(gate.folder, gate.authority, gate.ports, ("cloud",)).model_copy(update={"barred": ("gw1",)})
+        write_files(gate.folder, barred)
+        gate.reload()
+        revoked.say(TOPICS.up("gw1", "cloud", "delta"), b"out")
+        cloud.say(TOPICS.down("cloud", "announcement"), b"private")
+        beacon.say(TOPICS.up("gw2", "cloud", "delta"), b"true")
+        assert cloud.hears(b"true")
+        revoked.subscribe("nothing/here")
+        assert b"out" not in [payload for _, payload in cloud.heard]
+        assert revoked.heard == []
+
+
+def test_nobody_ends_anothers_connection_by_its_client_identifier(gate: Fortress) -> None:
+    with gate.guest("cloud", client="cloud") as cloud, gate.guest("gw2") as beacon:
+        cloud.subscribe(TOPICS.all_up("cloud"))
+        with gate.guest("gw1", client="cloud") as thief:
+            thief.say(TOPICS.up("gw1", "cloud", "delta"), b"mine")
+            beacon.say(TOPICS.up("gw2", "cloud", "delta"), b"true")
+            assert cloud.hears(b"true")
+        assert not cloud.is_gone
+
+
+async def test_a_stolen_identity_that_comes_up_twice_is_told_to_both(
+    gate: Fortress, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same certificate on two machines: they take turns, ever more slowly, and each says what it sees.
+
+    Where a broker lets both be connected, their parent sees two boots of one node, and refuses: `two_identities`.
+    """
+    papers = gate.papers("gw1")
+    tls = TlsSettings(ca=papers.ca, certificate=papers.certificate, key=papers.key)
+    settings = BrokerSettings(host="localhost", port=gate.ports["nodes"], tls=tls)
+
+    async def nothing_to_say() -> None: ...
+
+    def one(number: int) -> Session:
+        nothing_heard = lambda topic, payload, retained: None  # noqa: E731
+        return Session(settings, Caller(FLEET, "gw1", f"gw1-{number}", (), nothing_heard, nothing_to_say))
+
+    running = [asyncio.ensure_future(one(number).run()) for number in (1, 2)]
+    try:
+        told = set[str]()
+        while len(told) < 2:
+            await asyncio.sleep(0.05)
+            told = {name for name in ("gw1-1", "gw1-2") if f"two nodes run under the name {name}," in caplog.text}
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("five", [True, False], ids=["MQTT 5", "MQTT 3.1.1"])
+def test_what_is_too_large_ends_its_sender_and_reaches_nobody(place: Fortress, five: bool) -> None:
+    if place.authority is None and five:
+        pytest.skip("the embedded broker speaks MQTT 3.1.1")
+    said = b"x" * (MAX_PACKET_SIZE_BYTES + 1)
+    with place.guest("gw1") as parent, place.guest("d1", five=five) as device, place.guest(WIRETAP) as wiretap:
+        wiretap.subscribe("#")
+        device.say(TOPICS.up("d1", "gw1", "delta"), said)
+        parent.say(TOPICS.echo("gw1"), b"end")
+        assert wiretap.hears(b"end")
+        assert said not in [payload for _, payload in wiretap.heard]
+        assert device.is_gone or five

@@ -78,6 +78,7 @@ def fleet_acl(
     if enrolment is not None:
         rules.append(Rule(access="read", filter=topics.all_enrolments("request"), user=enrolment))
         rules.append(Rule(access="write", filter=topics.all_enrolments("answer"), user=enrolment))
+    rules = [rule for rule in rules if rule.user not in barred]
     return joined(Acl(rules=tuple(rules), strangers=tuple(barred)), viewers_acl(fleet, viewers, predictions))
 
 
