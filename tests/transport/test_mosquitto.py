@@ -32,7 +32,7 @@ def lines(door: Door) -> set[str]:
         pytest.param(
             Door(port=8883, tls=TLS.model_copy(update={"ca": Path("ca.pem"), "revoked": Path("crl.pem")})),
             {"allow_anonymous false", "require_certificate true", "use_identity_as_username true", "crlfile crl.pem"},
-            {"use_username_as_clientid true"},
+            {"password_file u"},
             id="certificates",
         ),
         pytest.param(
@@ -107,6 +107,7 @@ def bridged(tmp_path: Path) -> Iterator[tuple[Fortress, int]]:
         bridge = Bridge(
             fleet=FLEET,
             gateway="gw1",
+            client="bridge.of-gw1",
             host="localhost",
             port=cloud.ports["nodes"],
             ca=cloud.authority.certificate_file,

@@ -1,6 +1,7 @@
 """Law: whoever runs a broker gets its rules and passwords from here, for the embedded one and for Mosquitto alike."""
 
 import os
+import secrets
 import sys
 import tomllib
 from pathlib import Path
@@ -145,6 +146,7 @@ def config(
         passing = {
             "fleet": fleet,
             "parent": bridge_parent,
+            "client": f"bridge.{secrets.token_hex(16)}",
             "ca": ca.absolute(),
             "certificate": bridge_certificate.absolute(),
             "key": bridge_key.absolute(),

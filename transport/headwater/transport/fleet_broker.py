@@ -100,12 +100,7 @@ def files(broker: FleetBroker, salt: Callable[[int], bytes]) -> dict[str, File]:
 
 def _doors(broker: FleetBroker) -> list[Door]:
     folder, open_tls = broker.folder, broker.tls.model_copy(update={"ca": None, "revoked": None})
-    # The cloud has a second connection, for what its clusters tell, and a gateway among others one up and one down.
-    # Elsewhere each node has one, and nobody takes another's.
-    alone = len(broker.parents) == 1 and broker.cloud not in broker.parents
-    doors = [
-        Door(port=broker.port, host=broker.host, tls=broker.tls, acl=folder / "nodes.acl", one_each=alone),
-    ]
+    doors = [Door(port=broker.port, host=broker.host, tls=broker.tls, acl=folder / "nodes.acl")]
     if broker.enrolment_port:
         door = Door(port=broker.enrolment_port, host=broker.host, tls=open_tls, max_connections=MAX_ENROLLING)
         named = {"acl": folder / "enrolment.acl", "passwords": folder / "enrolment.users"}

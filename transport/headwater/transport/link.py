@@ -4,6 +4,7 @@ A `Link` leaves one thing open: what is done on each connection, until it is los
 """
 
 import asyncio
+import hmac
 import logging
 import random
 import socket
@@ -254,7 +255,7 @@ class Link(ABC):
             self._broker.host,
             self._broker.port,
             deliver=self._receive,
-            identifier=self._client_id,
+            identifier=identifier(self._client_id, self._broker),
             username=self._broker.user,
             password=self._broker.secret(),
             protocol=self._protocol,
@@ -334,6 +335,24 @@ def _code(error: BaseException) -> int | None:
 def _refusal(error: Exception) -> int | None:
     """The code of a CONNACK that said no. Paho's own errors have numbers of the same kind."""
     return _code(error) if isinstance(error, aiomqtt.exceptions.MqttConnectError) else None
+
+
+def identifier(client: str, broker: BrokerSettings) -> str:
+    """The MQTT client identifier of `client`: with a TLS key of its own nobody else can know it.
+
+    A broker ends a connection when another client comes with its identifier, and Mosquitto does not ask who that is.
+    The same key makes the same one at each start, so what is left of a node's last connection is still ended.
+
+    Raises:
+        AccessRefused: the key cannot be read.
+    """
+    if broker.tls is None or broker.tls.key is None:
+        return client
+    try:
+        key = broker.tls.key.read_bytes()
+    except OSError as error:
+        raise AccessRefused(f"broker.tls: {error}; check broker.tls.key") from None
+    return f"{client}.{hmac.digest(key, b'headwater client identifier 1 ' + client.encode(), 'sha256')[:16].hex()}"
 
 
 def tls_context(broker: BrokerSettings) -> ssl.SSLContext | None:

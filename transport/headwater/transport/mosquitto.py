@@ -50,7 +50,6 @@ class Door(Frozen):
     Args:
         tls: with its `ca` a user is named by the certificate, but where there are `passwords` by these.
         acl, passwords: paths of the files; without `passwords` and without certificates everyone may come in.
-        one_each: a user has one connection, whatever its client identifier: nobody can end another's by taking it.
         max_connections: at once; -1 for as many as the system allows.
     """
 
@@ -59,19 +58,20 @@ class Door(Frozen):
     tls: ServerTls | None = None
     acl: Path | None = None
     passwords: Path | None = None
-    one_each: bool = False
     max_connections: Annotated[int, Field(ge=-1)] = -1
 
 
 class Bridge(Frozen):
     """The way of a gateway's messages from its site's broker to its parent's: for a gateway that speaks to one broker.
 
-    At the parent's broker, on `host` and `port`, the bridge is the gateway: it has a certificate of that name.
+    At the parent's broker, on `host` and `port`, the bridge is the gateway: it has a certificate of that name. `client`
+    is its client identifier there, which nobody should know: whoever comes with the same ends its connection.
     """
 
     fleet: NodeId
     gateway: NodeId
     parent: NodeId = "cloud"
+    client: Name
     host: Name
     port: Port = 8883
     ca: Path
@@ -119,7 +119,6 @@ def _listener(door: Door) -> list[str]:
     lines += ["use_identity_as_username true"] if certified and not door.passwords else []
     lines += [f"acl_file {door.acl}"] if door.acl else []
     lines += [f"password_file {door.passwords}"] if door.passwords else []
-    lines += ["use_username_as_clientid true"] if door.one_each else []
     lines += [f"max_connections {door.max_connections}"] if door.max_connections >= 0 else []
     return lines
 
@@ -141,7 +140,7 @@ def _bridge(bridge: Bridge) -> list[str]:
     return [
         f"connection {own}-to-{bridge.parent}",
         f"address {bridge.host}:{bridge.port}",
-        f"remote_clientid {own}",
+        f"remote_clientid {bridge.client}",
         f"bridge_cafile {bridge.ca}",
         f"bridge_certfile {bridge.certificate}",
         f"bridge_keyfile {bridge.key}",

@@ -50,7 +50,7 @@ class Caller:
     `client` is the MQTT client identifier; it differs where a node has two connections. `filters` are subscribed to at
     QoS 1. `on_message` gets every message, in the event loop; `on_connect` runs after each connection is proven:
     births, announcements. `will` is published by the broker when the connection dies, and by itself when it stops.
-    `ears` hear their topics on the same connection, for a broker may let a node have no other.
+    `ears` hear their topics on the same connection.
     """
 
     fleet: str
