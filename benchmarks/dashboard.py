@@ -112,16 +112,18 @@ def _cluster(gateway: str, below: list[str], number: int) -> RoundStatus:
     )
 
 
-async def measure(devices: int, clusters: int, seconds: float) -> dict[str, Any]:
-    """One fleet, watched for so long."""
+async def measure(devices: int, clusters: int, seconds: float, picture: Path | None = None) -> dict[str, Any]:
+    """One fleet, watched for so long; `picture` takes what was seen."""
     with tempfile.TemporaryDirectory(prefix="headwater-dashboard-") as name, Embedded(BrokerConfig(port=0)) as broker:
         players = Players(broker.port, devices, clusters)
         async with _running(players), _dashboard(Path(name), broker.port) as (process, url), _page() as page:
-            return await _watched(page, url, process, devices, clusters, seconds)
+            told = await _watched(page, url, process, devices, clusters, seconds, picture)
+            clicks = [await _click(page, number * 7 % (devices // clusters * clusters)) for number in range(CLICKS)]
+            return told | {"click_s": statistics.median(clicks), "slowest_click_s": max(clicks)}
 
 
 async def _watched(
-    page: Page, url: str, process: psutil.Process, devices: int, clusters: int, seconds: float
+    page: Page, url: str, process: psutil.Process, devices: int, clusters: int, seconds: float, picture: Path | None
 ) -> dict[str, Any]:
     arrived: list[int] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: arrived.append(len(frame))))
@@ -138,7 +140,9 @@ async def _watched(
     await page.wait_for_timeout(seconds * 1000)
     watched_s = time.perf_counter() - watched_at
     long_ms: list[float] = await page.evaluate("window.long")
-    told = {
+    if picture is not None:
+        await page.screenshot(path=picture)
+    return {
         "devices": devices,
         "clusters": clusters,
         "first_paint_s": first_paint_s,
@@ -149,8 +153,6 @@ async def _watched(
         "server_cpu_share": (_cpu_s(process) - cpu_s) / watched_s,
         "server_memory_mb": process.memory_info().rss / 1e6,
     }
-    clicks = [await _click(page, number * 7 % (devices // clusters * clusters)) for number in range(CLICKS)]
-    return told | {"click_s": statistics.median(clicks), "slowest_click_s": max(clicks)}
 
 
 async def _click(page: Page, place: int) -> float:
@@ -219,10 +221,11 @@ def main() -> int:
     parser.add_argument("--devices", type=int, nargs="+", default=[10, 1000])
     parser.add_argument("--clusters", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--picture", type=Path, help="Keep what was seen of the last of them, as PNG.")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     for devices in given.devices:
-        told = asyncio.run(measure(devices, min(given.clusters, devices), given.seconds))
+        told = asyncio.run(measure(devices, min(given.clusters, devices), given.seconds, given.picture))
         print(json.dumps(told) if given.json else line(told), flush=True)
     return 0
 

@@ -127,6 +127,22 @@ def test_an_event_is_one_however_it_is_known() -> None:
     assert kinds(fleet) == ["node.online", "node.offline"]
 
 
+def test_the_end_of_a_run_is_told_once_and_so_is_each_attempt_at_a_round() -> None:
+    failed = [at_cloud(round_status("cloud", 2, "failed", attempt=attempt)) for attempt in (0, 1)]
+    told = [event("round.failed", f"r1/2/{n}", "1970-01-01T00:00:02Z", run="r1", round=2, attempt=n) for n in (0, 1)]
+    over = event("run.failed", "r1", "1970-01-01T00:00:04Z", run="r1", round=2)
+    fleet = heard(
+        (1.0, run("running")),
+        (2.0, failed[0]),
+        (2.1, told[0]),
+        (3.0, told[1]),
+        (3.1, failed[1]),
+        (4.0, run("failed")),
+        (4.1, over),
+    )
+    assert kinds(fleet) == ["round.failed", "round.failed", "run.failed"]
+
+
 def test_a_refusal_says_who_and_why() -> None:
     told = event("delta.refused", "d2", node="d2", run="r1", round=3, reason="stale", detail="round 3 is over")
     (happening,) = heard((1.0, told)).happenings

@@ -122,23 +122,24 @@ class History:
         return answer.value if answer else nothing
 
     async def _ask(self, key: str, ask: Callable[[], Awaitable[Any]], before: Any) -> None:
+        value, trouble = before, None
         try:
-            value, words = await ask(), ""
+            value = await ask()
         except _Unknown:
-            # A run or a node of which only the brokers told so far.
-            value, words = before, ""
+            log.debug("only the brokers know of %s so far", key)
         except _Refused as refused:
-            value, words = before, f"does not answer: {refused}"
+            trouble = Trouble(self._where, str(refused), time.time(), refuses=True)
         except (httpx.HTTPError, ValidationError) as error:
-            value, words = before, f"is away ({type(error).__name__}); it is asked again, and what was heard is shown"
+            trouble = Trouble(self._where, type(error).__name__, time.time())
         self._answers[key] = _Answer(value, time.monotonic())
         self._answers.move_to_end(key)
         while len(self._answers) > MAX_ANSWERS:
             self._answers.popitem(last=False)
-        was = self.trouble.words if self.trouble else ""
-        if words != was:
-            self.trouble = Trouble(self._where, words, time.time()) if words else None
-        if value != before or words != was:
+        was = self.trouble
+        # One that lasts has lasted since it was met first.
+        if was is None or trouble is None or (was.why, was.refuses) != (trouble.why, trouble.refuses):
+            self.trouble = trouble
+        if value != before or self.trouble is not was:
             self.revision += 1
 
     # ── questions ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,7 @@ from headwater.dashboard.pages.events import COLUMNS
 from headwater.dashboard.pages.parts import every_tick
 from headwater.dashboard.pages.site import Site, Visitor
 from headwater.dashboard.view import charts
-from headwater.dashboard.view.device import refusals_of, strip, turn_lines, turns_of
+from headwater.dashboard.view.device import of_newest_run, refusals_of, strip, turn_lines, turns_of
 from headwater.dashboard.view.events import lines
 from headwater.dashboard.view.state import Fleet, Seen
 from headwater.dashboard.view.summary import node_figures, place_of
@@ -40,7 +40,7 @@ def page(site: Site, visitor: Visitor, name: str) -> None:
         place = Markup("span", "hw-faint")
     numbers = Markup("dl", "hw-figures")
     with ui.element("section").classes("hw-card"):
-        heading(2, "Its rounds, oldest first")
+        heading(2, "Its rounds of the newest run, oldest first")
         marks = Markup("div", "hw-strip", 'role="img"')
     with ui.element("div").classes("hw-grid"):
         loss = chart("Training loss", NOT_YET)
@@ -58,7 +58,8 @@ def page(site: Site, visitor: Visitor, name: str) -> None:
 
     def show(fleet: Fleet) -> None:
         seen, recorded = fleet.nodes.get(name), site.history.node(name)
-        turns = turns_of(fleet, name, recorded.turns)
+        every = turns_of(fleet, name, recorded.turns)
+        turns = of_newest_run(every)
         word.show(state(seen.status.state if seen else ("unknown" if not turns else "online")))
         place.show(_place(fleet, name, seen, visitor))
         numbers.show(figures(node_figures(seen, turns, time.time())))
@@ -69,7 +70,7 @@ def page(site: Site, visitor: Visitor, name: str) -> None:
         share.show(charts.device_share(turns, style))
         about.show(_about(seen))
         refused.show(lines(refusals_of(fleet, name, recorded.refusals), visitor.clock))
-        rows.show(turn_lines(turns))
+        rows.show(turn_lines(every))
 
     every_tick(site, show, also=lambda: (site.history.revision, visitor.dark))
 

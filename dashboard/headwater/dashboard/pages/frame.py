@@ -20,6 +20,9 @@ from headwater.dashboard.view.banner import problems
 TICK_S: Final = 0.5
 """How often a browser is told what changed."""
 
+PRIMARY: Final = "#2476b4"
+"""Of what the toolkit colours by itself: it bears white text, and stands out from a light page and from a dark one."""
+
 ASKED_TIMEOUT_S: Final = 5.0
 _STATIC: Final = Path(__file__).parent / "static"
 _THEMES: Final = {"auto": ("◐", "as the system"), "light": ("☀", "light"), "dark": ("☾", "dark")}
@@ -78,6 +81,7 @@ class Frame:
 
     def __init__(self, site: Site, visitor: Visitor) -> None:
         self._site, self._visitor, self._client = site, visitor, ui.context.client
+        ui.colors(primary=PRIMARY)
         self._dark = ui.dark_mode(None)
         self._links: dict[str, ui.element] = {}
         self._prefix = False
@@ -85,7 +89,7 @@ class Frame:
         self._top()
         self._banner = Markup("div", "hw-banner", 'role="alert"')
         self._banner.element.set_visibility(False)
-        self._main = ui.element("main").classes("hw-main").props('tabindex="-1"')
+        self._main = ui.element("div").classes("hw-main").props('tabindex="-1"')
         with self._main:
             self._waiting = ui.label("Asking the fleet …").classes("hw-empty")
         ui.skip_link("Skip to the page", target=self._main)
@@ -118,7 +122,7 @@ class Frame:
         with ui.element("header").classes("hw-top"):
             ui.html(
                 f"{_MARK}<span>Headwater <small>{escape(self._site.fleet)}</small></span>", sanitize=False, tag="a"
-            ).classes("hw-brand").props('href="/" aria-label="Headwater, the tree"')
+            ).classes("hw-brand").props('href="/"')
             with ui.element("nav").classes("hw-nav").props('aria-label="Pages"'):
                 for place in PLACES:
                     link = ui.html(escape(place.name), sanitize=False, tag="a").props(f'href="{place.path}"')

@@ -9,11 +9,12 @@ from headwater.dashboard.view.words import clock
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What the history's API cannot do just now; `words` go on from its name."""
+    """Why the history's API does not answer: it is away, or (`refuses`) `why` is what it said instead."""
 
     where: str
-    words: str
+    why: str
     since: float
+    refuses: bool = False
 
 
 def problems(fleet: Fleet, history: Trouble | None, zone: tzinfo, now: float) -> tuple[str, ...]:
@@ -36,5 +37,11 @@ def problems(fleet: Fleet, history: Trouble | None, zone: tzinfo, now: float) ->
             "on when it, or a standby, is back."
         )
     if history is not None:
-        said.append(f"The history ({history.where}) {history.words}; since {clock(history.since, zone, now=now)}.")
+        since = clock(history.since, zone, now=now)
+        said.append(
+            f"The history ({history.where}) has not answered since {since}: {history.why}."
+            if history.refuses
+            else f"The history ({history.where}) has been away since {since} ({history.why}). What was heard is "
+            "shown, and it is asked again."
+        )
     return tuple(said)

@@ -283,7 +283,7 @@ def _framed(
         "aria": {"enabled": True},
         "animation": False,
         "textStyle": {"fontFamily": "system-ui, sans-serif"},
-        "grid": {"left": 8, "right": 14, "top": 52, "bottom": 24, "containLabel": True},
+        "grid": {"left": 8, "right": 14, "top": 52 if y else 36, "bottom": 24, "containLabel": True},
         "legend": {
             "top": 0,
             "left": 0,

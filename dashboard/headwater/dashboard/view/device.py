@@ -17,6 +17,12 @@ def turns_of(fleet: Fleet, node: str, recorded: tuple[Turn, ...]) -> tuple[Turn,
     return tuple(sorted(known.values(), key=lambda turn: turn.at))
 
 
+def of_newest_run(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Those of the run that it worked on last, in the order of their rounds: what can be drawn along one axis."""
+    newest = turns[-1].round.run if turns else ""
+    return tuple(sorted((turn for turn in turns if turn.round.run == newest), key=lambda turn: turn.round[2:]))
+
+
 def _about(turn: Turn, cloud: str) -> RoundName:
     """The history calls the cloud nobody's name."""
     return turn.round if turn.round.parent else turn.round._replace(parent=cloud)

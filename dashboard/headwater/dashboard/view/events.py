@@ -44,9 +44,10 @@ def chosen(
 ) -> tuple[Happening, ...]:
     """Those of these kinds whose node, run or words have this text, newest first."""
     wanted = text.strip().lower()
+    newest_first = sorted(happenings, key=lambda told: told.at, reverse=True)
     found = (
         told
-        for told in reversed(happenings)
+        for told in newest_first
         if group_of(told.kind) in kinds and wanted in f"{told.node} {told.run} {told.reason} {told.detail}".lower()
     )
     return tuple(told for told, _ in zip(found, range(most), strict=False))

@@ -107,7 +107,8 @@ def _node(fleet: Fleet, status: NodeStatus, message: Message, now: float) -> Fle
     if not changed or (message.retained and before is None):
         return known
     kind = f"node.{status.state}"
-    return _happened(known, Happening(f"{kind}/{status.node}/{status.boot}", now, kind, status.node))
+    told = Happening(f"{kind}/{status.node}/{status.boot}", now, kind, status.node, about=f"{kind}/{status.node}")
+    return _happened(known, told)
 
 
 # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -127,7 +128,9 @@ def _run(fleet: Fleet, status: RunStatus, now: float) -> Fleet:
     kind = "run.resumed" if was_paused and status.state == "running" else _RUN_KINDS.get(status.state)
     if kind is None or heard.status is None or heard.status.state == status.state:
         return known
-    return _happened(known, Happening(f"{kind}/{status.run}", now, kind, "", status.run, detail=status.detail))
+    about = f"{kind}/{status.run}"
+    told = Happening(f"{about}/{status.round}", now, kind, "", status.run, detail=status.detail, about=about)
+    return _happened(known, told)
 
 
 # ── rounds ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -151,9 +154,8 @@ def _round(fleet: Fleet, status: RoundStatus, message: Message, now: float) -> F
     known = replace(known, runs=bounded({**known.runs, status.run: replace(heard, rounds=rounds)}, MAX_RUNS))
     kind = f"round.{status.state}"
     detail = f"{status.received} of {status.cohort} in, {status.elapsed_s:.1f} s"
-    told = Happening(
-        f"{kind}/{'/'.join(map(str, name))}", now, kind, status.parent, status.run, status.round, "", detail
-    )
+    about = "/".join(map(str, (kind, *name)))
+    told = Happening(about, now, kind, status.parent, status.run, status.round, "", detail, about)
     return known if message.retained else _happened(known, told)
 
 
@@ -238,16 +240,21 @@ def _event(fleet: Fleet, event: Event) -> Fleet:
     kind = event.type.removeprefix("headwater.")
     if kind == "round.opened":
         return fleet
-    data = event.data
+    data, writer = event.data, event.source.rsplit("/", 1)[-1]
+    node = data.node or (writer if kind.startswith("round.") else "")
+    round_ = (writer, data.run, data.round, data.step or 0, data.attempt or 0)
+    about = {"node": (node,), "run": (data.run,), "round": round_}.get(kind.split(".")[0], (event.id,))
     told = Happening(
         f"{event.source} {event.id}",
         datetime.fromisoformat(event.time).timestamp(),
         kind,
-        data.node or "",
+        node,
         data.run or "",
         data.round,
         data.reason or "",
         data.detail or "",
+        "/".join(map(str, (kind, *about))),
+        is_told=True,
     )
     return _happened(fleet, told)
 
@@ -261,8 +268,9 @@ def _happened(fleet: Fleet, told: Happening) -> Fleet:
 
 
 def _are_the_same(one: Happening, other: Happening) -> bool:
-    about = (one.kind, one.node, one.run, one.round) == (other.kind, other.node, other.run, other.round)
-    return about and abs(one.at - other.at) < SAME_WITHIN_S
+    """Of two that were told, or seen, each is its own: a run may be paused twice in a minute."""
+    both_ways = one.is_told != other.is_told
+    return both_ways and one.about == other.about and abs(one.at - other.at) < SAME_WITHIN_S
 
 
 def bounded(mapping: dict[K, V], most: int) -> dict[K, V]:

@@ -96,7 +96,11 @@ class RunHeard:
 
 
 class Happening(NamedTuple):
-    """What a person may want to know of. `kind` is a CloudEvents type without `headwater.`."""
+    """What a person may want to know of. `kind` is a CloudEvents type without `headwater.`.
+
+    `about` is the same for one thing whoever tells of it; `is_told` says that the cloud or a gateway did, in an event,
+    and not that it was seen from here.
+    """
 
     id: str
     at: float
@@ -106,6 +110,8 @@ class Happening(NamedTuple):
     round: int | None = None
     reason: str = ""
     detail: str = ""
+    about: str = ""
+    is_told: bool = False
 
 
 @dataclass(frozen=True, slots=True)

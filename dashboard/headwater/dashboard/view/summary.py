@@ -42,11 +42,13 @@ def run_figures(status: RunStatus | None, course: tuple[Point, ...]) -> dict[str
         "accuracy": percent(accuracy),
         "worst tenth": percent(worst) if accuracy is not None else number(worst),
         "training loss": number(losses[-1] if losses else (status.loss if status else None)),
-        "took so far": duration(status.elapsed_s if status else sum(point.elapsed_s for point in course)),
+        "took": duration(status.elapsed_s if status else sum(point.elapsed_s for point in course)),
         "still to go": duration(status.remaining_s if status else None),
         "at the cloud's links": size(moved),
         "refused": count(sum(point.refused for point in course)),
     }
+    if status is None or status.state not in ("running", "paused"):
+        del told["still to go"]
     return told | ({"ε spent": number(epsilons[-1], 2)} if epsilons else {})
 
 

@@ -233,7 +233,9 @@ def _flow(fleet: Fleet, node: str) -> str:
     """On the way from a node's parent to it: bytes of a run that goes on."""
     parent = parent_of(fleet, node)
     heard = fleet.rounds.get(parent if parent else fleet.cloud) if parent is not None else None
-    if heard is None or fleet.run is None or fleet.run.state != "running":
+    seen = fleet.nodes.get(heard.status.parent) if heard else None
+    is_gone = seen is not None and seen.status.state == "offline"
+    if heard is None or is_gone or fleet.run is None or fleet.run.state != "running":
         return ""
     return " ".join(way for way, going in (("down", heard.rate_down > 0), ("up", heard.rate_up > 0)) if going)
 

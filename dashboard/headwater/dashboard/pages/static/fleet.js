@@ -2,7 +2,7 @@
 export default {
   template: `
     <div class="hw-tree" :class="{ named }" role="list" aria-label="The fleet's tree">
-      <section v-for="row in rows" :key="row.id" class="hw-row" role="listitem"
+      <div v-for="row in rows" :key="row.id" class="hw-row" role="listitem"
                :style="{ '--depth': row.depth }" :data-depth="row.depth" :data-node="row.id">
         <i v-for="level in row.depth ? row.rails : []" class="hw-rail" :style="{ '--level': row.depth - level }" aria-hidden="true"></i>
         <div v-if="row.depth" class="hw-edge" :class="row.flow" aria-hidden="true"><i></i><b></b></div>
@@ -26,7 +26,7 @@ export default {
              named ? cell[0] : "" }}</a>
           <span v-if="row.more" class="hw-more">{{ row.more }}</span>
         </div>
-      </section>
+      </div>
     </div>`,
   props: { picture: Object, words: Object },
   data() {
