@@ -22,7 +22,7 @@ usage: sudo sh install.sh --wheel headwater-VERSION-py3-none-any.whl [options]
        sudo sh install.sh --uninstall [--purge]
   --wheelhouse DIR     take every package from this folder, none from a network
   --extra-index URL    look for packages there too
-  --extras LIST        parts of Headwater beside the agent: trust, metrics, parquet (default: trust)
+  --extras LIST        parts beside the agent: trust, update, metrics, parquet (default: trust,update)
   --config FILE        the device.toml, where there is none yet
   --ca FILE            certificate of the fleet's authority
   --token FILE         one-time enrolment token; it is moved, so that no copy stays
@@ -36,7 +36,7 @@ refuse() { printf '%s\n' "install: $*" >&2; exit 2; }
 there() { command -v "$1" >/dev/null 2>&1; }
 running_systemd() { [ -d /run/systemd/system ] && there systemctl; }
 
-wheel='' version='' wheelhouse='' extra_index='' extras=trust config='' ca='' token=''
+wheel='' version='' wheelhouse='' extra_index='' extras=trust,update config='' ca='' token=''
 start=yes uninstall=no purge=no
 while [ $# -gt 0 ]; do
   case $1 in

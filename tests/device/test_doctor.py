@@ -33,7 +33,7 @@ from headwater.device.sources import LiveSource
 from headwater.device.sources.live.store import Counts, counts_in
 from headwater.schemas.errors import AccessRefused
 from headwater.schemas.links import BrokerSettings, TlsSettings
-from headwater.schemas.settings import ConditionSettings, DeviceSettings
+from headwater.schemas.settings import ConditionSettings, DeviceSettings, EnrolSettings
 from headwater.schemas.sources import Channel, DigitsSource, SensorSource
 from headwater.schemas.statuses import NodeStatus
 from headwater.testbed.machine import free_port
@@ -62,6 +62,7 @@ WELL = Facts(
     running=Running(1.2),
     examples=(Examples("vibration", "file", 300, 100),),
     leave=Leave(),
+    enrolment="none",
     papers=(Papers("pump-7.pem", "pump-7", NOW + timedelta(days=300)),),
     road=Road("through", "", ("10.0.0.2",), 3.0, "", "TLSv1.3", "broker.plant", NOW + timedelta(days=90)),
     login=Login(None, "a_plan", 4.0, 4.0, AGENT),
@@ -113,6 +114,9 @@ def case(name: str, mark: Mark, says: str, mend: str, code: int = 0, **changes: 
         case("conditions", "error", "no sensor for conditions.max_temperature_c", "take the rule out", 2, leave=Leave(missing=("max_temperature_c",))),
         case("conditions", "error", "conditions.rule: a:b: no module", "is the package", 2, leave=Leave(trouble="conditions.rule: a:b: no module; is the package installed?")),
         case("conditions", "warning", "training would wait now: not on power", "as long as a plan allows", leave=Leave(obstacle="not on power")),
+        case("certificate", "warning", "not there yet", "start the agent", enrolment="to_come", papers=()),
+        case("certificate", "error", "neither there nor a token", "pki token", 4, enrolment="no_token", papers=()),
+        case("broker TLS", "skipped", "no certificate yet", "", enrolment="to_come", papers=(), road=Road("certificate", "no file", tls_problem="files"), login=None),
         case("certificate", "error", "pump-7.pem is pump-8's", "use that of pump-7", 4, papers=(Papers("pump-7.pem", "pump-8", NOW),)),
         case("certificate", "error", "it has ended", "pki issue", 4, papers=(Papers("p", "pump-7", NOW),)),
         case("certificate", "warning", "9 days left", "pki issue", papers=(Papers("p", "pump-7", NOW + timedelta(days=9)),)),
@@ -125,7 +129,7 @@ def case(name: str, mark: Mark, says: str, mend: str, code: int = 0, **changes: 
         case("broker TLS", "error", "mismatch", "broker.host", 4, road=Road("certificate", "mismatch", tls_problem="other_name"), login=None),
         case("broker TLS", "error", "closed", "see the broker's log", 4, road=Road("certificate", "closed"), login=None),
         case("broker TLS", "warning", "20 days left", "issued anew", road=replace(WELL.road, until=NOW + timedelta(days=20))),
-        case("login", "skipped", "cannot be reached", "", 0, login=None),
+        case("login", "skipped", "not tried", "", 0, login=None),
         case("login", "error", "refused user 'pump-7'", "check broker.user", 4, login=REFUSED),
         case("parent", "warning", "gw1 never spoke here; no sign of life within 37 s", "ACL", login=replace(LOGIN, parent_said="nothing", heard_after_s=None, listened_s=37.0)),
         case("parent", "warning", "gw1 was here", "see whether it runs", login=replace(LOGIN, heard_after_s=None)),
@@ -194,6 +198,21 @@ def test_a_folder_that_is_not_there_yet_is_judged_by_what_it_would_lie_in(tmp_pa
 
 def test_a_folder_that_cannot_be_written_is_told() -> None:
     assert machine.disk(Path("/proc/self")).trouble
+
+
+@pytest.mark.parametrize(
+    ("there", "enrolment"),
+    [((), "no_token"), (("token",), "to_come"), (("ca", "pem", "key"), "done"), (("token", "ca", "pem"), "to_come")],
+)
+def test_whether_a_board_has_its_certificate_or_a_token_for_it(
+    there: tuple[str, ...], enrolment: str, tmp_path: Path
+) -> None:
+    for name in there:
+        (tmp_path / name).touch()
+    tls = TlsSettings(ca=tmp_path / "ca", certificate=tmp_path / "pem", key=tmp_path / "key")
+    changes = {"broker": BrokerSettings(tls=tls), "enrol": EnrolSettings(token_file=tmp_path / "token")}
+    assert machine.enrolment(SETTINGS.model_copy(update=changes)) == enrolment
+    assert machine.enrolment(SETTINGS) == "none"
 
 
 def test_windows_are_counted_beside_an_agent_that_has_the_store_open(tmp_path: Path) -> None:

@@ -57,6 +57,14 @@ class Board:
         """One property of the agent's unit."""
         return self.sh(f"systemctl show --value --property={what} headwater-device")
 
+    def in_a_container(self, watchdog_s: float = 60.0) -> None:
+        """What the unit cannot have here: a container lets no process of systemd's write a map of users."""
+        self.sh("mkdir -p /etc/systemd/system/headwater-device.service.d")
+        self.write(
+            "/etc/systemd/system/headwater-device.service.d/container.conf",
+            f"[Service]\nPrivateUsers=no\nWatchdogSec={watchdog_s}\nRestartSec=1s\n",
+        )
+
     def journal(self) -> str:
         return self.sh("journalctl --no-pager --unit headwater-device")
 
@@ -85,7 +93,7 @@ def packages(folder: Path) -> Path:
     (wheel,) = folder.glob("headwater-*.whl")
     platforms = [f"--platform=manylinux_{version}_{os.uname().machine}" for version in ("2_28", "2_27", "2_17")]
     fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder), "--only-binary=:all:"]
-    fetch += ["--python-version=3.11", *platforms, f"{wheel}[device,trust]", "pip"]
+    fetch += ["--python-version=3.11", *platforms, f"{wheel}[device,trust,update]", "pip"]
     subprocess.run(fetch, check=True, capture_output=True, timeout=300)
     return wheel
 

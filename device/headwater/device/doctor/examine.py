@@ -65,10 +65,10 @@ def as_json(findings: tuple[Finding, ...]) -> str:
 
 
 async def _facts(settings_file: Path | None, settings: DeviceSettings, listen_s: float) -> Facts:
+    enrolment = machine.enrolment(settings)
     secret_trouble = _secret_trouble(settings)
     network = asyncio.ensure_future(_network(settings, listen_s, can_log_in=not secret_trouble))
     sensors = Sensors()
-    certificate = settings.broker.tls.certificate if settings.broker.tls else None
     running = await asyncio.to_thread(machine.running, settings)
     examples = await asyncio.to_thread(machine.examples, settings)
     disk = await asyncio.to_thread(machine.disk, settings.state)
@@ -85,7 +85,8 @@ async def _facts(settings_file: Path | None, settings: DeviceSettings, listen_s:
         running=running,
         examples=examples,
         leave=machine.leave(settings, sensors, datetime.now()),
-        papers=machine.papers((certificate,) if certificate else ()),
+        enrolment=enrolment,
+        papers=machine.papers(_certificates(settings)) if enrolment in ("none", "done") else (),
         road=road,
         login=login,
     )
@@ -96,6 +97,13 @@ async def _network(settings: DeviceSettings, listen_s: float, *, can_log_in: boo
     if road.ended != "through" or not can_log_in:
         return road, None
     return road, await log_in(settings, listen_s)
+
+
+def _certificates(settings: DeviceSettings) -> tuple[Path, ...]:
+    """This node's own: the one for the broker, and the one for what it signs."""
+    tls, trust = settings.broker.tls, settings.trust
+    files = (tls.certificate if tls else None, trust.certificate if trust else None)
+    return tuple(file for file in files if file is not None)
 
 
 def _secret_trouble(settings: DeviceSettings) -> str:

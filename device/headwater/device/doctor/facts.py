@@ -105,6 +105,10 @@ class Papers:
     trouble: str = ""
 
 
+Enrolment = Literal["none", "done", "to_come", "no_token"]
+"""Whether this node gets its certificate by a one-time token, and whether it has it, or has at least the token."""
+
+
 @dataclass(frozen=True, slots=True)
 class Login:
     """What the broker said: `fault` is None where this node may speak and hears itself.
@@ -143,6 +147,7 @@ class Facts:
     running: Running
     examples: tuple[Examples, ...]
     leave: Leave
+    enrolment: Enrolment
     papers: tuple[Papers, ...]
     road: Road
     login: Login | None

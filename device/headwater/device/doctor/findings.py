@@ -12,6 +12,7 @@ from typing import Final, Literal
 from headwater.device.doctor.facts import (
     Clock,
     Disk,
+    Enrolment,
     Examples,
     Facts,
     Heat,
@@ -72,8 +73,9 @@ def judge(facts: Facts) -> tuple[Finding, ...]:
         of_worker(facts.running, settings),
         *(of_examples(examples) for examples in facts.examples),
         of_leave(facts.leave, settings),
+        *of_enrolment(facts.enrolment),
         *(of_papers(papers, settings, facts.clock.now) for papers in facts.papers),
-        *of_road(facts.road, settings, facts.clock.now),
+        *of_road(facts.road, settings, facts.clock.now, facts.enrolment),
         *of_login(facts.login, settings, facts.software),
     )
 
@@ -245,6 +247,25 @@ def of_leave(leave: Leave, settings: DeviceSettings) -> Finding:
     return Finding("conditions", "ok", "training may go on now")
 
 
+def of_enrolment(enrolment: Enrolment) -> Iterator[Finding]:
+    """Nothing is said where there is a certificate: its own finding tells of it."""
+    if enrolment == "to_come":
+        yield Finding(
+            "certificate",
+            "warning",
+            "not there yet; the one-time token is",
+            "start the agent, which trades it: systemctl start headwater-device",
+        )
+    if enrolment == "no_token":
+        yield Finding(
+            "certificate",
+            "error",
+            "neither there nor a token for one",
+            "headwater pki token for this node, into enrol.token_file",
+            AccessRefused.exit_code,
+        )
+
+
 def of_papers(papers: Papers, settings: DeviceSettings, now: datetime) -> Finding:
     renew = "have it issued anew: headwater pki issue"
     if papers.trouble:
@@ -278,7 +299,7 @@ _TLS_MENDS: Final[dict[TlsProblem, str]] = {
 }
 
 
-def of_road(road: Road, settings: DeviceSettings, now: datetime) -> Iterator[Finding]:
+def of_road(road: Road, settings: DeviceSettings, now: datetime, enrolment: Enrolment = "none") -> Iterator[Finding]:
     """The broker's name, its port, its certificate; nothing is said of what lies behind the step that failed."""
     broker, code = settings.broker, BrokerUnreachable.exit_code
     if road.ended == "name":
@@ -297,6 +318,8 @@ def of_road(road: Road, settings: DeviceSettings, now: datetime) -> Iterator[Fin
             "" if all(_is_loopback(address) for address in road.addresses) else "; passwords and models travel readable"
         )
         yield Finding("broker TLS", "warning" if where else "ok", f"none{where}", "give broker.tls" if where else "")
+    elif road.tls_problem == "files" and enrolment in ("to_come", "no_token"):
+        yield Finding("broker TLS", "skipped", "this node has no certificate yet")
     elif road.ended == "certificate":
         yield Finding(
             "broker TLS", "error", road.says, _TLS_MENDS[road.tls_problem or "refused"], AccessRefused.exit_code
@@ -318,7 +341,7 @@ def _of_broker_certificate(road: Road, now: datetime) -> Finding:
 
 def of_login(login: Login | None, settings: DeviceSettings, software: Software) -> Iterator[Finding]:
     if login is None:
-        yield Finding("login", "skipped", "the broker cannot be reached")
+        yield Finding("login", "skipped", "not tried")
         return
     if login.fault is not None:
         yield Finding("login", "error", *_halves(str(login.fault)), login.fault.exit_code)

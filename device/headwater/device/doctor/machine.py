@@ -22,13 +22,26 @@ from typing import Final
 import headwater.device
 from headwater.device.conditions import has_rules, missing_sensors, obstacle
 from headwater.device.consent import Consent
-from headwater.device.doctor.facts import Clock, Disk, Examples, Heat, Kept, Leave, Memory, Papers, Running, Software
+from headwater.device.doctor.facts import (
+    Clock,
+    Disk,
+    Enrolment,
+    Examples,
+    Heat,
+    Kept,
+    Leave,
+    Memory,
+    Papers,
+    Running,
+    Software,
+)
 from headwater.device.runtime.client import Bounds, Worker
 from headwater.device.runtime.failures import WorkerFailed
 from headwater.device.runtime.frames import Frame
 from headwater.device.sensors import Sensors
 from headwater.device.sources import load, store_path
 from headwater.device.sources.live.store import counts_in
+from headwater.node.enrolling import Files
 from headwater.schemas.errors import ConfigError, DataError
 from headwater.schemas.settings import DeviceSettings
 from headwater.schemas.sources import SensorSource, SourceSpec
@@ -190,6 +203,14 @@ def leave(settings: DeviceSettings, sensors: Sensors, local_now: datetime) -> Le
         return Leave()
     reading = sensors.reading(local_now)
     return Leave(missing_sensors(conditions, reading), obstacle(conditions, reading))
+
+
+def enrolment(settings: DeviceSettings) -> Enrolment:
+    if settings.enrol is None:
+        return "none"
+    if Files(settings.broker.tls, "broker").are_there:
+        return "done"
+    return "to_come" if settings.enrol.token_file.exists() else "no_token"
 
 
 def papers(files: Iterable[Path]) -> tuple[Papers, ...]:
