@@ -111,13 +111,14 @@ LONG_AGO = datetime(1970, 1, 1, tzinfo=NOW.tzinfo)
     [
         ("", PLANT.trust("gw"), "d1 has no certificate; give it trust settings"),
         ("no base64!", PLANT.trust("gw"), "is no base64"),
+        ("é", PLANT.trust("gw"), "is no base64"),
         (text_of("d1")[:100], PLANT.trust("gw"), "these bytes are none"),
         (text_of("d2"), PLANT.trust("gw"), "certificate of d2: where that of d1 belongs"),
         (text_of("d1", STRANGER), PLANT.trust("gw"), "no authority that is known here"),
         (text_of("d1"), PLANT.trust("gw", revoked=("d1",)), "was revoked"),
         (text_of("d1"), PLANT.trust("gw", clock=lambda: LATER), "ended on 2027-11-26"),
     ],
-    ids=["none", "no base64", "cut off", "another's", "another authority's", "revoked", "expired"],
+    ids=["none", "no base64", "not even ASCII", "cut off", "another's", "another authority's", "revoked", "expired"],
 )
 def test_a_delta_from_a_child_without_a_certificate_that_counts_is_not_taken(
     certificate: str, trust: Trust, said: str

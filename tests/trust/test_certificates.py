@@ -1,5 +1,8 @@
 """Certificates as attack stories: who comes with what, and the sentence that sends them away."""
 
+import base64
+import warnings
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
@@ -9,6 +12,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headwater.trust.authority import (
     NODE_DAYS,
@@ -301,3 +306,46 @@ def test_a_nodes_certificate_is_no_anchor() -> None:
 def test_no_certificate_is_issued_for_a_name_that_no_node_may_have(node: str) -> None:
     with pytest.raises(Untrusted):
         issue(AUTHORITY, node, KEY.public, NOW)
+
+
+@settings(max_examples=300)
+@given(st.integers(0, len(to_der(PUMP)) - 1), st.integers(0, 255))
+def test_a_certificate_with_any_byte_changed_is_taken_or_refused_and_nothing_else(place: int, value: int) -> None:
+    """It comes out of a device's status: whatever it stumbles over must not be the parent's fall."""
+    changed = bytearray(to_der(PUMP))
+    changed[place] = value
+    with suppress(Untrusted), warnings.catch_warnings(action="ignore"):
+        verify(read_der(bytes(changed)), ANCHORS, NOW, node="pump-1")
+
+
+KEY_USE, NAMES = bytes.fromhex("0603551d0f"), bytes.fromhex("0603551d11")
+"""The names of two extensions, as they are encoded."""
+
+
+@pytest.mark.parametrize(
+    ("was", "instead"),
+    [
+        pytest.param(NAMES, KEY_USE, id="an extension twice"),
+        pytest.param(b"\x0c\x06pump-1", b"\x00\x06pump-1", id="a name of no kind"),
+        pytest.param(b"\x0c\x06pump-1", b"\x03\x06pump-1", id="a name in bits"),
+        pytest.param(bytes.fromhex("a003020102"), bytes.fromhex("a003020101"), id="a version that there is not"),
+    ],
+)
+def test_what_only_looks_like_a_certificate_is_malformed(was: bytes, instead: bytes) -> None:
+    der = to_der(PUMP)
+    assert was in der
+    # Of two names the second is the subject.
+    head, _, tail = der.rpartition(was)
+    with pytest.raises(Untrusted) as refused:
+        verify(read_der(head + instead + tail), ANCHORS, NOW, node="pump-1")
+    assert refused.value.why == "malformed"
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_request_with_any_byte_changed_is_taken_or_refused_and_nothing_else(data: st.DataObject) -> None:
+    changed = bytearray(x509.load_pem_x509_csr(make_request("pump-1", KEY)).public_bytes(Encoding.DER))
+    changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    pem = b"-----BEGIN CERTIFICATE REQUEST-----\n%s-----END CERTIFICATE REQUEST-----\n"
+    with suppress(Untrusted), warnings.catch_warnings(action="ignore"):
+        read_request(pem % base64.encodebytes(changed))

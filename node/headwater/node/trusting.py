@@ -8,7 +8,6 @@ Only a node with trust settings loads this module, and cryptography with it.
 
 import asyncio
 import base64
-import binascii
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -236,9 +235,11 @@ class Trust:
         if not certificate:
             return Untrusted("unsigned", f"{node} has no certificate; give it trust settings")
         try:
-            return self._guard.holder(base64.b64decode(certificate, validate=True), node)
-        except binascii.Error:
+            der = base64.b64decode(certificate, validate=True)
+        except ValueError:
             return Untrusted("malformed", f"certificate of {node}: is no base64")
+        try:
+            return self._guard.holder(der, node)
         except Untrusted as error:
             return error
 

@@ -10,13 +10,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from headwater.schemas.limits import MAX_REQUEST_SIZE_BYTES
-from headwater.trust.certificates import node_of
+from headwater.trust.certificates import malformed, node_of
 from headwater.trust.keys import Key, PublicKey
 from headwater.trust.problems import Untrusted
 
@@ -101,12 +100,10 @@ def read_request(content: bytes, *, node: str | None = None) -> tuple[str, Publi
     """
     if len(content) > MAX_REQUEST_SIZE_BYTES:
         raise Untrusted("malformed", f"request: {len(content)} bytes; at most {MAX_REQUEST_SIZE_BYTES}")
-    try:
+    with malformed("request: is no PEM certificate request (CSR)"):
         request = x509.load_pem_x509_csr(content)
         key, is_signed = request.public_key(), request.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm):
-        raise Untrusted("malformed", "request: is no PEM certificate request (CSR)") from None
-    asks = node_of(request.subject, "request")
+        asks = node_of(request.subject, "request")
     if node is not None and asks != node:
         raise Untrusted("wrong_name", f"request: for {asks}, where one for {node} belongs")
     if not isinstance(key, Ed25519PublicKey):

@@ -4,7 +4,8 @@ What it says of itself is its one common name: the node's, and its user at the b
 say is not read. Times are UTC, and given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -26,6 +27,15 @@ MAX_AUTHORITIES: Final = 16
 """In one file: an authority, its successor, and those between them and a root."""
 
 _NODE: Final = TypeAdapter(NodeId)
+_STUMBLES: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the parser raises over bytes of a stranger's: much of a certificate it reads only when asked for that part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +74,21 @@ class Anchors:
     lists_end_at: datetime | None = None
 
 
+@contextmanager
+def malformed(sentence: str) -> Iterator[None]:
+    """Whatever the parser stumbles over inside is Untrusted, with this sentence."""
+    try:
+        yield
+    except Untrusted:
+        raise
+    except _STUMBLES:
+        raise Untrusted("malformed", sentence) from None
+
+
 def read_certificates(content: bytes, what: str) -> tuple[x509.Certificate, ...]:
     """The certificates of a PEM file. Raises Untrusted where there is none, or too many."""
-    try:
+    with malformed(f"{what}: holds no PEM certificate; give one"):
         found = x509.load_pem_x509_certificates(content)
-    except (ValueError, UnsupportedAlgorithm):
-        raise Untrusted("malformed", f"{what}: holds no PEM certificate; give one") from None
     if len(found) > MAX_AUTHORITIES:
         raise Untrusted("malformed", f"{what}: holds {len(found)} certificates; at most {MAX_AUTHORITIES}")
     return tuple(found)
@@ -87,7 +106,7 @@ def authorities_of(content: bytes, what: str) -> tuple[x509.Certificate, ...]:
 def is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *_STUMBLES):
         return False
 
 
@@ -114,10 +133,8 @@ def read_der(der: bytes) -> x509.Certificate:
     """Raises Untrusted for what is no certificate, or a large one."""
     if len(der) > MAX_CERTIFICATE_SIZE_BYTES:
         raise Untrusted("malformed", f"certificate: {len(der)} bytes; at most {MAX_CERTIFICATE_SIZE_BYTES}")
-    try:
+    with malformed("certificate: these bytes are none"):
         return x509.load_der_x509_certificate(der)
-    except (ValueError, UnsupportedAlgorithm):
-        raise Untrusted("malformed", "certificate: these bytes are none") from None
 
 
 def node_of(name: x509.Name, what: str) -> str:
@@ -137,25 +154,28 @@ def holder_of(certificate: x509.Certificate) -> Holder:
     Raises:
         Untrusted: it names no node, is an authority's, may not be a client's, or its key is of another kind.
     """
-    node = node_of(certificate.subject, "certificate")
+    with malformed("certificate: cannot be read in full; have it issued anew"):
+        node = node_of(certificate.subject, "certificate")
+        key = certificate.public_key()
+        uses = _uses(certificate)
+        days = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if is_authority(certificate):
         raise Untrusted("wrong_kind", f"certificate of {node}: is an authority's, and no node's")
-    try:
-        key = certificate.public_key()
-        uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        may_be_client = ExtendedKeyUsageOID.CLIENT_AUTH in uses
-    except x509.ExtensionNotFound:
-        may_be_client = True
-    except (ValueError, UnsupportedAlgorithm):
-        raise Untrusted("malformed", f"certificate of {node}: cannot be read in full") from None
-    if not may_be_client:
+    if uses is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in uses:
         raise Untrusted("wrong_kind", f"certificate of {node}: is not for clients; issue one with that use")
     if not isinstance(key, Ed25519PublicKey):
         raise Untrusted(
             "wrong_kind", f"certificate of {node}: its key is of another kind; a node signs with Ed25519: make it anew"
         )
-    days = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return Holder(node, PublicKey(key), certificate.serial_number, *days)
+
+
+def _uses(certificate: x509.Certificate) -> x509.ExtendedKeyUsage | None:
+    """What it may be used for; None where it does not say."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return None
 
 
 def identify(certificate: x509.Certificate, anchors: Anchors) -> Holder:
@@ -212,7 +232,7 @@ def _issuer_of(certificate: x509.Certificate, authorities: Sequence[x509.Certifi
     for authority in authorities:
         try:
             certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        except (InvalidSignature, *_STUMBLES):
             continue
         return authority
     return None
