@@ -15,7 +15,8 @@ from headwater.schemas.errors import HeadwaterError
 
 INTERRUPTED: Final = 130
 STOP_WITH_PARENT: Final = "HW_STOP_WITH_PARENT"
-"""Environment variable by which a testbed makes sure that its fleet does not outlive it."""
+"""Environment variable by which a testbed makes sure that its fleet does not outlive it: its process number, or 1 for
+whoever starts the service."""
 
 
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
@@ -42,9 +43,10 @@ async def together(*services: Awaitable[None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _stop_with_parent() -> None:
-    """End this process when the one that started it is gone. Looks every half second, which works everywhere."""
-    started_by = os.getppid()
+def _stop_with_parent(parent: int) -> None:
+    """End this process when the one that started it is gone, be it before this one looked for the first time. Looks
+    every half second, which works everywhere."""
+    started_by = parent if parent > 1 else os.getppid()
 
     def look() -> None:
         if os.getppid() != started_by:
@@ -58,8 +60,8 @@ def _stop_with_parent() -> None:
 async def _until_signal(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(main())
-    if os.environ.get(STOP_WITH_PARENT):
-        _stop_with_parent()
+    if parent := os.environ.get(STOP_WITH_PARENT):
+        _stop_with_parent(int(parent))
     received: list[signal.Signals] = []
 
     def stop(which: signal.Signals) -> None:

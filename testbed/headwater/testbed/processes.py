@@ -110,7 +110,7 @@ class Processes:
 def _environment() -> dict[str, str]:
     """This process's environment without other services' settings; one thread for every numeric library."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
-    return kept | {STOP_WITH_PARENT: "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return kept | {STOP_WITH_PARENT: str(os.getpid()), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
