@@ -77,8 +77,9 @@ def serve(
     user = None if certificate else node
     broker = BrokerSettings(host=broker_host, port=broker_port, user=user, password_file=password_file, tls=tls)
     settings = EnrolmentSettings(authority=folder, passphrase_file=passphrase_file)
+    desk = open_desk(settings, fleet)
     set_up_logging(LogSettings(), node)
-    raise typer.Exit(run_service(lambda: serve_alone(open_desk(settings, fleet), broker, fleet, node)))
+    raise typer.Exit(run_service(lambda: serve_alone(desk, broker, fleet, node)))
 
 
 def enrol(
