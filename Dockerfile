@@ -87,7 +87,8 @@ COPY --from=debian / /
 COPY --from=common /layers/venv /
 COPY --from=common /layers/common /
 COPY deploy/image/healthy /usr/local/bin/
-ENV PATH=/opt/headwater/bin:/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/headwater/bin:/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
 WORKDIR /var/lib/headwater
 STOPSIGNAL SIGTERM

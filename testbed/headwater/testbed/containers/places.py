@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from headwater.schemas.acl import Acl, fleet_acl, joined, viewers_acl
 from headwater.transport.fleet_broker import FleetBroker
 from headwater.transport.mosquitto import ServerTls
 
@@ -17,6 +18,9 @@ SITES: Final = ("north", "south")
 CLOUD: Final = "cloud"
 POSTGRES: Final = "postgres"
 AUTHORITY: Final = "authority"
+EMQX: Final = "emqx"
+"""Two nodes of it may stand in for the cloud's broker; they share a place."""
+
 VIEWER: Final = "viewer"
 DASHBOARD: Final = "dashboard"
 PEOPLE: Final = (VIEWER, DASHBOARD)
@@ -70,7 +74,7 @@ def broker_of(site: str) -> str:
 def volumes() -> tuple[str, ...]:
     """The folders in which the volumes are mounted together: of whom each is."""
     servers = [broker_of(site) for site in (CLOUD, *SITES)]
-    return (AUTHORITY, *servers, POSTGRES, CLOUD, *map(gateway_of, SITES), *map(devices_of, SITES), *PEOPLE)
+    return (AUTHORITY, *servers, POSTGRES, CLOUD, *map(gateway_of, SITES), *map(devices_of, SITES), *PEOPLE, EMQX)
 
 
 def identities() -> Iterator[Identity]:
@@ -78,6 +82,7 @@ def identities() -> Iterator[Identity]:
     for site in (CLOUD, *SITES):
         name = broker_of(site)
         yield Identity(Path(name), name, (name, "localhost", "127.0.0.1"))
+    yield Identity(Path(EMQX), EMQX, ("emqx-1", "emqx-2"))
     for node in (CLOUD, *map(gateway_of, SITES)):
         yield Identity(Path(node), node)
 
@@ -90,6 +95,11 @@ def seats(count: int) -> Iterator[Seat]:
             node = f"{site}-{number}"
             person = (place * FIRST_DEVICES + number - 1) % PERSONS + 1
             yield Seat(Identity(Path(devices_of(site)) / node, node), person)
+
+
+def emqx_rules() -> Acl:
+    """What Mosquitto says door by door, in one list, for EMQX has one for all of its doors."""
+    return joined(fleet_acl(FLEET, parents=[CLOUD]), viewers_acl(FLEET, PEOPLE))
 
 
 def fleet_broker(site: str) -> FleetBroker:

@@ -20,6 +20,7 @@ from headwater.testbed.containers.places import (
     AUTHORITY,
     CLOUD,
     DASHBOARD,
+    EMQX,
     FLEET,
     MAX_SEATS,
     PEOPLE,
@@ -29,10 +30,12 @@ from headwater.testbed.containers.places import (
     Identity,
     Seat,
     broker_of,
+    emqx_rules,
     fleet_broker,
     identities,
     seats,
 )
+from headwater.transport.emqx import acl_conf, users_csv
 from headwater.transport.fleet_broker import SALT_SIZE_BYTES, VIEWERS, File, files
 from headwater.transport.mosquitto import password_file
 from headwater.trust.authority import Authority
@@ -41,6 +44,7 @@ from headwater.trust.folder import Folder
 
 SOURCE: Final = "watch"
 OWN_PART: Final = "own"
+_FOR_THE_GROUP: Final = 0o640
 
 
 def set_up(places: Path, recordings: Path, seat_count: int, now: datetime) -> int:
@@ -59,6 +63,7 @@ def set_up(places: Path, recordings: Path, seat_count: int, now: datetime) -> in
     passwords = _tell_people(places)
     for site in (CLOUD, *SITES):
         _configure_broker(places / broker_of(site), site, passwords)
+    _configure_emqx(places / EMQX, passwords)
     _agree_on_password(places / POSTGRES, places / CLOUD)
     _agree_on_tokens(places)
     return issued
@@ -93,6 +98,13 @@ def _configure_broker(place: Path, site: str, passwords: Mapping[str, str]) -> N
     users = password_file(passwords, {user: secrets.token_bytes(SALT_SIZE_BYTES) for user in passwords})
     for name, file in {**files(broker, secrets.token_bytes), VIEWERS: File(users, is_secret=True)}.items():
         write_file(place / name, file.text.encode(), SECRET)
+
+
+def _configure_emqx(place: Path, passwords: Mapping[str, str]) -> None:
+    """EMQX runs as a user of its own, in the group of these files."""
+    write_file(place / "acl.conf", acl_conf(emqx_rules()).encode(), _FOR_THE_GROUP)
+    write_file(place / "users.csv", users_csv(passwords).encode(), _FOR_THE_GROUP)
+    (place / "node.key").chmod(_FOR_THE_GROUP)
 
 
 def _tell_people(places: Path) -> dict[str, str]:
