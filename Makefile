@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check sim documents docs bench clean help
+.PHONY: demo test containers check sim documents docs bench clean help
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -14,6 +14,9 @@ demo: $(VENV)/.demo  ## watch a fleet learn, in under a minute
 WORKERS ?= 2
 test: $(VENV)/.test  ## run all tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+containers: $(VENV)/.test  ## build the images, bring the fleet of docker-compose.yml up, and try it
+	$(BIN)/pytest -m compose tests/compose $(ARGS)
 
 check: $(VENV)/.test  ## lint, types, import rules, fresh documents
 	$(BIN)/ruff check .

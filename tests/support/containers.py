@@ -16,7 +16,7 @@ from headwater.testbed.machine import free_port
 from support.postgres import missing
 
 ROOT: Final = Path(__file__).parents[2]
-BUILT: Final = ("setup", "broker", "postgres", "cloud", "gateway-north", "device-north", "chaos-north")
+BUILT: Final = ("setup", "broker", "postgres", "cloud", "gateway-north", "device-north", "dashboard", "chaos-north")
 """One service for each image."""
 
 BUILD_TIMEOUT_S: Final = 1500.0
@@ -51,6 +51,20 @@ class Containers:
     def up(self, *arguments: str) -> None:
         self.compose("up", "--detach", *arguments)
 
+    def down(self) -> None:
+        """Take the containers away. An engine that was busy may keep a network of theirs, which the next `up` takes."""
+        self.compose("--profile", "chaos", "down", "--timeout", "5", check=False)
+        assert not docker("ps", "--all", "--quiet", *self._own()).split()
+
+    def forget(self) -> None:
+        """Nothing is left, but the images."""
+        self.down()
+        if volumes := docker("volume", "ls", "--quiet", *self._own()).split():
+            docker("volume", "rm", *volumes)
+
+    def _own(self) -> tuple[str, str]:
+        return ("--filter", f"label=com.docker.compose.project={self.name}")
+
     def inside(self, service: str, *command: str, check: bool = True) -> str:
         """What a command says in the one container of a service."""
         return self.compose("exec", "-T", service, *command, check=check).stdout
@@ -84,11 +98,11 @@ def containers(run: Path) -> Iterator[Containers]:
         name: str(free_port()) for name in ("HEADWATER_VIEWER_PORT", "HEADWATER_API_PORT", "HEADWATER_DASHBOARD_PORT")
     }
     testbed = Containers(settings=settings | {"HEADWATER_RUN": str(run)})
-    testbed.compose("build", "--quiet", *BUILT, timeout_s=BUILD_TIMEOUT_S)
+    testbed.compose("--profile", "chaos", "build", "--quiet", *BUILT, timeout_s=BUILD_TIMEOUT_S)
     try:
         yield testbed
     finally:
-        testbed.compose("--profile", "chaos", "down", "--volumes", "--timeout", "5", check=False)
+        testbed.forget()
 
 
 def docker(*arguments: str) -> str:
