@@ -248,6 +248,7 @@ def test_a_refusal_is_read_with_its_reason_on_both_pages(browser: Browser, stage
     with tab(browser, stage.url) as watched:
         watched.go("/events")
         watched.see("td", "round 2 is over")
+        watched.see("td", "2026-01-01 01:00:10")
         watched.page.click("td a:has-text('d2')")
         watched.see("h1", "d2")
         watched.see("td", "stale")

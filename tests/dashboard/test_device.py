@@ -1,8 +1,14 @@
 """What a node's page knows: its rounds from both sides, its refusals, its figures."""
 
+from datetime import UTC, datetime
+from typing import Any
+
 from headwater.dashboard.view.device import of_newest_run, refusals_of, strip, turns_of
+from headwater.dashboard.view.recorded import point, turns_and_refusals
 from headwater.dashboard.view.state import Fleet, Happening, RoundName, Turn
-from headwater.dashboard.view.summary import found, node_figures
+from headwater.dashboard.view.summary import found, node_figures, said_of_itself
+from headwater.schemas.http import NodeDetail, Part, RefusalEntry, Round
+from headwater.schemas.statuses import DeviceFigures, Figures, NodeStatus, Times
 from support.told import at_gateway, event, heard, member, node, round_status
 
 
@@ -49,6 +55,90 @@ def test_figures_are_of_the_rounds_that_it_was_asked_in() -> None:
         "1 min 00 s ago",
     )
     assert strip(turns)[1] == ("refused", "round 2: refused")
+
+
+def test_what_a_node_says_of_itself() -> None:
+    update = {"version": "0.2.0", "state": "failed", "detail": "did not come up"}
+    status = NodeStatus.model_validate(
+        {
+            "node": "d1",
+            "role": "device",
+            "parent": "gw",
+            "state": "online",
+            "software": "0.1.0",
+            "data": {"pump": {"train_examples": 30, "test_examples": 10}},
+            "battery_percent": 41.6,
+            "update": update,
+            "rollout": {"counter": 1, "stage": 1, "updated": 3, "under_way": 1},
+        }
+    )
+    assert said_of_itself(status) == {
+        "software": "0.1.0",
+        "codecs": "plain float32",
+        "update": "0.2.0: failed, did not come up",
+        "release below it": "3 updated, 1 under way",
+        "data pump": "30 to train on, 10 to test on",
+        "battery": "42 %",
+    }
+
+
+# ── what the history answers ────────────────────────────────────────────────────────────────────────────────────
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_recorded_round_is_the_same_point_as_one_that_was_heard() -> None:
+    common: dict[str, Any] = {
+        "round": 2,
+        "attempt": 0,
+        "task": "train",
+        "state": "closed",
+        "cohort": 2,
+        "received": 2,
+        "devices": 2,
+        "examples": 60,
+        "refused": 0,
+        "bytes_down": 10,
+        "bytes_up": 5,
+        "elapsed_s": 2.0,
+        "loss": 0.5,
+        "test_loss": 0.6,
+        "accuracy": 0.9,
+    }
+    spread = Figures(by_device=DeviceFigures(devices=2, mean=0.8, worst_decile=0.7))
+    times = Times(train_s=1.0, transfer_s=0.5, wait_s=0.5)
+    told = point(Round(opened_at=AT, test=spread, times=times, **common))
+    assert (told.at, told.mean, told.worst, told.times) == (AT.timestamp() + 2.0, 0.8, 0.7, times)
+    assert {name: getattr(told, name) for name in common} == common
+
+
+def test_a_nodes_record_is_turns_oldest_first_and_refusals_newest_first() -> None:
+    common: dict[str, Any] = {
+        "run": "r1",
+        "step": 0,
+        "attempt": 0,
+        "task": "train",
+        "node": "d1",
+        "parent": None,
+        "at": AT,
+    }
+    parts = [Part(round=n, state="received", examples=3, devices=1, share=0.5, size_bytes=9, **common) for n in (2, 1)]
+    refused = RefusalEntry(round=2, reason="stale", detail="over", **common)
+    seen = {
+        "role": "device",
+        "state": None,
+        "software": "",
+        "battery_percent": None,
+        "first_seen_at": AT,
+        "last_seen_at": AT,
+    }
+    detail = NodeDetail(fleet="plant", node="d1", parent=None, contributions=tuple(parts), refusals=(refused,), **seen)
+    recorded = turns_and_refusals(detail)
+    assert [(turn.round.round, turn.state, turn.share) for turn in recorded.turns] == [
+        (1, "received", 0.5),
+        (2, "received", 0.5),
+    ]
+    assert [(told.reason, told.at) for told in recorded.refusals] == [("stale", AT.timestamp())]
 
 
 def test_a_node_is_found_by_the_letters_of_its_name_the_beginning_first() -> None:

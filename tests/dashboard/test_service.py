@@ -71,6 +71,7 @@ def test_a_password_is_asked_for(tmp_path: Path) -> None:
                 {"Authorization": "Basic " + base64.b64encode(b"me:open sesame").decode()},
             )
         ]
+        assert httpx.get(opened.url + "/healthz").status_code == 200, "a watchman needs no password"
     assert codes == [401, 401, 401, 401, 401, 200]
 
 

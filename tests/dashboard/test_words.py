@@ -65,7 +65,7 @@ def test_what_is_away_is_said_by_name_with_its_time() -> None:
         (120.0, node("cloud", None, role="cloud", state="offline")),
         fleet=fleet,
     )
-    said = problems(fleet, Trouble("http://cloud", "ConnectError", 180.0), UTC, 200.0)
+    said = problems(fleet, Trouble("http://cloud", "no connection", 180.0), UTC, 200.0)
     assert [
         any(part in line for line in said)
         for part in ("10.0.0.7:1883", "may not read x", "cloud is away", "http://cloud")

@@ -65,12 +65,19 @@ class History:
         base: its address; None where there is none, and then nothing is known.
         fleet: whose runs are asked for.
         token_file: holds a viewer's token.
+        transport: what carries the questions, where it is not the network.
 
     Raises:
         ConfigError: the token's file cannot be read, or is empty.
     """
 
-    def __init__(self, base: str | None, fleet: str, token_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        base: str | None,
+        fleet: str,
+        token_file: Path | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         self.is_there = base is not None
         self.trouble: Trouble | None = None
         self.revision = 0
@@ -82,6 +89,7 @@ class History:
         self._client = httpx.AsyncClient(
             base_url=(self._where or "http://none.invalid") + PREFIX,
             timeout=TIMEOUT_S,
+            transport=transport,
             headers={"Authorization": f"Bearer {token}"} if token else {},
         )
 
@@ -130,7 +138,7 @@ class History:
         except _Refused as refused:
             trouble = Trouble(self._where, str(refused), time.time(), refuses=True)
         except (httpx.HTTPError, ValidationError) as error:
-            trouble = Trouble(self._where, type(error).__name__, time.time())
+            trouble = Trouble(self._where, _why(error), time.time())
         self._answers[key] = _Answer(value, time.monotonic())
         self._answers.move_to_end(key)
         while len(self._answers) > MAX_ANSWERS:
@@ -199,13 +207,21 @@ class History:
         except UnicodeEncodeError:
             return 0, "A token has letters and digits only; paste it again."
         except httpx.HTTPError as error:
-            return 0, f"The cloud's API at {self._where} was not reached ({type(error).__name__}); try again."
+            return 0, f"The cloud's API at {self._where} was not reached ({_why(error)}); try again."
         self._answers.pop("runs", None)
         return response.status_code, "" if response.is_success else _said(response)
 
 
 def _given(**asked: Any) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}
+
+
+def _why(error: httpx.HTTPError | ValidationError) -> str:
+    if isinstance(error, ValidationError):
+        return "its answer cannot be read; is it of another version?"
+    if isinstance(error, httpx.TimeoutException):
+        return f"no answer within {TIMEOUT_S:g} s"
+    return "no connection"
 
 
 def _said(response: httpx.Response) -> str:

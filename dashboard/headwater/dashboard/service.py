@@ -39,6 +39,9 @@ RECONNECT_S: Final = 15.0
 """A tab that was away for less goes on where it was."""
 
 BACKLOG: Final = 128
+HEALTH: Final = "/healthz"
+"""Says that the process lives, to whoever asks, and nothing else."""
+
 _LOCAL: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -120,7 +123,11 @@ class Password:
         self._app, self._password = app, password.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._knows(dict(scope["headers"]).get(b"authorization", b"")):
+        if (
+            scope["type"] == "http"
+            and scope["path"] != HEALTH
+            and not self._knows(dict(scope["headers"]).get(b"authorization", b""))
+        ):
             headers = [(b"www-authenticate", b'Basic realm="headwater"'), (b"content-length", b"0")]
             await send({"type": "http.response.start", "status": 401, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
@@ -145,7 +152,7 @@ def _app(settings: DashboardSettings, feed: Feed, history: History, password: st
     if password is not None:
         app.add_middleware(Password, password=password)
     # For who looks after the process; a page would be made for each time that it looks.
-    app.add_api_route("/healthz", lambda: PlainTextResponse("well\n"))
+    app.add_api_route(HEALTH, lambda: PlainTextResponse("well\n"))
     root = register(Site(settings.fleet, feed, history))
     ui.run_with(
         app,

@@ -14,9 +14,8 @@ from headwater.dashboard.view import charts
 from headwater.dashboard.view.device import of_newest_run, refusals_of, strip, turn_lines, turns_of
 from headwater.dashboard.view.events import lines
 from headwater.dashboard.view.state import Fleet, Seen
-from headwater.dashboard.view.summary import node_figures, place_of
+from headwater.dashboard.view.summary import node_figures, place_of, said_of_itself
 from headwater.dashboard.view.table import Column
-from headwater.dashboard.view.words import count
 
 TURNS: Final = (
     Column("round"),
@@ -93,12 +92,5 @@ def _strip(marks: Markup, told: tuple[tuple[str, str], ...]) -> None:
 def _about(seen: Seen | None) -> str:
     if seen is None:
         return "<dt>status</dt><dd>its broker is none of those that this dashboard listens to</dd>"
-    status = seen.status
-    told = {"software": status.software or "–", "codecs": ", ".join(status.codecs) or "plain float32"}
-    told |= {
-        f"data {name}": f"{count(data.train_examples)} to train on, {count(data.test_examples)} to test on"
-        for name, data in status.data.items()
-    }
-    if status.battery_percent is not None:
-        told["battery"] = f"{status.battery_percent:.0f} %"
+    told = said_of_itself(seen.status)
     return "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in told.items())

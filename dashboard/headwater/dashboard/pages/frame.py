@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from nicegui import ui
+from nicegui import app, ui
 from nicegui.events import KeyEventArguments
 
 from headwater.dashboard.pages import compare, device, events, run, tree
@@ -22,6 +22,9 @@ TICK_S: Final = 0.5
 
 PRIMARY: Final = "#2476b4"
 """Of what the toolkit colours by itself: it bears white text, and stands out from a light page and from a dark one."""
+
+TAB_KEPT_S: Final = 8 * 3600.0
+"""What is kept for a tab, an operator's token, is forgotten so long after it was seen last."""
 
 ASKED_TIMEOUT_S: Final = 5.0
 _STATIC: Final = Path(__file__).parent / "static"
@@ -58,6 +61,7 @@ _SHORTCUTS: Final[Mapping[str, str]] = {
 
 def register(site: Site) -> Callable[[], Any]:
     """The function that builds the one page, of which all others are parts."""
+    app.storage.max_tab_storage_age = TAB_KEPT_S
     ui.add_head_html(f"<script>{(_STATIC / 'theme.js').read_text(encoding='utf-8')}</script>", shared=True)
     ui.add_css((_STATIC / "style.css").read_text(encoding="utf-8"), shared=True)
 

@@ -48,6 +48,7 @@ def point(told: Round) -> Point:
         worst=worst,
         personal_mean=personal_mean,
         personal_worst=personal_worst,
+        times=told.times,
     )
 
 

@@ -4,7 +4,7 @@ from headwater.dashboard.view.course import Point, trained
 from headwater.dashboard.view.state import Fleet, Seen, Turn
 from headwater.dashboard.view.tree import parent_of
 from headwater.dashboard.view.words import UNKNOWN, ago, count, duration, number, percent, size
-from headwater.schemas.statuses import RunStatus
+from headwater.schemas.statuses import NodeStatus, RunStatus
 
 
 def fleet_figures(fleet: Fleet) -> dict[str, str]:
@@ -70,6 +70,25 @@ def node_figures(seen: Seen | None, turns: tuple[Turn, ...], now: float) -> dict
         "update's size": size(gave[-1].size_bytes or None) if gave else UNKNOWN,
         "last sign of life": ago(now - alive_at if alive_at is not None else None),
     }
+
+
+def said_of_itself(status: NodeStatus) -> dict[str, str]:
+    """A node's own words: software and its update, data, codecs, battery."""
+    told = {"software": status.software or UNKNOWN, "codecs": ", ".join(status.codecs) or "plain float32"}
+    if status.update is not None:
+        update = status.update
+        told["update"] = f"{update.version}: {update.state}" + (f", {update.detail}" if update.detail else "")
+    if status.rollout is not None:
+        rollout = status.rollout
+        counts = {name: getattr(rollout, name) for name in ("updated", "under_way", "waiting", "failed", "away")}
+        told["release below it"] = ", ".join(
+            f"{number} {name.replace('_', ' ')}" for name, number in counts.items() if number
+        )
+    told |= {
+        f"data {name}": f"{count(data.train_examples)} to train on, {count(data.test_examples)} to test on"
+        for name, data in status.data.items()
+    }
+    return told if status.battery_percent is None else told | {"battery": f"{status.battery_percent:.0f} %"}
 
 
 def found(fleet: Fleet, text: str, most: int) -> list[str]:
