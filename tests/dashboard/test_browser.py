@@ -15,11 +15,14 @@ from headwater.dashboard.view.fold import Message
 from headwater.schemas.config import resolve
 from headwater.schemas.run import RunDescription
 from headwater.testbed.brokers import Embedded
-from headwater.testbed.machine import free_port
+from headwater.testbed.machine import free_port, wait_for_port
 from headwater.testbed.tree import Tree, standing
 from headwater.transport.broker import BrokerConfig
 from support.browsers import SEEN_MS, Shown, Teller, again_and_again, shown, soon, tab, telling
 from support.told import at_cloud, at_gateway, event, member, node, round_status, run
+
+pytestmark = pytest.mark.timeout(300)
+"""Fleets of processes, brokers and a browser start on a machine that others use, too."""
 
 PATHS = ("/", "/run", "/node/d1", "/compare", "/events")
 PHONE = {"viewport": {"width": 390, "height": 844}}
@@ -147,6 +150,7 @@ def test_an_operator_starts_holds_and_ends_a_run_and_a_viewer_does_not(browser: 
         tab(browser, opened.url) as watched,
     ):
         page = watched.page
+        wait_for_port(port, 60.0)
         watched.go("/run")
         watched.see("h1", "No run yet")
         assert page.get_by_role("button", name="Start a run").count() == 0
@@ -188,7 +192,7 @@ def test_runs_that_are_over_are_there_for_a_dashboard_that_comes_later(browser: 
         history = open_history(fleet.database)
         for name in ("first", "second"):
             history.enqueue_run(name, "plant", asked, None, datetime.now(UTC))
-        soon(lambda: history.show_run("second").state == "finished", 60.0)
+        soon(lambda: history.show_run("second").state == "finished", 100.0)
         history.close()
         api = {"api": f"http://127.0.0.1:{port}", "api_token_file": str(tmp_path / "viewer")}
         with (
