@@ -272,6 +272,16 @@ def test_names_from_the_network_are_text_and_no_markup(browser: Browser, stage: 
         assert watched.page.locator("td img").count() == 0
 
 
+def test_names_in_an_address_are_text_and_no_markup(browser: Browser, stage: Stage) -> None:
+    """Whoever follows a stranger's link may have an operator's token in the next tab."""
+    markup = "%3Cimg%20src%3Dx%20onerror%3Dwindow.hit%3D1%3E"
+    with tab(browser, stage.url) as watched:
+        for place in ("run", "node"):
+            watched.go(f"/{place}/{markup}")
+            watched.see("h1", "<img src=x onerror=window.hit=1>")
+            assert watched.page.locator("main img").count() == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", PATHS)
 def test_pages_fit_a_phone_and_follow_the_systems_colours(

@@ -1,6 +1,7 @@
 """Law: a run's page shows how well it learns, for whom, how its time and its bytes are spent, and who is at it now."""
 
 from collections.abc import Callable
+from html import escape
 from typing import Final
 
 from nicegui import ui
@@ -68,7 +69,7 @@ def page(site: Site, visitor: Visitor, name: str) -> None:
         run = run or (rows[0].id if rows else "")
         row = next((row for row in rows if row.id == run), None)
         status, course = status_of(fleet, run), course_of(fleet, run, site.history.course(run))
-        title.set_content(run or "No run yet")
+        title.set_content(escape(run or "No run yet"))
         word.show(state(row.state) if row else "")
         note.set_visibility(not (row or course))
         numbers.element.set_visibility(bool(row or course))
