@@ -217,3 +217,26 @@ def test_told_again_at_once_nothing_is_there_twice(messages: list[Message]) -> N
     assert {run: told.rounds for run, told in twice.runs.items()} == {
         run: told.rounds for run, told in once.runs.items()
     }
+
+
+@pytest.mark.parametrize(
+    "at", ["2026-13-01T00:00:00Z", "2026-01-01T99:00:00Z", "0000-01-01T00:00:00Z", "२०२६-01-01T00:00:00Z"]
+)
+def test_an_event_of_no_time_that_there_is_changes_nothing_but_the_count(at: str) -> None:
+    told, usual = event("delta.refused", "d2", node="d2"), "2026-01-01T00:00:10Z"
+    message = Message(told.topic, told.payload.replace(f'"time":"{usual}"'.encode(), f'"time":"{at}"'.encode()), False)
+    assert message != told
+    fleet = heard((1.0, message))
+    assert (fleet.happenings, fleet.unreadable) == ((), 1)
+
+
+def test_what_claims_to_be_of_tomorrow_happened_when_it_was_heard() -> None:
+    """Else one device's word would stand above all that comes after it."""
+    (told,) = heard((5.0, event("delta.refused", "d2", at="9999-12-31T23:59:59Z", node="d2"))).happenings
+    assert told.at == 5.0
+
+
+def test_an_event_told_in_anothers_name_is_nobodys() -> None:
+    """A device may say what it likes on its own topic, but not that the cloud said so."""
+    forged = event("run.failed", "r1", writer="cloud", run="r1")
+    assert heard((1.0, Message(TOPICS.event("d1"), forged.payload, False))).happenings == ()

@@ -55,6 +55,13 @@ def test_a_time_of_another_day_has_its_date() -> None:
     assert words.clock(0.0, timezone(timedelta(hours=-2)), now=0.0) == "22:00:00"
 
 
+@pytest.mark.parametrize("at", [-62_135_596_800.0, 253_402_300_799.0])
+def test_a_time_at_the_end_of_all_times_is_unknown_and_no_pages_fall(at: float) -> None:
+    """A node says what time it likes, and whoever reads is in the zone that they are in."""
+    zones = (timezone(timedelta(hours=-10)), timezone(timedelta(hours=14)))
+    assert words.UNKNOWN in {words.clock(at, zone, now=0.0) for zone in zones}
+
+
 def test_what_is_away_is_said_by_name_with_its_time() -> None:
     fleet = linked(Fleet(), Link("cloud", "10.0.0.7:1883", "away", 60.0))
     fleet = linked(

@@ -5,9 +5,10 @@
 Fields are only ever added, so a reader ignores those it does not know.
 """
 
+from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, FiniteFloat
+from pydantic import AfterValidator, Field, FiniteFloat
 
 from headwater.schemas import limits
 from headwater.schemas.base import Count, Frozen, Name, NodeId, Role, RunId, Split, Task, Text, Weight
@@ -261,6 +262,12 @@ class EventData(Frozen):
     detail: Text | None = None
 
 
+def _a_time_that_there_is(time: str) -> str:
+    """Raises ValueError for the 31st of a February."""
+    datetime.fromisoformat(time)
+    return time
+
+
 class Event(Frozen):
     """Something that happened, by CloudEvents 1.0 in its structured mode; `time` is by the writer's clock, RFC 3339."""
 
@@ -269,5 +276,7 @@ class Event(Frozen):
     source: Annotated[str, Field(pattern=r"^/hw/[^/]+/[^/]+$", max_length=140)]
     type: EventType
     subject: Annotated[str, Field(min_length=1, max_length=192)]
-    time: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$")]
+    time: Annotated[
+        str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$"), AfterValidator(_a_time_that_there_is)
+    ]
     data: EventData

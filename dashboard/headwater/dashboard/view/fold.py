@@ -80,7 +80,9 @@ def _taken(fleet: Fleet, topics: Topics, message: Message, now: float) -> Fleet:
         status = decode_status(payload, RoundStatus)
         return _at_parent(fleet, status, message, now) if topic == topics.cluster(status.parent) else fleet
     if topic.startswith(topics.event()[:-1]):
-        return _event(fleet, decode_status(payload, Event))
+        event = decode_status(payload, Event)
+        writer = topic.rsplit("/", 1)[-1]
+        return _event(fleet, event, writer, now) if event.source == f"/hw/{topics.fleet}/{writer}" else fleet
     place = topics.parse(topic)
     if place is None or place.branch != "status":
         return fleet
@@ -235,18 +237,19 @@ def _turn(member: MemberStatus, status: RoundStatus, name: RoundName, now: float
 # ── happenings ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _event(fleet: Fleet, event: Event) -> Fleet:
+def _event(fleet: Fleet, event: Event, writer: str, now: float) -> Fleet:
     """What the cloud or a gateway tells; a round's opening says nothing that its end does not."""
     kind = event.type.removeprefix("headwater.")
     if kind == "round.opened":
         return fleet
-    data, writer = event.data, event.source.rsplit("/", 1)[-1]
+    data = event.data
     node = data.node or (writer if kind.startswith("round.") else "")
     round_ = (writer, data.run, data.round, data.step or 0, data.attempt or 0)
     about = {"node": (node,), "run": (data.run,), "round": round_}.get(kind.split(".")[0], (event.id,))
     told = Happening(
         f"{event.source} {event.id}",
-        datetime.fromisoformat(event.time).timestamp(),
+        # Nothing is told before it happens: what claims to be of tomorrow would stand above all that comes today.
+        min(datetime.fromisoformat(event.time).timestamp(), now),
         kind,
         node,
         data.run or "",

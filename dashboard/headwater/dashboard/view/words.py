@@ -70,7 +70,11 @@ def clock(at: float | None, zone: tzinfo, *, now: float | None = None) -> str:
     """A time of day in the reader's zone; with its date where that is not `now`'s."""
     if at is None:
         return UNKNOWN
-    there = datetime.fromtimestamp(at, zone)
+    try:
+        there = datetime.fromtimestamp(at, zone)
+    except (ValueError, OverflowError):
+        # The first and the last day that there are, in another zone.
+        return UNKNOWN
     if now is not None and datetime.fromtimestamp(now, zone).date() == there.date():
         return f"{there:%H:%M:%S}"
     return f"{there:%Y-%m-%d %H:%M:%S}"
