@@ -153,3 +153,22 @@ def test_a_service_that_ends_badly_says_why_in_its_logs_format(error: str, code:
     )
     assert for_people.returncode == code
     assert says in for_people.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("detail", "said"),
+    [
+        pytest.param(
+            "gone\n2026-01-01 00:00:00 INFO    cloud: all is well", r"gone\n2026-01-01 00:00:00 INFO", id="a line more"
+        ),
+        pytest.param("\x1b[2J\x1b]0;owned\x07", r"\x1b[2J\x1b]0;owned\x07", id="orders for a terminal"),
+        pytest.param("a\u2028b\u0085c\u202ed", r"a\u2028b\x85c\u202ed", id="other ends of a line, and its direction"),
+        pytest.param("trop chaud: 75 °C — 熱い", "trop chaud: 75 °C — 熱い", id="what is only text"),
+    ],
+)
+def test_what_others_say_stays_within_its_line(detail: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A child's refusal is a sentence of its own making."""
+    begin("text")
+    log.warning("%s cannot follow round %d: %s", "d1", 7, detail)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line

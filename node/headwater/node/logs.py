@@ -80,6 +80,13 @@ def _message(record: logging.LogRecord) -> str:
         return f"{record.msg} {record.args!r} ({error})"
 
 
+def printable(text: str) -> str:
+    """One line that orders a terminal nothing: much of what is told was said by others, over the network."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class _Text(logging.Formatter):
     """A line for people: when, how bad, who, in which round, what."""
 
@@ -89,7 +96,7 @@ class _Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = self.formatTime(record, "%Y-%m-%d %H:%M:%S")
-        line = f"{time} {record.levelname:<7} {self._node}{_label(_ABOUT.get())}: {_message(record)}"
+        line = f"{time} {record.levelname:<7} {self._node}{_label(_ABOUT.get())}: {printable(_message(record))}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
