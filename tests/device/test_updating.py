@@ -160,6 +160,28 @@ def linked() -> bytes:
     return made.getvalue()
 
 
+def packed(how: int) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(WHEEL)) as old, zipfile.ZipFile(made, "w", how) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) or b"A = 1\n" * 100)
+    return made.getvalue()
+
+
+def cut_up(wheel: bytes) -> bytes:
+    """With no stream where the first file's should be."""
+    at = wheel.index(b"__init__.py") + len(b"__init__.py")
+    return wheel[:at] + b"\xff\xff" + wheel[at + 2 :]
+
+
+def sealed() -> bytes:
+    """With the flag of a password at its first file."""
+    wheel = bytearray(WHEEL)
+    wheel[6] |= 1
+    wheel[wheel.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(wheel)
+
+
 def twice() -> bytes:
     made = io.BytesIO(small())
     with zipfile.ZipFile(made, "a") as opened, pytest.warns(UserWarning, match="Duplicate"):
@@ -192,6 +214,12 @@ def test_a_wheel_that_is_what_it_should_be_is_taken() -> None:
         pytest.param(small(needs=('x; extra == "device"',)), "x: is not installed", id="what devices need"),
         pytest.param(small(needs=("numpy>>>1",)), "wheel: ", id="a need that nobody can read"),
         pytest.param(small(files={"headwater/big": bytes(65 * 2**20)}), "bytes unpacked; at most", id="a bomb"),
+        pytest.param(small(files={"./": b""}), "'./' does not belong", id="no path at all"),
+        pytest.param(sealed(), "'headwater/device/__init__.py' does not belong", id="sealed by a password"),
+        pytest.param(packed(zipfile.ZIP_LZMA), "does not belong", id="packed by what takes any memory to unpack"),
+        pytest.param(
+            cut_up(packed(zipfile.ZIP_DEFLATED)), "no wheel of headwater 2.0", id="damaged where it is packed"
+        ),
     ],
 )
 def test_a_wheel_that_is_not_is_refused_with_the_reason(wheel: bytes, says: str) -> None:

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -24,6 +25,12 @@ MAX_FILES: Final = 4096
 MAX_UNPACKED_BYTES: Final = 64 * 1024 * 1024
 SPARE_BYTES: Final = 32 * 1024 * 1024
 """What stays free on the disk, whatever is unpacked."""
+
+_PACKED_BY: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""What wheels are packed by; others may take as much memory to unpack as they like."""
+
+_SEALED: Final = 1
+"""The flag of a file that wants a password."""
 
 EXTRAS: Final = ("", "device", "update")
 """Whose requirements must be there."""
@@ -56,7 +63,7 @@ def check(wheel: bytes, release: Release, installed: Callable[[str], str | None]
             about = email.message_from_bytes(opened.read(f"{folder}/METADATA"))
             tags = email.message_from_bytes(opened.read(f"{folder}/WHEEL"))
             damaged = opened.testzip()
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, OSError, ValueError, NotImplementedError, EOFError) as error:
         raise Unsound(f"wheel: no wheel of headwater {release.version}: {error}") from None
     if damaged is not None:
         raise Unsound(f"wheel: {damaged} in it is damaged")
@@ -77,7 +84,9 @@ def _check_names(opened: zipfile.ZipFile, version: str) -> None:
     for entry in entries:
         path, kind = PurePosixPath(entry.filename), stat.S_IFMT(entry.external_attr >> 16)
         is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR) and "\\" not in entry.filename
-        if not is_plain or ".." in path.parts or path.parts[0] not in ("headwater", f"headwater-{version}.dist-info"):
+        is_plain = is_plain and entry.compress_type in _PACKED_BY and not entry.flag_bits & _SEALED
+        top = path.parts[0] if path.parts else ""
+        if not is_plain or ".." in path.parts or top not in ("headwater", f"headwater-{version}.dist-info"):
             raise Unsound(f"wheel: {entry.filename!r} does not belong into it")
 
 
