@@ -35,6 +35,23 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
 
 
+class Said(TypeDecorator[str]):
+    """What others said. PostgreSQL knows no text with a NUL in it."""
+
+    impl: Any = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}") if value else value
+
+
+class SaidInShort(Said):
+    """Of a stated length."""
+
+    impl = String
+    cache_ok = True
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={
@@ -71,7 +88,7 @@ class Run(Base):
     stop_requested: Mapped[bool] = mapped_column(comment="True when somebody asked it to stop after its round.")
     pause_requested: Mapped[bool] = mapped_column(comment="True while somebody wants it to rest between two rounds.")
     bundle: Mapped[bytes | None] = mapped_column(LargeBinary(32), comment="SHA-256 of its bundle of graphs.")
-    failure: Mapped[str] = mapped_column(Text, default="", comment="Why it failed, in one sentence.")
+    failure: Mapped[str] = mapped_column(Said, default="", comment="Why it failed, in one sentence.")
     queued_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it was asked for.")
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="When the coordinator began it.")
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="When it ended, whichever way.")
@@ -258,7 +275,7 @@ class Refusal(Base):
     task: Mapped[str] = mapped_column(String(16), comment="The task.")
     node: Mapped[str] = mapped_column(String(64), comment="The child.")
     reason: Mapped[str] = mapped_column(String(32), comment="One of the protocol's reasons.")
-    detail: Mapped[str] = mapped_column(Text, comment="The sentence that was sent.")
+    detail: Mapped[str] = mapped_column(Said, comment="The sentence that was sent.")
 
 
 class ClusterRound(Base):
@@ -324,7 +341,9 @@ class Node(Base):
     role: Mapped[str] = mapped_column(String(16), comment="gateway or device.")
     parent: Mapped[str | None] = mapped_column(String(64), comment="Its parent when it was last heard of.")
     state: Mapped[str] = mapped_column(String(16), comment="online or offline; empty: heard of in rounds only.")
-    software: Mapped[str] = mapped_column(String(64), comment="Its version of Headwater; empty where it did not say.")
+    software: Mapped[str] = mapped_column(
+        SaidInShort(64), comment="Its version of Headwater; empty where it did not say."
+    )
     battery_percent: Mapped[float | None] = mapped_column(Float, comment="The level of its battery, if it has one.")
     data: Mapped[dict[str, Any] | None] = mapped_column(JSON, comment="Examples by data key, as it last said.")
     first_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it first appeared.")
@@ -368,7 +387,7 @@ class Release(Base):
         Float, comment="Since when all of the stage are well, UTC seconds."
     )
     forgiven: Mapped[int] = mapped_column(Integer, comment="How many failures an operator has seen, and went on.")
-    detail: Mapped[str] = mapped_column(Text, comment="What it waits for, or why it is paused.")
+    detail: Mapped[str] = mapped_column(Said, comment="What it waits for, or why it is paused.")
     report: Mapped[str | None] = mapped_column(Text, comment="What the devices last said, summed, JSON.")
     wish: Mapped[str] = mapped_column(String(8), comment="What an operator asked for and did not get yet.")
     published_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it was published.")
