@@ -58,6 +58,14 @@ def test_a_clusters_round_is_there_once_however_often_it_is_told(history: Histor
     assert kept[0].status == status()
 
 
+def test_a_member_that_a_gateway_tells_twice_is_there_once_as_it_was_told_last(history: History) -> None:
+    started(history)
+    twice = (MemberStatus(node="d0", state="waiting"), MemberStatus(node="d0", state="received", examples=4))
+    assert history.clusters.record("plant", [status(members=twice)], NOW) == 1
+    (kept,) = history.reading.clusters("r1", 1, ALL).entries
+    assert kept.status.members == twice[1:]
+
+
 @pytest.mark.parametrize(
     "told",
     [

@@ -23,11 +23,12 @@ from headwater.cloud.history.opening import _address, _config, _engine
 from headwater.cloud.history.reading import Part
 from headwater.cloud.history.tables import Base, Object
 from headwater.core.sketch import sketch
+from headwater.node.hosting import Refused
 from headwater.schemas.base import Split
 from headwater.schemas.errors import HistoryError, RunFailed
 from headwater.schemas.limits import MAX_COUNT
 from headwater.schemas.messages import Counts, Metric, RoundKey
-from headwater.schemas.statuses import NodeStatus
+from headwater.schemas.statuses import NodeStatus, RoundStatus
 from headwater.schemas.tensors import encode_tensor
 from support.histories import DESCRIPTION, KEY, NOW, ROUND, entry, started
 
@@ -443,3 +444,36 @@ def test_a_fault_passes_or_it_does_not(error: DBAPIError, passes: bool) -> None:
     with pytest.raises(HistoryError) as caught, named("x", "t"):
         raise error
     assert isinstance(caught.value, HistoryAway) is passes
+
+
+def test_what_others_say_may_hold_what_a_database_takes_for_no_text(history: History) -> None:
+    started(history)
+    words = Refused("gw2", "stale", "round \x000 is over")
+    history.record_round(replace(ROUND, refusals=(words,)), NOW)
+    gateway = NodeStatus(node="gw2", role="gateway", parent="cloud", state="online", software="1\x00")
+    history.node_seen("plant", gateway, NOW)
+    history.finish_run("r1", "failed", "gw2 said \x00", NOW)
+    (told,) = history.reading.refusals("r1", Part(limit=9)).entries
+    assert (told.detail, history.show_run("r1").failure) == ("round \ufffd0 is over", "gw2 said \ufffd")
+
+
+def test_two_that_hear_of_a_node_first_at_once_both_write_it(history: History) -> None:
+    started(history)
+    gateway = NodeStatus(node="gw1", role="gateway", parent="cloud", state="online", software="1")
+    told = RoundStatus.model_validate(
+        {"parent": "gw1", "run": "r1", "round": 1, "step": 0, "attempt": 0, "task": "train", "state": "closed"}
+        | {"cohort": 0, "received": 0, "refused": 0}
+    )
+    slow, met = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        met.set()
+        slow.wait(0.5)
+
+    event.listen(history._engine, "commit", hold, once=True)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(history.clusters.record, "plant", [told], NOW)
+        assert met.wait(5)
+        history.node_seen("plant", gateway, NOW)
+        assert first.result() == 1
+    assert history.reading.node("plant", "gw1").software == "1"

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, update
 from sqlalchemy.orm import Session
 
 from headwater.cloud.history import tables
+from headwater.cloud.history.nodes import meet
 from headwater.cloud.history.rows import MEMBER_FIELDS
 from headwater.cloud.history.transactions import Transactions
 from headwater.schemas.run import RunDescription
@@ -63,9 +64,10 @@ def _record(session: Session, fleet: str, status: RoundStatus, now: datetime) ->
         )
     )
     session.flush()
-    if status.members:
-        members = [_member(member.model_dump()) for member in status.members]
-        session.execute(insert(tables.ClusterMember), [key | member for member in members])
+    # A gateway that tells one twice is no reason to end.
+    members = {member.node: key | _member(member.model_dump()) for member in status.members}
+    if members:
+        session.execute(insert(tables.ClusterMember), list(members.values()))
     _remember_nodes(session, fleet, status, now)
     return True
 
@@ -95,12 +97,6 @@ def _remember_nodes(session: Session, fleet: str, status: RoundStatus, now: date
 
 def _meet(session: Session, fleet: str, roles: dict[str, str], parent: str | None, now: datetime) -> None:
     """Rows for those who have none."""
-    names = list(roles)
-    for start in range(0, len(names), AT_ONCE):
-        some = names[start : start + AT_ONCE]
-        known = select(tables.Node.node).where(tables.Node.fleet == fleet, tables.Node.node.in_(some))
-        new = set(some) - set(session.scalars(known))
-        if new:
-            seen = {"fleet": fleet, "parent": parent, "state": "", "software": "", "first_seen_at": now}
-            rows = [{**seen, "node": name, "role": roles[name], "last_seen_at": now} for name in sorted(new)]
-            session.execute(insert(tables.Node), rows)
+    seen = {"fleet": fleet, "parent": parent, "state": "", "software": "", "first_seen_at": now, "last_seen_at": now}
+    if roles:
+        meet(session, [{**seen, "node": name, "role": role} for name, role in sorted(roles.items())])

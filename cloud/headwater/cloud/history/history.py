@@ -17,6 +17,7 @@ from headwater.cloud.history.faults import RunConflict
 from headwater.cloud.history.journal import RoundJournal
 from headwater.cloud.history.leases import Leases
 from headwater.cloud.history.lookups import existing_run, last_round, no_version
+from headwater.cloud.history.nodes import meet
 from headwater.cloud.history.reading import Reading
 from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord, Version
 from headwater.cloud.history.releases import Releases
@@ -277,25 +278,21 @@ class History(Transactions):
     # ── nodes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def node_seen(self, fleet: str, status: NodeStatus, now: datetime) -> None:
+        said = {
+            "role": status.role,
+            "parent": status.parent,
+            "state": status.state,
+            "software": status.software,
+            "battery_percent": status.battery_percent,
+            "data": {
+                key: {"train_examples": of_key.train_examples, "test_examples": of_key.test_examples}
+                for key, of_key in status.data.items()
+            },
+            "last_seen_at": now,
+        }
         with self._leading("record node") as session:
-            known = session.get(tables.Node, (fleet, status.node))
-            session.merge(
-                tables.Node(
-                    fleet=fleet,
-                    node=status.node,
-                    role=status.role,
-                    parent=status.parent,
-                    state=status.state,
-                    software=status.software,
-                    battery_percent=status.battery_percent,
-                    data={
-                        key: {"train_examples": of_key.train_examples, "test_examples": of_key.test_examples}
-                        for key, of_key in status.data.items()
-                    },
-                    first_seen_at=known.first_seen_at if known else now,
-                    last_seen_at=now,
-                )
-            )
+            meet(session, [{"fleet": fleet, "node": status.node, "first_seen_at": now, **said}])
+            session.execute(update(tables.Node).filter_by(fleet=fleet, node=status.node).values(**said))
 
 
 _ROUND_COLUMNS = (
