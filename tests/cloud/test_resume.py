@@ -128,6 +128,7 @@ class World:
         self.told: list[RunStatus] = []
         self.announced: list[Announcement] = []
         self.done_by: list[int] = []
+        self.stood: list[str] = []
 
     def observe(self, happening: str, client: str, publication: Publication | None) -> None:
         if publication is not None and publication.topic == Topics("plant").run:
@@ -215,6 +216,7 @@ class World:
 
     async def _ask(self, history: History, at_s: float, request: Request) -> None:
         await asyncio.sleep(at_s)
+        self.stood.append(history.show_run("r").state)
         history.request("r", request, NOW)
         self.done_by.append(len(self.done))
 
@@ -302,6 +304,14 @@ def test_a_paused_run_rests_between_two_rounds_and_goes_on_where_it_was(tmp_path
     assert {status.round for status in world.told if status.state == "paused"} == {1}
     paused = next(i for i, announcement in enumerate(world.announced) if i and announcement.plan is None)
     assert world.announced[paused].closed == RoundKey(run="r", round=1)
+
+
+def test_a_run_that_is_paused_again_before_its_coordinator_heard_that_it_may_go_on_rests(tmp_path: Path) -> None:
+    begin(tmp_path, described())
+    asks = ((0.6, "pause"), (20.0, "resume"), (20.001, "pause"), (60.0, "resume"))
+    world = lived_through(tmp_path, described(), asks=asks)
+    assert world.stood == ["running", "paused", "running", "paused"]
+    assert ended(world)[0] == [(n, 0, "closed") for n in range(1, ROUNDS + 2)]
 
 
 def test_a_paused_run_is_stopped_as_soon_as_that_is_asked(tmp_path: Path) -> None:

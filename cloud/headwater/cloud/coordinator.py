@@ -298,14 +298,20 @@ class Coordinator:
 
     async def _heed(self, course: Course) -> None:
         """What was asked of the run is done: it rests for as long as that is wished. Raises _Stopped."""
-        if await self._wish(course) == "pause" and await self._sql(self._history.hold_run, course.run.id, self._now()):
-            log.info("run %s: paused behind round %d", course.run.id, course.round)
-            # What the children still do is for no open round; whoever comes back is not told to train.
-            await self._parent.close()
-            await self._say(course.run, "paused", course)
-            while await self._wish(course) == "pause":
-                await self._parent.news.wait(LOOK_EVERY_S)
-                await self._record_nodes()
+        rests = False
+        # Held each time: it may have gone on, and been paused again, since it was looked at.
+        while await self._wish(course) == "pause" and await self._sql(
+            self._history.hold_run, course.run.id, self._now()
+        ):
+            if not rests:
+                rests = True
+                log.info("run %s: paused behind round %d", course.run.id, course.round)
+                # What the children still do is for no open round; whoever comes back is not told to train.
+                await self._parent.close()
+                await self._say(course.run, "paused", course)
+            await self._parent.news.wait(LOOK_EVERY_S)
+            await self._record_nodes()
+        if rests:
             log.info("run %s: goes on", course.run.id)
             await self._say(course.run, "running", course)
 
