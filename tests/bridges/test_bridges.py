@@ -83,12 +83,20 @@ def topic_of(status: NodeStatus | RunStatus | RoundStatus) -> str:
 def test_only_what_is_new_is_a_change() -> None:
     book = Book("plant")
     said = encode_status(node("d1"))
-    assert book.take(TOPICS.status("d1"), said) == {"d1"}
+    assert book.take(TOPICS.status("d1"), said) == {"", "d1"}
     assert book.take(TOPICS.status("d1"), said) == frozenset()
     assert book.take(TOPICS.cluster("gw1"), encode_status(cluster(3, d1="received", d2="waiting"))) == {"d1"}
     assert book.take(TOPICS.run, encode_status(run(3, 0.5))) == {"", "d1"}, "its model's accuracy is known"
     assert book.take(TOPICS.run, encode_status(run(4, 0.5))) == {""}
     assert (book.nodes["d1"].round, book.nodes["d1"].accuracy) == (3, 0.5)
+
+
+def test_who_comes_or_goes_changes_what_is_told_of_the_fleet() -> None:
+    book = book_of(run(3), node("d1"))
+    assert book.take(TOPICS.status("d2"), encode_status(node("d2"))) == {"", "d2"}
+    assert book.take(TOPICS.status("d2"), encode_status(node("d2", data=data(7)))) == {"d2"}
+    assert book.take(TOPICS.status("d2"), encode_status(node("d2", "offline"))) == {"", "d2"}
+    assert book.take(TOPICS.status("d2"), b"") == {"", "d2"}
 
 
 def test_a_node_heard_after_its_round_has_it() -> None:
@@ -219,6 +227,18 @@ def test_thingsboard_is_told_as_its_gateway_api_says() -> None:
     book.take(TOPICS.status("d1"), b"")
     assert [(p.topic, json.loads(p.payload)) for p in words.told(book, "d1")] == [
         ("v1/gateway/disconnect", {"device": "d1"})
+    ]
+
+
+def test_a_node_that_goes_while_it_is_told_is_told_to_its_end() -> None:
+    book = book_of(node("d1"))
+    telling = iter(ThingsBoard("plant", lambda: 0.0).told(book, "d1"))
+    first = next(telling)
+    book.take(TOPICS.status("d1"), b"")
+    assert [p.topic for p in (first, *telling)] == [
+        "v1/gateway/connect",
+        "v1/gateway/attributes",
+        "v1/gateway/telemetry",
     ]
 
 

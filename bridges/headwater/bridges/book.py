@@ -61,7 +61,7 @@ class Book:
     def _take_node(self, node: str, payload: bytes) -> frozenset[str]:
         if not payload:
             # Its retained word was taken away: it is no part of the fleet any more.
-            return frozenset((node,)) if self._nodes.pop(node, None) else frozenset()
+            return frozenset(("", node)) if self._nodes.pop(node, None) else frozenset()
         status = decode_status(payload, NodeStatus)
         if status.node != node:
             raise WireError("unauthorised", f"node: {status.node} on the topic of {node}")
@@ -73,7 +73,9 @@ class Book:
             status = status.model_copy(update={"data": known.status.data})
         after = replace(known, status=status) if known else self._with_part(Node(status))
         self._nodes[node] = after
-        return frozenset((node,)) if after != known else frozenset()
+        # How many are there is the fleet's.
+        came_or_went = known is None or known.status.state != status.state
+        return frozenset(("", node) if came_or_went else (node,) if after != known else ())
 
     def _with_part(self, node: Node) -> Node:
         part = self._parts.get(node.status.node)

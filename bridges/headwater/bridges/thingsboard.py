@@ -42,8 +42,9 @@ class ThingsBoard:
         if not name and book.run is None:
             return
         kind = book.nodes[name].status.role if name else "fleet"
-        yield _publication(CONNECT, {"device": device, "type": f"Headwater {kind}"})
+        # Looked at before the first is on its way: meanwhile the book goes on.
         about, values = _of_node(book.nodes[name]) if name else _of_fleet(book)
+        yield _publication(CONNECT, {"device": device, "type": f"Headwater {kind}"})
         yield _publication(ATTRIBUTES, {device: {"fleet": self._fleet, **about}})
         known = {key: value for key, value in values.items() if value is not None}
         yield _publication(TELEMETRY, {device: [{"ts": round(1000 * self._now()), "values": known}]})
