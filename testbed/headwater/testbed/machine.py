@@ -10,7 +10,7 @@ from headwater.schemas.errors import ConfigError
 
 HOST: Final = "127.0.0.1"
 START_TIMEOUT_S: Final = 10.0
-_LOOK_EVERY_S: Final = 0.02
+LOOK_EVERY_S: Final = 0.02
 _MORE_PLACES: Final = "/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
 
 
@@ -45,12 +45,17 @@ def port_near(wanted: int) -> int:
         return wanted
 
 
+def listens(port: int) -> bool:
+    """Whether a service accepts connections there."""
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), 0.5):
+        return True
+    return False
+
+
 def wait_for_port(port: int, timeout_s: float = START_TIMEOUT_S) -> None:
     """Returns when a service accepts connections. Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection((HOST, port), 0.5):
-            return
+    while not listens(port):
         if time.monotonic() > deadline:
             raise TimeoutError(f"port {port}: nothing listens there after {timeout_s:g} s")
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(LOOK_EVERY_S)
