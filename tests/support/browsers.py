@@ -108,8 +108,8 @@ def tab(browser: Browser, url: str, **context: Any) -> Iterator[Watched]:
     page.on("console", lambda said: watched.complaints.append(said.text) if said.type == "error" else None)
     try:
         yield watched
-        assert watched.foreign == []
-        assert watched.complaints == []
+        assert not watched.foreign, watched.foreign
+        assert not watched.complaints, watched.complaints
     finally:
         opened.close()
 

@@ -26,7 +26,9 @@ PRIMARY: Final = "#2476b4"
 TAB_KEPT_S: Final = 8 * 3600.0
 """What is kept for a tab, an operator's token, is forgotten so long after it was seen last."""
 
-ASKED_TIMEOUT_S: Final = 5.0
+ASKED_TIMEOUT_S: Final = 3.0
+ASKED_TIMES: Final = 3
+SURROUNDINGS: Final = "return hw.surroundings()"
 _STATIC: Final = Path(__file__).parent / "static"
 _THEMES: Final = {"auto": ("◐", "as the system"), "light": ("☀", "light"), "dark": ("☾", "dark")}
 _MARK: Final = (
@@ -70,14 +72,23 @@ def register(site: Site) -> Callable[[], Any]:
         frame = Frame(site, visitor)
         client = ui.context.client
         await client.connected()
-        if client.is_deleted:
-            return
-        told = await ui.run_javascript("return hw.surroundings()", timeout=ASKED_TIMEOUT_S)
+        told = await _surroundings()
         # Whoever only fetched the page, or left, has no page to be built.
-        if told is not None:
+        if not client.is_deleted:
             frame.begin(told)
 
     return root
+
+
+async def _surroundings() -> Mapping[str, Any] | None:
+    """What the browser says of itself; None where it does not, and a page for anybody has to do."""
+    for _ in range(ASKED_TIMES):
+        try:
+            told: Mapping[str, Any] | None = await ui.run_javascript(SURROUNDINGS, timeout=ASKED_TIMEOUT_S)
+        except TimeoutError:
+            continue
+        return told
+    return None
 
 
 class Frame:
@@ -99,7 +110,7 @@ class Frame:
         ui.skip_link("Skip to the page", target=self._main)
         ui.on("scheme", lambda event: self._surround(event.args))
 
-    def begin(self, told: Mapping[str, Any]) -> None:
+    def begin(self, told: Mapping[str, Any] | None) -> None:
         """Show the page, once the browser has said what it looks like there."""
         self._note(told)
         self._waiting.delete()
