@@ -40,7 +40,7 @@ def test_charts_show_one_run_in_the_order_of_its_rounds() -> None:
 
 
 def test_refusals_that_were_heard_go_before_those_of_the_history() -> None:
-    fleet = heard((1.0, event("delta.refused", "d1", "1970-01-01T00:10:00Z", node="d1", reason="stale")))
+    fleet = heard((700.0, event("delta.refused", "d1", "1970-01-01T00:10:00Z", node="d1", reason="stale")))
     old, same = (Happening(name, at, "delta.refused", "d1") for name, at in (("old", 10.0), ("same", 599.0)))
     assert [told.id for told in refusals_of(fleet, "d1", (same, old))][1:] == ["old"]
     assert refusals_of(fleet, "d2", ()) == ()
