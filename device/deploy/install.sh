@@ -6,7 +6,10 @@
 #   /opt/headwater/versions/current   the agent itself             /var/lib/headwater           what outlives a reboot
 #   /opt/headwater/launcher.py        starts it, and goes back     headwater-device.service     keeps it running
 # All that it lays comes out of the wheel. Exit codes: 0 done, 1 a step failed (its own words are above), 2 not here.
+# The agent's user may change its versions and its state: root reads nothing from there, and writes there as that user.
 set -eu
+# Nor is root's Python led by what lies in the folder that this is called in.
+export PYTHONSAFEPATH=1
 
 prefix=/opt/headwater
 settings=/etc/headwater
@@ -35,6 +38,7 @@ say() { printf '%s\n' "install: $*"; }
 refuse() { printf '%s\n' "install: $*" >&2; exit 2; }
 there() { command -v "$1" >/dev/null 2>&1; }
 running_systemd() { [ -d /run/systemd/system ] && there systemctl; }
+as_user() { runuser -u "$user" -- "$@"; }
 
 wheel='' version='' wheelhouse='' extra_index='' extras=trust,update config='' ca='' token=''
 start=yes uninstall=no purge=no
@@ -143,34 +147,35 @@ get_packages() {
 }
 
 lay_version() {
-  new=$prefix/versions/.$version.new
-  rm -rf "$new"
-  mkdir "$new"
-  python3 -m zipfile -e "$wheel" "$new"
-  "$prefix/venv/bin/python" -m compileall -q "$new" >/dev/null
-  chmod -R u=rwX,go=rX "$new"
-  chown -R "$user:$user" "$new"
-  if [ -d "$prefix/versions/$version" ]; then mv "$prefix/versions/$version" "$work/replaced"; fi
-  mv "$new" "$prefix/versions/$version"
+  laid=$work/laid
+  python3 -m zipfile -e "$wheel" "$laid"
+  "$prefix/venv/bin/python" -m compileall -q -s "$laid" -p "$prefix/versions/$version" "$laid" >/dev/null
+  chmod -R u=rwX,go=rX "$laid"
+  tar -C "$laid" -cf "$work/laid.tar" .
   before=$(readlink "$prefix/versions/current" || :)
-  point current "$version"
-  if [ "$before" ] && [ "$before" != "$version" ]; then point previous "$before"; fi
-  device=$prefix/versions/$version/headwater/device
-  deploy=$device/deploy
-  launcher=$device/launcher.py
-  install -m 0644 -o root -g root "$launcher" "$prefix/launcher.py"
+  as_user sh -euc '
+    umask 022
+    cd "$1"
+    rm -rf ".$2.new" ".$2.old"
+    mkdir ".$2.new"
+    tar -C ".$2.new" -xf -
+    if [ -d "$2" ]; then mv "$2" ".$2.old"; fi
+    mv -T ".$2.new" "$2"
+    rm -rf ".$2.old"
+    point() { ln -sfn "$2" ".$1.new"; mv -T ".$1.new" "$1"; }
+    point current "$2"
+    if [ "$3" ] && [ "$3" != "$2" ]; then point previous "$3"; fi
+  ' - "$prefix/versions" "$version" "$before" <"$work/laid.tar"
+  deploy=$laid/headwater/device/deploy
+  install -m 0644 -o root -g root "$laid/headwater/device/launcher.py" "$prefix/launcher.py"
   say "laid version $version${before:+ (before: $before)}"
-}
-
-point() {
-  ln -s "$2" "$prefix/versions/.$1.new"
-  chown -h "$user:$user" "$prefix/versions/.$1.new"
-  mv -T "$prefix/versions/.$1.new" "$prefix/versions/$1"
 }
 
 lay_command() {
   cat >"$command" <<COMMAND
 #!/bin/sh
+# What the agent's user may change is not root's to run.
+if [ "\$(id -u)" = 0 ]; then exec runuser -u $user -- "\$0" "\$@"; fi
 PYTHONPATH=$prefix/versions/current exec $prefix/venv/bin/python -P -m headwater.device "\$@"
 COMMAND
   chmod 0755 "$command"
@@ -179,7 +184,7 @@ COMMAND
 lay_settings() {
   if [ "$ca" ]; then install -m 0644 -o root -g "$user" "$ca" "$settings/ca.pem"; fi
   if [ "$token" ]; then
-    install -m 0600 -o "$user" -g "$user" "$token" "$state/enrolment-token"
+    as_user sh -euc 'umask 077; cat >"$1.new"; mv -T "$1.new" "$1"' - "$state/enrolment-token" <"$token"
     rm -f "$token"
   fi
   if [ -e "$settings/device.toml" ]; then

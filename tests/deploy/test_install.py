@@ -163,6 +163,37 @@ def test_without_systemd_the_agent_starts_by_hand(bare: Board, wheel: Path, port
     eventually(lambda: "connected to" in bare.sh("cat /tmp/log"))
 
 
+LAID = "/opt/headwater/versions/current/headwater/device"
+MINE = "runuser -u headwater -- sh -c '{}'"
+"""Whoever has taken over the agent, and waits for root."""
+
+
+def test_what_the_agent_may_change_is_never_roots_to_run(bare: Board, wheel: Path) -> None:
+    if "current" not in bare.sh("ls /opt/headwater/versions", check=False):
+        bare.sh(INSTALL.format(wheel=wheel.name))
+    bare.sh(MINE.format(f'echo "import os; print(os.getuid())" >{LAID}/__main__.py'))
+    assert bare.sh("headwater-device doctor") == bare.sh("id -u headwater")
+    bare.sh(INSTALL.format(wheel=wheel.name))
+
+
+def test_root_lays_what_is_in_the_wheel_whatever_the_agent_does_meanwhile(bare: Board, wheel: Path) -> None:
+    bare.sh(INSTALL.format(wheel=wheel.name))
+    launcher = bare.sh("sha256sum /opt/headwater/launcher.py")
+    swap = f"while [ ! -e /tmp/over ]; do echo evil >{LAID}/launcher.py; done"
+    bare.sh(f"{MINE.format(swap)} >/dev/null 2>&1 &")
+    place = "/var/lib/headwater/enrolment-token"
+    bare.sh(MINE.format(f"rm -f {place}; ln -s /etc/headwater {place}"))
+    bare.write("/tmp/pump-8.token", "once")
+    try:
+        bare.sh(f"{INSTALL.format(wheel=wheel.name)} --token /tmp/pump-8.token")
+    finally:
+        bare.sh("touch /tmp/over")
+    assert bare.sh("sha256sum /opt/headwater/launcher.py") == launcher
+    assert "token" not in bare.sh("ls /etc/headwater")
+    assert bare.sh(f"stat -c '%F %a %U' {place}; cat {place}").split("\n") == ["regular file 600 headwater", "once"]
+    bare.sh(INSTALL.format(wheel=wheel.name))
+
+
 @pytest.mark.parametrize(
     ("script", "says"),
     [
