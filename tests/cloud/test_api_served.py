@@ -1,16 +1,19 @@
 """The API of coordinators that run: the leader's, a standby's, without its broker, with its port taken, and its end."""
 
+import asyncio
 import contextlib
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from headwater.cloud.api import server
+from headwater.cloud.api.gate import Receive, Scope, Send
 from headwater.schemas.http import Readiness
 from headwater.testbed.machine import free_port
 from headwater.testbed.processes import Processes, Started
@@ -97,6 +100,58 @@ def test_a_port_in_use_ends_it_before_it_leads(tmp_path: Path) -> None:
         text = started.log.read_text()
         assert f"http.port: {port} of 127.0.0.1: Address already in use; give a free port" in text
         assert "leading" not in text
+
+
+@contextlib.asynccontextmanager
+async def answering(monkeypatch: pytest.MonkeyPatch, at_once: int, within_s: float) -> AsyncIterator[int]:
+    """The API's server in front of an application that says "well"; its port."""
+    monkeypatch.setattr(server._Guest, "at_once", at_once)
+    monkeypatch.setattr(server._Guest, "within_s", within_s)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await send({"type": "http.response.body", "body": b"well"})
+
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        serving = asyncio.create_task(server.serve(app, bound))
+        yield bound.getsockname()[1]
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("first", [b"", REQUEST], ids=["before the first request", "behind an answer"])
+async def test_who_asks_a_letter_at_a_time_is_sent_away(monkeypatch: pytest.MonkeyPatch, first: bytes) -> None:
+    async with answering(monkeypatch, 8, 1.0) as port, asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(first)
+        if first:
+            assert (await reader.readuntil(b"well")).startswith(b"HTTP/1.1 200")
+        writer.write(b"GET /health HTTP/1.1\r\nX: ")
+        end = asyncio.create_task(reader.read())
+        while not end.done():
+            writer.write(b"x")
+            await asyncio.wait({end}, timeout=0.05)
+        await asyncio.gather(end, return_exceptions=True)
+
+
+async def test_strangers_who_ask_nothing_have_so_many_connections_and_for_so_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They need no token for it, and the coordinator has its broker and its database by the same table of files."""
+    async with answering(monkeypatch, 4, 2.0) as port, asyncio.timeout(30):
+        strangers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(12)]
+        ends = [asyncio.create_task(reader.read()) for reader, _ in strangers]
+        done, waiting = await asyncio.wait(ends, timeout=1.0)
+        assert (len(done), len(waiting)) == (8, 4)
+        await asyncio.gather(*ends, return_exceptions=True)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(REQUEST)
+        assert (await reader.readuntil(b"well")).startswith(b"HTTP/1.1 200")
+        for _, each in (*strangers, (reader, writer)):
+            each.close()
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,13 @@ from fastapi.responses import PlainTextResponse
 from nicegui import ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from headwater.dashboard.feed import Feed
 from headwater.dashboard.history import History
 from headwater.dashboard.pages.frame import register
 from headwater.dashboard.pages.site import Site
+from headwater.node.listening import Guest
 from headwater.node.service import together
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.settings import AccessSettings, DashboardSettings, is_loopback
@@ -41,6 +43,12 @@ RECONNECT_S: Final = 15.0
 BACKLOG: Final = 128
 HEALTH: Final = "/healthz"
 """Says that the process lives, to whoever asks, and nothing else."""
+
+MAX_CONNECTIONS: Final = 512
+"""At once that ask for pages; what a page hears by is another matter."""
+
+ASK_WITHIN_S: Final = 30.0
+"""From connecting, or from the last answer, to the end of a request's headers."""
 
 _LOCAL: Final = ("localhost", "127.0.0.1", "[::1]")
 
@@ -103,6 +111,11 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _Guest(Guest, H11Protocol):
+    at_once = MAX_CONNECTIONS
+    within_s = ASK_WITHIN_S
 
 
 async def _answer(server: uvicorn.Server, listening: socket.socket) -> None:
@@ -178,7 +191,13 @@ def _config(app: FastAPI, access: AccessSettings) -> uvicorn.Config:
             raise ConfigError(f"access.certificate: {error}; give a certificate and its key in PEM") from None
         encrypted = {"ssl_certfile": str(access.certificate), "ssl_keyfile": str(key)}
     return uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=GOODBYE_S, **encrypted
+        app,
+        http=_Guest,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=GOODBYE_S,
+        **encrypted,
     )
 
 

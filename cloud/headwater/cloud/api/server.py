@@ -11,8 +11,10 @@ from typing import Final
 
 import uvicorn
 from anyio import to_thread
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from headwater.cloud.api.gate import Application
+from headwater.node.listening import Guest
 
 BACKLOG: Final = 128
 MAX_CONNECTIONS: Final = 512
@@ -23,6 +25,13 @@ THREADS: Final = 8
 
 GOODBYE_TIMEOUT_S: Final = 2
 IDLE_TIMEOUT_S: Final = 30
+ASK_WITHIN_S: Final = 30.0
+"""From connecting, or from the last answer, to the end of a request's headers."""
+
+
+class _Guest(Guest, H11Protocol):
+    at_once = MAX_CONNECTIONS
+    within_s = ASK_WITHIN_S
 
 
 class _Server(uvicorn.Server):
@@ -39,6 +48,7 @@ async def serve(app: Application, bound: socket.socket) -> None:
     server = _Server(
         uvicorn.Config(
             app,
+            http=_Guest,
             lifespan="off",
             log_config=None,
             access_log=False,
