@@ -122,6 +122,7 @@ def export(database: str, folder: Path, *arguments: str) -> subprocess.Completed
         (["--to", "wandb"], "to: 'wandb' is no tracker; there are mlflow, tensorboard"),
         (["--target", "x"], "target: 'x' without --to; add --to mlflow or --to tensorboard"),
         (["--to", "mlflow", "--int8"], "int8: is for a model alone; leave it or --to out"),
+        (["--to", "mlflow", "--round", "0"], "round: is for a model alone; leave it or --to out"),
     ],
 )
 def test_what_does_not_go_together_is_told(database: str, tmp_path: Path, arguments: list[str], sentence: str) -> None:

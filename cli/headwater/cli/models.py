@@ -1,14 +1,14 @@
 """Law: whether a model can be trained is said before a fleet is asked, in plain words, with what it will cost."""
 
-import json
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
+from typing import TYPE_CHECKING, Annotated, Final, get_args
 
 import typer
 
+from headwater.cli.answers import AsJson, answer
 from headwater.cli.model_reports import in_bytes, report, run_toml, shared, told, verdict
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.manifest import Objective
@@ -31,7 +31,6 @@ Personal = Annotated[
     list[str], typer.Option("--personal", help="Parameters that never leave their device, as a pattern; repeat.")
 ]
 Optimiser = Annotated[str, typer.Option(help="The local optimiser, which decides on the memory of a step.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def check(
         _read(file), Asked(objective, classes, tuple(frozen), tuple(personal), optimiser)
     )
     price = cost(compiled, batch)
-    _show(as_json, told(compiled, verification, price), report(file, compiled, verification, price))
+    answer(as_json, told(compiled, verification, price), report(file, compiled, verification, price))
 
 
 @app.command("import")
@@ -112,7 +111,7 @@ def import_(
         f"{run}: the run; set data to your devices' key, then: headwater run start {run}",
     ]
     result_told = {"model": str(path), "run": str(run), "changes": list(result.changes), "shared": shared(compiled)}
-    _show(as_json, result_told | asdict(verification), "\n".join(lines))
+    answer(as_json, result_told | asdict(verification), "\n".join(lines))
 
 
 @app.command("draw")
@@ -149,10 +148,6 @@ def _by_graphviz(dot: str, ending: str) -> bytes:
     if done.returncode:
         raise ConfigError(f"output: dot failed ({done.stderr.decode(errors='replace').strip()[:200]}); take .mmd")
     return done.stdout
-
-
-def _show(as_json: bool, value: dict[str, Any], text: str) -> None:
-    typer.echo(json.dumps(value) if as_json else text)
 
 
 # ── reading and writing ─────────────────────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headwater.cli.runs import DEFAULT, AsJson, Database, _history, _show
+from headwater.cli.answers import AsJson, answer
+from headwater.cli.histories import DEFAULT, Database, opened
 from headwater.schemas.errors import ConfigError, RunFailed
 
 if TYPE_CHECKING:
@@ -93,9 +94,9 @@ def publish(
         soak_s=soak_s,
         max_failures=max_failures,
     )
-    with _history(database) as history:
+    with opened(database) as history:
         record = _published(history, fleet, _version_of(wheel, payload), payload, key, policy)
-    _show(as_json, _told(record), f"{_line(record)}; follow it with: headwater release status")
+    answer(as_json, _told(record), f"{_line(record)}; follow it with: headwater release status")
 
 
 @app.command("rollback")
@@ -116,39 +117,39 @@ def rollback(
     from headwater.cloud.releasing import Policy
 
     policy = Policy(canaries=tuple(canary or ()), canary_share=0.0 if canary else canary_share, soak_s=soak_s)
-    with _history(database) as history:
+    with opened(database) as history:
         older = next((r for r in history.releases.published(fleet) if r.release.version == version), None)
         if older is None:
             known = ", ".join(dict.fromkeys(r.release.version for r in history.releases.published(fleet))) or "none"
             raise RunFailed(f"version: {version} was never published; published were: {known}")
         payload = history.releases.wheel(older.release)
         record = _published(history, fleet, version, payload, key, policy)
-    _show(as_json, _told(record), f"{_line(record)}; follow it with: headwater release status")
+    answer(as_json, _told(record), f"{_line(record)}; follow it with: headwater release status")
 
 
 @app.command("pause")
 def pause(database: Database = DEFAULT, fleet: Fleet = "fleet", as_json: AsJson = False) -> None:
     """Ask nobody any more: who has it keeps it."""
-    with _history(database) as history:
+    with opened(database) as history:
         record = history.releases.ask(fleet, "pause", datetime.now(UTC))
-    _show(as_json, _told(record), f"release {record.release.counter}: to be paused")
+    answer(as_json, _told(record), f"release {record.release.counter}: to be paused")
 
 
 @app.command("resume")
 def resume(database: Database = DEFAULT, fleet: Fleet = "fleet", as_json: AsJson = False) -> None:
     """Go on with a paused release; failures that are known by now are forgiven."""
-    with _history(database) as history:
+    with opened(database) as history:
         record = history.releases.ask(fleet, "resume", datetime.now(UTC))
-    _show(as_json, _told(record), f"release {record.release.counter}: to go on")
+    answer(as_json, _told(record), f"release {record.release.counter}: to go on")
 
 
 @app.command("status")
 def status(database: Database = DEFAULT, fleet: Fleet = "fleet", as_json: AsJson = False) -> None:
     """Show the fleet's releases, newest first; the first of them is the one that is rolled out."""
-    with _history(database) as history:
+    with opened(database) as history:
         records = history.releases.published(fleet)
     lines = [*map(_line, records[:1]), *(_failures(records[0]) if records else ()), *map(_older, records[1:])]
-    _show(as_json, [_told(record) for record in records], "\n".join(lines) or "no release yet")
+    answer(as_json, [_told(record) for record in records], "\n".join(lines) or "no release yet")
 
 
 def _published(history: "History", fleet: str, version: str, wheel: bytes, key: Path, policy: Any) -> "ReleaseRecord":

@@ -1,19 +1,17 @@
-"""Law: runs are asked for and read through the history; a coordinator need not be awake to be asked.
+"""Law: runs are asked for and read through the history; a coordinator need not be awake to be asked."""
 
-`--database` names the history; HEADWATER_DATABASE does, too, and is the place for a URL with a password.
-"""
-
-import json
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
+from headwater.cli.answers import AsJson, answer
+from headwater.cli.histories import DEFAULT, Database, opened
 from headwater.schemas.config import load
 from headwater.schemas.errors import ConfigError, RunFailed
 from headwater.schemas.run import OnnxModel, RunDescription
@@ -26,14 +24,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Start, follow, pause, stop and export runs.", no_args_is_help=True, add_completion=False)
 
 LOOK_EVERY_S: Final = 0.5
-ENDED: Final = ("finished", "stopped", "failed")
 
-Database = Annotated[
-    str, typer.Option(envvar="HEADWATER_DATABASE", help="The history's SQLAlchemy URL.", show_envvar=True)
-]
 RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; the newest if left out.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DEFAULT: Final = "sqlite:///headwater.db"
 
 
 @app.command("start")
@@ -54,11 +46,11 @@ def start(
     forward = _forward(description, file)
     from headwater.cloud.asking import ask
 
-    with _history(database) as history:
+    with opened(database) as history:
         record = ask(history, fleet, description, forward, run=id_, now=datetime.now(UTC), salt=os.urandom(2).hex())
         run = _told_of(history, record)
     waits = f" ({run.waits_for})" if run.waits_for else ""
-    _show(as_json, _brief(run), f"{run.run}: queued{waits}; follow it with: headwater run watch {run.run}")
+    answer(as_json, _brief(run), f"{run.run}: queued{waits}; follow it with: headwater run watch {run.run}")
 
 
 @app.command("list")
@@ -68,29 +60,31 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first."""
-    with _history(database) as history:
+    with opened(database) as history:
         runs = _all_told_of(history, history.list_runs(fleet))
     lines = [f"{r.run:<32} {r.state:<9} {r.round:>5}/{r.rounds:<5} {r.fleet:<12} {r.waits_for}".rstrip() for r in runs]
-    _show(as_json, [_brief(run) for run in runs], "\n".join(lines) or "no runs yet; headwater run start FILE.toml")
+    answer(as_json, [_brief(run) for run in runs], "\n".join(lines) or "no runs yet; headwater run start FILE.toml")
 
 
 @app.command("show")
 def show(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> None:
     """Show a run and its rounds."""
-    with _history(database) as history:
+    with opened(database) as history:
         record = _chosen(history, run)
         rounds = history.rounds_of(record.id)
         run_ = _told_of(history, record)
     head = f"{run_.run}: {run_.state}, round {run_.round} of {run_.rounds}"
     why = run_.failure or run_.waits_for
     lines = [head + (f" ({why})" if why else ""), *map(_line, rounds)]
-    _show(as_json, _brief(run_) | {"rounds": [_told(r) for r in rounds]}, "\n".join(lines))
+    answer(as_json, _brief(run_) | {"rounds": [_told(r) for r in rounds]}, "\n".join(lines))
 
 
 @app.command("watch")
 def watch(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = False) -> None:
     """Follow a run until it ends, a line a round; ends with 8 where the run failed."""
-    with _history(database) as history:
+    from headwater.cloud.history.states import ENDED
+
+    with opened(database) as history:
         record = _chosen(history, run)
         told, waited = 0, ""
         while True:
@@ -98,7 +92,7 @@ def watch(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = F
             waited = _say_why(history, record, waited, as_json)
             rounds = history.rounds_of(record.id)
             for round_ in rounds[told:]:
-                _show(as_json, _told(round_), _line(round_))
+                answer(as_json, _told(round_), _line(round_))
             told = len(rounds)
             if record.state in ENDED:
                 break
@@ -106,7 +100,7 @@ def watch(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = F
         run_ = _told_of(history, record)
     if record.state == "failed":
         raise RunFailed(f"run {record.id}: failed: {record.failure}")
-    _show(as_json, _brief(run_), f"{record.id}: {record.state}")
+    answer(as_json, _brief(run_), f"{record.id}: {record.state}")
 
 
 def _say_why(history: "History", record: "RunRecord", told: str, as_json: bool) -> str:
@@ -137,10 +131,10 @@ def resume(run: RunName = None, database: Database = DEFAULT, as_json: AsJson = 
 
 
 def _ask(request: "Request", run: str | None, database: str, as_json: bool) -> None:
-    with _history(database) as history:
+    with opened(database) as history:
         record = history.request(_chosen(history, run).id, request, datetime.now(UTC))
         told = _told_of(history, record)
-    _show(as_json, _brief(told), f"{record.id}: {_SAID.get((request, record.state), record.state)}")
+    answer(as_json, _brief(told), f"{record.id}: {_SAID.get((request, record.state), record.state)}")
 
 
 _SAID: Final = {
@@ -186,13 +180,21 @@ def export(
 
     if to is not None:
         only_a_model = {"output": output, "int8": int8 or None, "calibrate": calibrate, "data": data, "round": round_}
-        _track(run, database, to, target, [name for name, value in only_a_model.items() if value], cluster, as_json)
+        _track(
+            run,
+            database,
+            to,
+            target,
+            [name for name, value in only_a_model.items() if value is not None],
+            cluster,
+            as_json,
+        )
         return
     if target is not None:
         raise ConfigError(f"target: {target!r} without --to; add --to mlflow or --to tensorboard")
     if calibrate and not int8:
         raise ConfigError("calibrate: eight bits are calibrated, and none were asked for; add --int8")
-    with _history(database) as history:
+    with opened(database) as history:
         record = _chosen(history, run)
         version, payload = exported(history, record.id, round_, cluster)
     description = record.description
@@ -209,7 +211,7 @@ def export(
         _write(beside, small)
         told["int8"] = {"path": str(beside), "ranges": basis} | result.told()
         lines.append(f"{beside}: in eight bits (ranges: {basis}), {result.line()}")
-    _show(as_json, told, "\n".join(lines))
+    answer(as_json, told, "\n".join(lines))
 
 
 def _track(
@@ -230,7 +232,7 @@ def _track(
     if only_a_model:
         raise ConfigError(f"{only_a_model[0]}: is for a model alone; leave it or --to out")
     tracker = cast(Tracker, to)
-    with _history(database) as history:
+    with opened(database) as history:
         record = _chosen(history, run)
         rounds = history.rounds_of(record.id)
         version, model = None, None
@@ -239,7 +241,7 @@ def _track(
     where = target_of(tracker, target)
     name = tell(tracker, where, experiment_of(record, rounds, version, model))
     told = len({one.round for one in rounds if one.state == "closed"})
-    _show(
+    answer(
         as_json,
         {"run": record.id, "to": to, "target": where, "as": name, "rounds": told},
         f"{record.id}: {told} rounds told to {to} at {where}, as {name}",
@@ -259,17 +261,6 @@ def _pause() -> None:
         time.sleep(LOOK_EVERY_S)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-
-
-@contextmanager
-def _history(url: str) -> Iterator["History"]:
-    from headwater.cloud.history import open_history
-
-    history = open_history(url)
-    try:
-        yield history
-    finally:
-        history.close()
 
 
 def _chosen(history: "History", run: str | None) -> "RunRecord":
@@ -331,7 +322,3 @@ def _line(round_: "RoundRecord") -> str:
 
     over_devices = in_words({"test": round_.test, "personal": round_.personal, "local": round_.local})
     return f"{line}; {over_devices}" if over_devices else line
-
-
-def _show(as_json: bool, value: Any, text: str) -> None:
-    typer.echo(json.dumps(value, default=str) if as_json else text)

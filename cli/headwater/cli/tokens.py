@@ -1,17 +1,16 @@
 """Law: a token of the HTTP API is shown once, when it is made; what is kept is its hash."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from headwater.cli.answers import AsJson, answer
 from headwater.schemas.errors import ConfigError
 
 app = typer.Typer(help="Tokens of the cloud's HTTP API.", no_args_is_help=True, add_completion=False)
 
 File = Annotated[Path, typer.Option("--file", help="The file of tokens; it is http.tokens of the cloud's settings.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Owner = Annotated[str, typer.Argument(metavar="NAME", help="Whose it is.")]
 DEFAULT = Path("tokens.toml")
 
@@ -36,7 +35,7 @@ def add(
         raise ConfigError(f"name: {name!r} has a token in {file}; remove it first, or take another name")
     secret = new_secret()
     write(file, (*known, of_secret(name, role, secret)))
-    _show(as_json, {"name": name, "role": role, "token": secret}, secret)
+    answer(as_json, {"name": name, "role": role, "token": secret}, secret)
 
 
 @app.command("list")
@@ -49,7 +48,7 @@ def list_(file: File = DEFAULT, as_json: AsJson = False) -> None:
 
     tokens = read(file)
     told = [{"name": token.name, "role": token.role} for token in tokens]
-    _show(as_json, told, "\n".join(f"{token.name:<32} {token.role}" for token in tokens) or "no tokens yet")
+    answer(as_json, told, "\n".join(f"{token.name:<32} {token.role}" for token in tokens) or "no tokens yet")
 
 
 @app.command("remove")
@@ -66,8 +65,4 @@ def remove(name: Owner, file: File = DEFAULT, as_json: AsJson = False) -> None:
         there = ", ".join(token.name for token in known) or "nobody"
         raise ConfigError(f"name: {name!r} has no token in {file}; there are those of {there}")
     write(file, kept)
-    _show(as_json, {"name": name, "removed": True}, f"{name}: removed")
-
-
-def _show(as_json: bool, value: object, text: str) -> None:
-    typer.echo(json.dumps(value) if as_json else text)
+    answer(as_json, {"name": name, "removed": True}, f"{name}: removed")
