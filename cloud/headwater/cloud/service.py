@@ -36,7 +36,7 @@ from headwater.schemas.statuses import RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
-from headwater.transport.session import Connect, LinkDown, Session, with_ears
+from headwater.transport.session import Connect, Ear, LinkDown, Session, with_ears
 
 if TYPE_CHECKING:
     from headwater.node.trusting import Trust
@@ -79,6 +79,21 @@ class Voice:
 
     trust: "Trust | None"
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Where a coordinator serves: its settings, the way to its broker, its machine, and who hears what it does."""
+
+    settings: CloudSettings
+    connect: Connect
+    machine: Machine
+    duty: Duty
+    watch: Watch
+
+    @property
+    def identity(self) -> Identity:
+        return _identity(self.settings, self.machine)
 
 
 async def serve(settings: CloudSettings) -> None:
@@ -147,7 +162,7 @@ async def coordinate(
     watch: Watch = UNWATCHED,
 ) -> None:
     """Lead the fleet, or stand by, whatever carries the messages. Raises what `serve` raises behind the opening."""
-    duty = duty or Duty()
+    post = Post(settings, connect, machine, duty or Duty(), watch)
     leadership = Leadership(
         history.leases,
         settings.fleet,
@@ -159,50 +174,56 @@ async def coordinate(
     trust = trust_of(settings.trust, settings.fleet, settings.node, clock=machine.now)
     while True:
         lease = await leadership.gain()
-        voice = Voice(trust, lease.term)
         try:
-            keep = partial(leadership.keep, lease)
-            await lead(settings, history.led(lease), keep, connect, machine, duty, voice, watch)
+            await lead(post, history.led(lease), partial(leadership.keep, lease), Voice(trust, lease.term))
         except LeaseLost as lost:
             log.warning("%s", lost)
         finally:
-            duty.parent = None
+            post.duty.parent = None
             await leadership.give_back(lease)
 
 
-async def lead(
-    settings: CloudSettings,
-    history: History,
-    keep_lease: Callable[[], Awaitable[None]],
-    connect: Connect,
-    machine: Machine,
-    duty: Duty,
-    voice: Voice,
-    watch: Watch,
-) -> None:
+async def lead(post: Post, history: History, keep_lease: Callable[[], Awaitable[None]], voice: Voice) -> None:
     """Coordinate the fleet. Raises LeaseLost, with nothing said to the fleet, when another leads it."""
-    identity = _identity(settings, machine)
-    topics = Topics(settings.fleet)
-    store = ObjectStore(settings.store_size_bytes)
+    fleet, machine, trust = post.settings.fleet, post.machine, voice.trust
+    store = ObjectStore(post.settings.store_size_bytes)
+    clusters = Clusters(fleet, partial(_record, history, fleet, machine))
+    parent = _parent(post, history, store, voice, clusters.ear)
+    coordinator = Coordinator(
+        fleet,
+        parent,
+        history,
+        store,
+        tell_people=partial(_tell_of_run, parent, Topics(fleet).run),
+        now=machine.now,
+        chance=machine.chance,
+        observe=post.watch.saw,
+    )
+    rolling_out = RollingOut(fleet, parent, history, now=machine.now)
+    post.duty.parent = parent
+    try:
+        telling = post.watch.run(_sights(post.settings, parent), parent.session.publish)
+        beside = (coordinator.serve(), rolling_out.run(), keep_lease(), clusters.run(), telling)
+        looking = [] if trust is None else [trust.look_after(parent.say_again)]
+        await together(parent.run(), *(_or_quietly(parent, service) for service in beside), *looking)
+    finally:
+        await parent.drain()
+
+
+def _parent(post: Post, history: History, store: ObjectStore, voice: Voice, ear: Ear) -> Parent:
+    """A leader's side towards its children, whose connection this ear hears on too."""
+    settings, identity, trust = post.settings, post.identity, voice.trust
+    topic = Topics(settings.fleet).round
 
     async def tell_of_round(status: RoundStatus) -> None:
-        await parent.session.publish(topics.round, encode_status(status), retain=True)
-
-    async def tell_of_run(status: RunStatus) -> None:
-        try:
-            await parent.session.publish(topics.run, encode_status(status), retain=True)
-        except LinkDown as error:
-            log.debug("a status for people was lost with the link: %s", error)
-
-    trust = voice.trust
+        await parent.session.publish(topic, encode_status(status), retain=True)
 
     async def be_born() -> None:
         birth = identity.status("online", {}, certificate="" if trust is None else trust.certificate)
         await parent.session.publish(birth.topic, birth.payload, retain=True)
 
-    clusters = Clusters(settings.fleet, partial(_record, history, settings.fleet, machine))
     parent = Parent(
-        with_ears(connect, clusters.ear),
+        with_ears(post.connect, ear),
         identity,
         store,
         client=settings.node,
@@ -213,33 +234,25 @@ async def lead(
         on_connect=be_born,
         trust=trust,
         epoch=voice.epoch,
-        observe=watch.saw,
+        observe=post.watch.saw,
     )
-    coordinator = Coordinator(
-        settings.fleet,
-        parent,
-        history,
-        store,
-        tell_people=tell_of_run,
-        now=machine.now,
-        chance=machine.chance,
-        observe=watch.saw,
-    )
-    sights = Sights(
+    return parent
+
+
+async def _tell_of_run(parent: Parent, topic: str, status: RunStatus) -> None:
+    try:
+        await parent.session.publish(topic, encode_status(status), retain=True)
+    except LinkDown as error:
+        log.debug("a status for people was lost with the link: %s", error)
+
+
+def _sights(settings: CloudSettings, parent: Parent) -> Sights:
+    return Sights(
         links={"broker": lambda: parent.session},
         members=lambda: parent.members,
         data=parent.data,
         gauges=_disk(settings.database.get_secret_value()),
     )
-    rolling_out = RollingOut(settings.fleet, parent, history, now=machine.now)
-    duty.parent = parent
-    try:
-        telling = watch.run(sights, parent.session.publish)
-        beside = (coordinator.serve(), rolling_out.run(), keep_lease(), clusters.run(), telling)
-        looking = [] if trust is None else [trust.look_after(parent.say_again)]
-        await together(parent.run(), *(_or_quietly(parent, service) for service in beside), *looking)
-    finally:
-        await parent.drain()
 
 
 def _disk(database: str) -> dict[str, Gauge]:
