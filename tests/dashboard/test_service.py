@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from headwater.dashboard.history import History
 from headwater.dashboard.service import guard
 from headwater.schemas.config import load
 from headwater.schemas.errors import ConfigError
@@ -48,6 +49,12 @@ def test_a_port_that_is_taken_is_said() -> None:
         code, said = ended("--port", str(taken.getsockname()[1]))
     assert code == 2
     assert "give another port" in said
+
+
+@pytest.mark.parametrize("api", ["http://cloud:http", "http://[::"])
+def test_an_address_that_is_none_is_said(api: str) -> None:
+    with pytest.raises(ConfigError, match=r"api: .* give an address as http://cloud:8080"):
+        History(api, "plant")
 
 
 def test_who_can_be_reached_by_others_wants_a_password_or_a_word() -> None:

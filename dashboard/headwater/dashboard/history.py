@@ -68,7 +68,7 @@ class History:
         transport: what carries the questions, where it is not the network.
 
     Raises:
-        ConfigError: the token's file cannot be read, or is empty.
+        ConfigError: the address is none, or the token's file cannot be read, or is empty.
     """
 
     def __init__(
@@ -86,12 +86,15 @@ class History:
         self._asking: dict[str, asyncio.Task[None]] = {}
         token = _token(token_file)
         self._where = (base or "").rstrip("/")
-        self._client = httpx.AsyncClient(
-            base_url=(self._where or "http://none.invalid") + PREFIX,
-            timeout=TIMEOUT_S,
-            transport=transport,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                base_url=(self._where or "http://none.invalid") + PREFIX,
+                timeout=TIMEOUT_S,
+                transport=transport,
+                headers={"Authorization": f"Bearer {token}"} if token else {},
+            )
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"api: {base}: {error}; give an address as http://cloud:8080") from None
 
     async def close(self) -> None:
         asking = tuple(self._asking.values())
