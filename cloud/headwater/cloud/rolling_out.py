@@ -6,6 +6,7 @@ does not wait for a run, nor a run for a release.
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -32,10 +33,17 @@ class RollingOut:
 
     Args:
         now: UTC time.
+        chance: uniform in [0, 1), for the jitter of waits.
     """
 
     def __init__(
-        self, fleet: str, parent: Parent, history: History, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        fleet: str,
+        parent: Parent,
+        history: History,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._fleet = fleet
         self._parent = parent
@@ -43,7 +51,7 @@ class RollingOut:
         self._now = now
         self._told: Rollout | None = None
         self._begun = Begun()
-        self._patience = Patience(_nothing_to_say)
+        self._patience = Patience(_nothing_to_say, chance)
 
     async def run(self) -> NoReturn:
         """Roll the fleet's newest release out, until cancelled. Raises HistoryError, or LeaseLost."""

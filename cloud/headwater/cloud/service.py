@@ -199,7 +199,7 @@ async def lead(post: Post, history: History, keep_lease: Callable[[], Awaitable[
         chance=machine.chance,
         observe=post.watch.saw,
     )
-    rolling_out = RollingOut(fleet, parent, history, now=machine.now)
+    rolling_out = RollingOut(fleet, parent, history, now=machine.now, chance=machine.chance)
     post.duty.parent = parent
     try:
         telling = post.watch.run(_sights(post.settings, parent), parent.session.publish)
