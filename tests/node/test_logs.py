@@ -111,13 +111,15 @@ def test_whatever_goes_wrong_is_one_object_a_line(capsys: pytest.CaptureFixture[
     except ValueError:
         log.exception("failed")
     log.info("%d fits not", "text")
+    log.info("%(round)d is not there", {"run": "bearings"})
     warnings.warn("deprecated", stacklevel=1)
     thread = threading.Thread(target=lambda: 1 / 0)
     thread.start()
     thread.join()
-    failed, unfit, warned, died = lines(capsys)
+    failed, unfit, absent, warned, died = lines(capsys)
     assert failed["exception"].endswith("ValueError: over\ntwo lines")
     assert unfit["message"].startswith("%d fits not ('text',)")
+    assert absent["message"].startswith("%(round)d is not there")
     assert "deprecated" in warned["message"]
     assert died["message"] == "ZeroDivisionError: division by zero"
 

@@ -76,7 +76,7 @@ def _message(record: logging.LogRecord) -> str:
     """What a line says; one whose arguments do not fit says that much."""
     try:
         return record.getMessage()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError) as error:
         return f"{record.msg} {record.args!r} ({error})"
 
 
