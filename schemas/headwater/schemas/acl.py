@@ -6,11 +6,11 @@ nodes' status; what devices predict is of their own data, and is read by those a
 node, a viewer or who asks to be one, is not let do what any node may.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from headwater.schemas.base import Frozen
-from headwater.schemas.topics import Topics
+from headwater.schemas.topics import DOWN, INBOX, UP, Topics
 
 ENROLMENT_USER: Final = "enrol"
 """Who asks for a certificate. The name and its password are no secret: what is asked proves itself by its token."""
@@ -84,18 +84,23 @@ def fleet_acl(
 
 def _of_parent(topics: Topics, parent: str, children: Sequence[str] | None) -> Iterator[Rule]:
     """What goes on between `parent` and its children, where None is whoever comes."""
-    yield Rule(access="write", filter=topics.all_down(parent), user=parent)
+    yield from _writes((topics.down(parent, leaf) for leaf in DOWN), parent)
     yield Rule(access="read", filter=topics.all_up(parent), user=parent)
     yield Rule(access="read", filter=topics.status(), user=parent)
     if children is None:
         yield Rule(access="read", filter=topics.all_down(parent))
-        yield Rule(access="write", filter=topics.own_up(parent))
-        yield Rule(access="write", filter=topics.all_inbox("+"), user=parent)
+        yield from _writes(topics.own_up(parent), None)
+        yield from _writes((topics.inbox("+", leaf) for leaf in INBOX), parent)
         return
     for child in children:
         yield Rule(access="read", filter=topics.all_down(parent), user=child)
-        yield Rule(access="write", filter=topics.childs_up(child, parent), user=child)
-        yield Rule(access="write", filter=topics.all_inbox(child), user=parent)
+        yield from _writes((topics.up(child, parent, leaf) for leaf in UP), child)
+        yield from _writes((topics.inbox(child, leaf) for leaf in INBOX), parent)
+
+
+def _writes(filters: Iterable[str], user: str | None) -> Iterator[Rule]:
+    """Each topic by its name: a broker keeps a retained message for whatever else one could think of."""
+    return (Rule(access="write", filter=one, user=user) for one in filters)
 
 
 def viewers_acl(fleet: str, viewers: Sequence[str], predictions: bool = False) -> Acl:

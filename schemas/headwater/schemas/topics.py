@@ -140,9 +140,9 @@ class Topics:
         own = (f"{self._base}/node/%u/{leaf}" for leaf in ("status", "echo", "predictions"))
         return (*own, self.own_cluster, self.own_events)
 
-    def own_up(self, parent: str) -> str:
+    def own_up(self, parent: str) -> tuple[str, ...]:
         """What a client may send to `parent`, with its user name for `%u`."""
-        return f"{self._base}/node/%u/up/{_level(parent, 'parent')}/+"
+        return tuple(f"{self._base}/node/%u/up/{_level(parent, 'parent')}/{leaf}" for leaf in UP)
 
     def childs_up(self, child: str, parent: str) -> str:
         """The filter of everything that `child` sends to `parent`."""
