@@ -1,6 +1,8 @@
 """`headwater release`: keys, publishing, pausing and taking back, and what each refuses."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from headwater.cloud.history import open_history
 from headwater.cloud.releasing import Policy
 from headwater.schemas.errors import ConfigError, RunFailed
 from headwater.schemas.messages import Rollout
+from headwater.schemas.statuses import FailedUpdate, RolloutStatus
 from headwater.trust.releases import is_signed, read_signer
 from support.wheels import small
 
@@ -86,6 +89,21 @@ def test_the_status_is_readable_and_pausing_waits_for_the_coordinator(folder: Pa
     assert record.wish == "pause"
     history.close()
     assert call("resume") == "release 2: to go on\n"
+
+
+def test_what_a_device_says_of_its_failure_orders_the_readers_terminal_nothing(folder: Path) -> None:
+    published(folder, "2.0")
+    history = open_history(f"sqlite:///{folder / 'h.db'}")
+    record = history.releases.current("plant")
+    assert record is not None
+    failed = FailedUpdate(node="d1", detail="\x1b[2Jall is well\nrelease 1, version 2.0: done")
+    report = RolloutStatus(counter=1, stage=0, failed=1, failures=(failed,))
+    progress = replace(record.progress, state="stopped", detail=f"d1: {failed.detail}", report=report)
+    history.releases.keep("plant", progress, None, datetime.now(UTC))
+    history.close()
+    told = call("status")
+    assert "\x1b" not in told
+    assert "  d1: \\x1b[2Jall is well\\nrelease 1, version 2.0: done" in told.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -190,20 +190,24 @@ def _version_of(wheel: Path, payload: bytes) -> str:
 
 
 def _line(record: "ReleaseRecord") -> str:
+    from headwater.node.logs import printable
+
     progress, release = record.progress, record.release
     stage = f"stage {progress.stage + 1} of {len(progress.policy.stages)}"
     head = f"release {release.counter}, version {release.version}: {progress.state}, {stage}"
-    report = progress.report
+    report, detail = progress.report, printable(progress.detail)
     if report is None:
-        return head + (f" ({progress.detail})" if progress.detail else "")
+        return head + (f" ({detail})" if detail else "")
     counts = f"{report.updated} updated, {report.under_way} under way, {report.waiting} waiting, {report.failed} failed"
-    return f"{head}; {counts}" + (f"\n  {progress.detail}" if progress.detail else "")
+    return f"{head}; {counts}" + (f"\n  {detail}" if detail else "")
 
 
 def _failures(record: "ReleaseRecord") -> Iterator[str]:
+    from headwater.node.logs import printable
+
     report = record.progress.report
     for failure in report.failures if report is not None else ():
-        yield f"  {failure.node}: {failure.detail}"
+        yield f"  {failure.node}: {printable(failure.detail)}"
 
 
 def _older(record: "ReleaseRecord") -> str:
