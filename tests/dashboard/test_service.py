@@ -48,7 +48,7 @@ def test_a_port_that_is_taken_is_said() -> None:
         taken.listen()
         code, said = ended("--port", str(taken.getsockname()[1]))
     assert code == 2
-    assert "give another port" in said
+    assert "give a free port" in said
 
 
 @pytest.mark.parametrize("api", ["http://cloud:http", "http://[::"])

@@ -135,8 +135,9 @@ def _enrolling(
 def _api(settings: CloudSettings, duty: Duty, now: Callable[[], datetime]) -> Iterator[Callable[[], Awaitable[None]]]:
     """What answers over HTTP, its port taken already. Raises ConfigError for that and the tokens, and HistoryError."""
     from headwater.cloud.api.app import create_app
-    from headwater.cloud.api.server import BACKLOG, serve
+    from headwater.cloud.api.server import serve
     from headwater.cloud.api.tokens import TokenBook
+    from headwater.node.answering import BACKLOG
 
     assert settings.http is not None
     book = TokenBook(settings.http.tokens) if settings.http.tokens is not None else None

@@ -4,15 +4,12 @@ It answers on loopback by default, and there only to its own names, so that no f
 it wants a password, or the word that everyone in its network may look.
 """
 
-import asyncio
 import base64
 import binascii
 import hmac
 import logging
-import socket
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
 import uvicorn
@@ -27,20 +24,17 @@ from headwater.dashboard.feed import Feed
 from headwater.dashboard.history import History
 from headwater.dashboard.pages.frame import register
 from headwater.dashboard.pages.site import Site
-from headwater.node.listening import Guest
+from headwater.node.answering import BACKLOG, answer
+from headwater.node.listening import Guest, listening
 from headwater.node.service import together
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.settings import AccessSettings, DashboardSettings, is_loopback
 
 log = logging.getLogger("headwater.dashboard")
 
-GOODBYE_S: Final = 2
-"""Browsers that do not let go are left behind after so long."""
-
 RECONNECT_S: Final = 15.0
 """A tab that was away for less goes on where it was."""
 
-BACKLOG: Final = 128
 HEALTH: Final = "/healthz"
 """Says that the process lives, to whoever asks, and nothing else."""
 
@@ -62,15 +56,14 @@ async def serve(settings: DashboardSettings, *, tell: Callable[[str], None] = la
     password = guard(settings)
     # It would tell of each question to the history.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    with _listening(settings) as listening:
+    # Who connects from now on waits in the port's queue until the server has begun.
+    with listening(settings.host, settings.port, "port", BACKLOG) as bound:
         feed, history = Feed(settings), History(settings.api, settings.fleet, settings.api_token_file)
-        server = _Server(_config(_app(settings, feed, history, password), settings.access))
+        config = _config(_app(settings, feed, history, password), settings.access)
         log.info("showing fleet %s on %s", settings.fleet, address(settings))
-        # Who connects from now on waits in the port's queue until the server has begun.
-        listening.listen(BACKLOG)
         tell(address(settings))
         try:
-            await together(feed.run(), _answer(server, listening))
+            await together(feed.run(), answer(uvicorn.Server(config), bound))
         finally:
             await history.close()
 
@@ -105,28 +98,9 @@ def guard(settings: DashboardSettings) -> str | None:
 # ── the web server ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Server(uvicorn.Server):
-    """A server that leaves signals to the service that it is part of."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class _Guest(Guest, H11Protocol):
     at_once = MAX_CONNECTIONS
     within_s = ASK_WITHIN_S
-
-
-async def _answer(server: uvicorn.Server, listening: socket.socket) -> None:
-    """Answer until cancelled, then let browsers go; the server bounds how long that takes."""
-    serving = asyncio.ensure_future(server.serve(sockets=[listening]))
-    try:
-        await asyncio.shield(serving)
-    except asyncio.CancelledError:
-        server.should_exit = True
-        await serving
-        raise
 
 
 class Password:
@@ -190,31 +164,4 @@ def _config(app: FastAPI, access: AccessSettings) -> uvicorn.Config:
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"access.certificate: {error}; give a certificate and its key in PEM") from None
         encrypted = {"ssl_certfile": str(access.certificate), "ssl_keyfile": str(key)}
-    return uvicorn.Config(
-        app,
-        http=_Guest,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=GOODBYE_S,
-        **encrypted,
-    )
-
-
-@contextmanager
-def _listening(settings: DashboardSettings) -> Iterator[socket.socket]:
-    """The port, held before anything else begins. Raises ConfigError."""
-    try:
-        family, *_, where = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family)
-    except OSError as error:
-        raise ConfigError(f"host: {settings.host}: {error}; give an address of this machine") from None
-    with listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind(where)
-        except OSError as error:
-            raise ConfigError(
-                f"port: {settings.port} on {settings.host} cannot be had ({error.strerror}); give another port"
-            ) from None
-        yield listening
+    return uvicorn.Config(app, http=_Guest, log_config=None, log_level="warning", access_log=False, **encrypted)
