@@ -24,7 +24,7 @@ from headwater.core.graph import objective as objectives
 from headwater.core.graph.forward import depending
 from headwater.core.graph.gate import verify
 from headwater.core.graph.operators import batch_norm, convolution
-from headwater.core.graph.operators.elementwise import _nothing
+from headwater.core.graph.operators.elementwise import no_gradient
 from headwater.core.models import NORMALISER, mlp
 from headwater.schemas.manifest import Objective
 from headwater.schemas.run import LocalTraining, Loss
@@ -46,7 +46,7 @@ def test_every_operator_that_trains_has_a_case() -> None:
 
 
 def without_gradient() -> list[str]:
-    return [name for name, row in operators.OPERATORS.items() if row.backward is _nothing]
+    return [name for name, row in operators.OPERATORS.items() if row.backward is no_gradient]
 
 
 @settings(max_examples=12)

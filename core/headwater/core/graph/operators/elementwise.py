@@ -257,7 +257,7 @@ def _dropout(tape: Tape, node: onnx.NodeProto, _: Attributes, grad: str) -> Grad
     return (tape.emit("Mul", grad, saved[0]) if saved else grad,)
 
 
-def _nothing(tape: Tape, node: onnx.NodeProto, _: Attributes, *grads: str | None) -> Gradients:
+def no_gradient(tape: Tape, node: onnx.NodeProto, _: Attributes, *grads: str | None) -> Gradients:
     return ()
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 
-from headwater.core.graph.operators.elementwise import _nothing
+from headwater.core.graph.operators.elementwise import no_gradient
 from headwater.core.graph.operators.row import Attributes, Gradients, Operator, axis_of, not_the_batch, refuse
 from headwater.core.graph.tape import Shape, Tape
 
@@ -168,7 +168,9 @@ WITHOUT_GRADIENT: Final[dict[str, dict[str, Any]]] = {
 
 SHAPING: Final[Mapping[str, Operator]] = {
     "Concat": Operator(_concat, {"axis": 0}, check=_axis_is_not_the_batch),
-    "Constant": Operator(_nothing, dict.fromkeys(("value", "value_float", "value_floats", "value_int", "value_ints"))),
+    "Constant": Operator(
+        no_gradient, dict.fromkeys(("value", "value_float", "value_floats", "value_int", "value_ints"))
+    ),
     "Expand": Operator(_expand, {}),
     "Flatten": Operator(_as_before, {"axis": 1}),
     "Gather": Operator(_gather, {"axis": 0}, check=_axis_is_not_the_batch),
@@ -179,4 +181,4 @@ SHAPING: Final[Mapping[str, Operator]] = {
     "Squeeze": Operator(_as_before, {}, fixed=(1,)),
     "Transpose": Operator(_transpose, {"perm": None}),
     "Unsqueeze": Operator(_as_before, {}, fixed=(1,)),
-} | {name: Operator(_nothing, attributes) for name, attributes in WITHOUT_GRADIENT.items()}
+} | {name: Operator(no_gradient, attributes) for name, attributes in WITHOUT_GRADIENT.items()}
