@@ -282,6 +282,29 @@ async def test_what_strangers_send_does_not_end_the_desk(
     assert decode(encode(asked), EnrolmentRequest) == asked
 
 
+@pytest.mark.live
+async def test_what_strangers_have_the_broker_keep_is_taken_away(place: Fortress, folder: Folder) -> None:
+    """Before the desk came, and while it is there: else each connection leaves one for good."""
+
+    def leave(number: int) -> None:
+        token_id = f"{number:016x}"
+        with place.guest("enrol", client=token_id) as stranger:
+            stranger.say(TOPICS.enrolment(token_id, "request"), b"x" * 10_000, retain=True)
+
+    def kept() -> int:
+        with place.guest("wiretap") as tapped:
+            tapped.subscribe(TOPICS.all_enrolments("request"))
+            tapped.hears(b"x" * 10_000, 1.0)
+            return len(tapped.heard)
+
+    await asyncio.to_thread(leave, 1)
+    assert await asyncio.to_thread(kept) == 1
+    async with desk_at(place, authority_of(place, folder)):
+        for number in (2, 3):
+            await asyncio.to_thread(leave, number)
+        await asyncio.to_thread(eventually, lambda: kept() == 0)
+
+
 # ── what a node has to have ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -1,10 +1,12 @@
 """Law: a token is marked as used before its certificate is made, in one step; what was answered once is answered again.
 
 Whoever may ask is a stranger. So what waits is bounded, and how much is answered in a minute; what is refused stands in
-the log, and the sentence goes to whoever asked.
+the log, and the sentence goes to whoever asked. A broker keeps what a stranger wants it to, for each token that one can
+think of: whatever was heard is taken away there.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -33,6 +35,8 @@ log = logging.getLogger("headwater.cloud")
 MAX_WAITING: Final = 64
 MAX_A_MINUTE: Final = 240
 MAX_ASKED_SIZE_BYTES: Final = 8 * 1024
+MAX_CLEARING: Final = 4096
+"""Topics that are to be cleared; more are heard again at the next connection, as far as a broker kept them."""
 
 
 class Desk:
@@ -81,6 +85,7 @@ class Enrolling:
         self.connection: Connection | None = None
         self._waiting: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(MAX_WAITING)
         self._answered_at: deque[float] = deque(maxlen=MAX_A_MINUTE)
+        self._clearing: asyncio.Queue[str] = asyncio.Queue(MAX_CLEARING)
 
     @property
     def filter(self) -> str:
@@ -98,7 +103,11 @@ class Enrolling:
     def hear(self, topic: str, payload: bytes, retained: bool) -> None:
         """Have a request answered, unless there are too many: whoever waits asks again."""
         token_id = self._topics.token_of(topic)
-        if token_id is None or retained or len(payload) > MAX_ASKED_SIZE_BYTES:
+        if token_id is None or not payload:
+            return
+        if not self._clearing.full():
+            self._clearing.put_nowait(token_id)
+        if retained or len(payload) > MAX_ASKED_SIZE_BYTES:
             return
         now = time.monotonic()
         is_much = len(self._answered_at) == MAX_A_MINUTE and now - self._answered_at[0] < 60.0
@@ -108,8 +117,20 @@ class Enrolling:
         self._answered_at.append(now)
         self._waiting.put_nowait((token_id, payload))
 
-    async def run(self) -> NoReturn:
-        """Answer until cancelled."""
+    async def run(self) -> None:
+        """Answer, and clear up, until cancelled."""
+        await together(self._answer(), self._clear())
+
+    async def _clear(self) -> NoReturn:
+        while True:
+            token_id = await self._clearing.get()
+            if self.connection is not None:
+                # What was kept comes before the link is said to be up; and again, where that goes down meanwhile.
+                await self.connection.wait_connected()
+                with contextlib.suppress(LinkDown):
+                    await self.connection.publish(self._topics.enrolment(token_id, "request"), b"", retain=True)
+
+    async def _answer(self) -> NoReturn:
         while True:
             token_id, payload = await self._waiting.get()
             try:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from headwater.schemas.base import Frozen
-from headwater.schemas.topics import DOWN, INBOX, UP, Topics
+from headwater.schemas.topics import DOWN, ENROLMENT, INBOX, UP, Topics
 
 ENROLMENT_USER: Final = "enrol"
 """Who asks for a certificate. The name and its password are no secret: what is asked proves itself by its token."""
@@ -77,7 +77,7 @@ def fleet_acl(
     rules.append(Rule(access="read", filter=topics.cluster("+"), user=cloud))
     if enrolment is not None:
         rules.append(Rule(access="read", filter=topics.all_enrolments("request"), user=enrolment))
-        rules.append(Rule(access="write", filter=topics.all_enrolments("answer"), user=enrolment))
+        rules += [Rule(access="write", filter=topics.all_enrolments(leaf), user=enrolment) for leaf in ENROLMENT]
     rules = [rule for rule in rules if rule.user not in barred]
     return joined(Acl(rules=tuple(rules), strangers=tuple(barred)), viewers_acl(fleet, viewers, predictions))
 

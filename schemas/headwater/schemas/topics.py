@@ -38,6 +38,7 @@ Enrolment = Literal["request", "answer"]
 UP: Final[tuple[Up, ...]] = ("delta", "want", "refusal", "offer", "alive")
 INBOX: Final[tuple[Inbox, ...]] = ("receipt", "refusal", "want", "chunk")
 DOWN: Final[tuple[Down, ...]] = ("announcement", "chunk", "alive", "release")
+ENROLMENT: Final[tuple[Enrolment, ...]] = ("request", "answer")
 
 
 class NodeTopic(Frozen):
