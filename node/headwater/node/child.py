@@ -174,7 +174,9 @@ class Child:
         # The parent's word may have come before the disk's.
         self._drop_superseded()
         try:
-            await together(self._work_on_plans(work, rest), self._deliver_all(), self._software.ask(self._want))
+            remembering = [] if self._trust is None else [self._trust.keep_up(self._parent)]
+            working = self._work_on_plans(work, rest), self._deliver_all(), self._software.ask(self._want)
+            await together(*working, *remembering)
         finally:
             await self._outbox.save_all()
             if self._trust is not None:

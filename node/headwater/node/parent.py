@@ -507,7 +507,9 @@ class Parent:
     def _on_chunk(self, node: str, chunk: Chunk) -> None:
         hosted = self._hosted
         if hosted is None:
-            # No round was hosted since this node began or it was closed; the announcement says so to the sender.
+            # No round was hosted since this node began or it was closed; the announcement says so to the sender, where
+            # nobody has put an old one in its place.
+            self._remind()
             return
         if chunk.object.size_bytes > hosted.max_delta_bytes:
             detail = f"{chunk.object.size_bytes} bytes; at most {hosted.max_delta_bytes}"
@@ -624,6 +626,9 @@ class Parent:
         log.warning("%s does not take this parent's word: %s (%s)", node, refusal.reason, refusal.detail)
         if self._hosted is not None:
             self._hosted.refuse(Refused(node, refusal.reason, refusal.detail))
+        self._remind()
+
+    def _remind(self) -> None:
         now = asyncio.get_running_loop().time()
         if self._trust is not None and now >= self._say_again_at:
             self._say_again_at = now + SAY_AGAIN_EVERY_S

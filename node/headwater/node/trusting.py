@@ -187,6 +187,12 @@ class Trust:
             return False
         return kept is None or kept.epoch != newest.epoch or now >= self._keep_at
 
+    async def keep_up(self, parent: str) -> NoReturn:
+        """Have the last of several words outlive a reboot too, though none comes behind it."""
+        while True:
+            await asyncio.sleep(KEEP_EVERY_S)
+            await self.keep(parent)
+
     async def keep(self, parent: str) -> None:
         """Have it outlive a reboot. A disk that is full has it in memory alone, and says so."""
         newest = self._newest.get(parent)
