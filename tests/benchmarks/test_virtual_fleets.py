@@ -124,5 +124,5 @@ def test_with_one_edge_round_a_tree_learns_as_a_flat_fleet_and_takes_as_long() -
     gateway tells people over its slow uplink."""
     tree, flat = (hierarchy.measure(Case(20, kappa2), SEED, 0.4) for kappa2 in (1, 0))
     assert [version.accuracy for version in tree.versions] == [version.accuracy for version in flat.versions]
-    assert flat.seconds * 0.99 < tree.seconds < flat.seconds * 1.1
+    assert flat.seconds * 0.99 < tree.seconds < flat.seconds * 1.12
     assert tree.upload_j == flat.upload_j

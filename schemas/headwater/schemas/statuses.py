@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, FiniteFloat
 
 from headwater.schemas import limits
-from headwater.schemas.base import Count, Frozen, Name, NodeId, Role, RunId, Split, Task, Text, Weight
+from headwater.schemas.base import Count, Frozen, Name, NodeId, Role, RunId, Split, Task, Text, Weight, added_later
 
 MAX_HISTOGRAM: Final = 256
 """Labels of which a node may say how many examples it has."""
@@ -114,17 +114,17 @@ class MemberStatus(Frozen):
 
     `after_s` is when its delta was in, in seconds behind the round's opening; `train_s` how long it worked on it, of a
     gateway's devices the mean; `loss` its mean training loss; `size_bytes` what its delta takes. What it did not say,
-    or not yet, is null.
+    or not yet, is left out.
     """
 
     node: NodeId
     state: Literal["waiting", "received", "left", "refused", "idle"]
     examples: Count = 0
     devices: Count = 0
-    after_s: FiniteFloat | None = None
-    loss: FiniteFloat | None = None
-    train_s: FiniteFloat | None = None
-    size_bytes: Count = 0
+    after_s: Annotated[FiniteFloat | None, added_later(None)] = None
+    loss: Annotated[FiniteFloat | None, added_later(None)] = None
+    train_s: Annotated[FiniteFloat | None, added_later(None)] = None
+    size_bytes: Annotated[Count, added_later(0)] = 0
 
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
