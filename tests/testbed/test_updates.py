@@ -179,7 +179,7 @@ def test_a_release_reaches_the_canary_first_then_everyone_and_goes_back_while_a_
         {
             "name": "digits",
             "data": "digits",
-            "rounds": 400,
+            "rounds": 10_000,
             "model": {"kind": "mlp", "features": 64, "classes": 10, "hidden": (8,)},
             "cohort": {"deadline_s": 20.0, "quorum": 0.3, "min_children": 1},
         }
