@@ -36,19 +36,23 @@ from headwater.schemas.wire import encode
 
 @dataclass(frozen=True)
 class Planted:
-    """`places` are modules or classes, `name` what is replaced there, `bug` makes the wrong one of the right one."""
+    """`places` are modules or classes, `name` what is replaced there, `bug` makes the wrong one of the right one. What
+    else would heal it, by class and name, does nothing meanwhile."""
 
     checker: str
     places: tuple[Any, ...]
     name: str
     bug: Callable[[Any], Any]
     seeds: tuple[int, ...] = ()
+    healers: tuple[tuple[Any, str], ...] = ()
 
     @contextmanager
     def grown(self) -> Iterator[None]:
         with ExitStack() as stack:
             for place in self.places:
                 stack.enter_context(patch.object(place, self.name, self.bug(getattr(place, self.name))))
+            for healer, name in self.healers:
+                stack.enter_context(patch.object(healer, name, lambda *_: None))
             yield
 
 
@@ -232,7 +236,12 @@ BUGS: Final[dict[str, Planted]] = {
         "weight_is_conserved", (relay,), "read", _forgets_companions, seeds=(136,)
     ),
     "an old plan is followed again": Planted(
-        "everyone_rests", (trusting,), "judge_announcement", _takes_any_word, seeds=(13, 19)
+        "everyone_rests",
+        (trusting,),
+        "judge_announcement",
+        _takes_any_word,
+        seeds=(13, 19),
+        healers=((Parent, "_remind"),),
     ),
     "a gateway never rests": Planted("everyone_rests", (Child,), "follow", _never_rests, seeds=(0, 1)),
     "what comes from disk is not looked at": Planted(
