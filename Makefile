@@ -13,7 +13,7 @@ demo: $(VENV)/.demo  ## watch a fleet learn, in under a minute
 
 WORKERS ?= 2
 test: $(VENV)/.test  ## run all tests
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 containers: $(VENV)/.test  ## build the images, bring the fleet of docker-compose.yml up, and try it
 	$(BIN)/pytest -m compose tests/compose $(ARGS)

@@ -28,3 +28,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     else:
         with database_url() as address:
             yield address
+
+
+LONGEST = ("testbed", "deploy", "dashboard", "sim")
+"""Folders whose files take minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files begin first, so that no core waits for another at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)
