@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,18 @@ def says(coordinator: Started, what: str) -> None:
     eventually(lambda: what in coordinator.log.read_text(), 30)
 
 
+def paused_until(leader: Started, there: Callable[[], bool]) -> None:
+    """Stopped in the midst of a transaction of SQLite it would hold everybody; then it is stopped at another moment."""
+    for _ in range(5):
+        leader.process.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(AssertionError):
+            eventually(there, 8)
+            return
+        leader.process.send_signal(signal.SIGCONT)
+        time.sleep(0.03)
+    raise AssertionError("the other does not lead")
+
+
 def each_round_once(history: History) -> None:
     eventually(lambda: history.show_run("r").state not in ("queued", "running"), 90)
     assert history.show_run("r").state == "finished", history.show_run("r").failure
@@ -134,8 +146,7 @@ def test_a_leader_that_was_paused_finds_itself_deposed_and_says_nothing_to_the_f
         says(other, "standing by")
         of.devices()
         of.learn()
-        leader.process.send_signal(signal.SIGSTOP)
-        says(other, "leading fleet 'plant', in term ")
+        paused_until(leader, lambda: "leading fleet 'plant', in term " in other.log.read_text())
         reached = of.history.show_run("r").round
         of.past(reached + 1)
         leader.process.send_signal(signal.SIGCONT)
