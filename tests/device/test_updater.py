@@ -59,6 +59,13 @@ class Device:
         made = Updater(settings, "plant", "d1", self.software, lambda rollout: rollout.signature == GENUINE, around)
         self.task = asyncio.create_task(made.run())
 
+    async def is_given_a_release(self) -> None:
+        """It begins, hears of one, asks for the wheel, and gets it."""
+        self.start()
+        self.software.hear(word(release(WHEEL)))
+        await self.until(lambda: self.state == "downloading")
+        self.serve()
+
     def serve(self, wheel: bytes = WHEEL) -> None:
         for chunk in chunks(wheel):
             self.software.take(chunk)
@@ -99,10 +106,7 @@ async def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 
 async def test_asked_it_goes_through_every_stage_and_ends_for_the_launcher(device: Device) -> None:
-    device.start()
-    device.software.hear(word(release(WHEEL)))
-    await device.until(lambda: device.state == "downloading")
-    device.serve()
+    await device.is_given_a_release()
     assert await device.ended() == f"version 2.0 is in place of {RUNNING}"
     assert device.told == ["downloading", "downloaded", "verified", "updating"]
     place = launcher.look(device.versions)
@@ -111,19 +115,13 @@ async def test_asked_it_goes_through_every_stage_and_ends_for_the_launcher(devic
 
 async def test_a_link_that_is_away_does_not_hold_an_update_up(device: Device) -> None:
     device.has_link = False
-    device.start()
-    device.software.hear(word(release(WHEEL)))
-    await device.until(lambda: device.state == "downloading")
-    device.serve()
+    await device.is_given_a_release()
     await device.ended()
 
 
 async def test_while_something_is_trained_or_delivered_it_waits_at_the_door(device: Device) -> None:
     device.is_quiet = False
-    device.start()
-    device.software.hear(word(release(WHEEL)))
-    await device.until(lambda: device.state == "downloading")
-    device.serve()
+    await device.is_given_a_release()
     await device.until(lambda: (device.versions / "2.0").exists())
     await asyncio.sleep(0.3)
     assert device.state == "verified"
@@ -135,19 +133,13 @@ async def test_while_something_is_trained_or_delivered_it_waits_at_the_door(devi
 async def test_it_does_not_wait_for_ever(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(updater, "QUIET_WITHIN_S", 0.2)
     device.is_quiet = False
-    device.start()
-    device.software.hear(word(release(WHEEL)))
-    await device.until(lambda: device.state == "downloading")
-    device.serve()
+    await device.is_given_a_release()
     await device.ended()
 
 
 async def test_a_release_that_is_paused_at_the_door_is_not_put_in_place(device: Device) -> None:
     device.is_quiet = False
-    device.start()
-    device.software.hear(word(release(WHEEL)))
-    await device.until(lambda: device.state == "downloading")
-    device.serve()
+    await device.is_given_a_release()
     await device.until(lambda: device.state == "verified")
     device.software.hear(word(release(WHEEL), share=0.0, stage=1))
     await device.until(lambda: device.state == "updated")
@@ -164,10 +156,7 @@ async def test_a_release_that_is_paused_at_the_door_is_not_put_in_place(device: 
 async def test_a_newer_release_takes_the_place_of_one_that_is_under_way(device: Device) -> None:
     newer = small("2.1", needs=())
     device.is_quiet = False
-    device.start()
-    device.software.hear(word(release(WHEEL)))
-    await device.until(lambda: device.state == "downloading")
-    device.serve()
+    await device.is_given_a_release()
     await device.until(lambda: device.state == "verified")
     device.software.hear(word(release(newer, "2.1", 8)))
     await device.until(lambda: device.state == "downloading")
@@ -245,10 +234,7 @@ async def test_a_folder_that_cannot_be_written_fails_the_update_and_not_the_agen
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(launcher, "put_on_trial", full)
-    device.start()
-    device.software.hear(word(release(WHEEL)))
-    await device.until(lambda: device.state == "downloading")
-    device.serve()
+    await device.is_given_a_release()
     await device.until(lambda: device.state == "failed")
     assert launcher.look(device.versions).current == RUNNING
 
