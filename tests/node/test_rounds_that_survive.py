@@ -18,7 +18,7 @@ from headwater.schemas.statuses import DataStatus
 from headwater.testbed.faults.proxy import Proxy
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Caller, Session
-from support.fleets import Fleet, contributors, hosted, plan, present, received, until
+from support.fleets import Fleet, contributors, died_behind_a_receipt, hosted, plan, present, received, until
 
 LATE_S = 0.5
 """Longer than receipts are waited for."""
@@ -26,16 +26,7 @@ LATE_S = 0.5
 
 async def test_a_parent_that_died_takes_up_what_it_had_acknowledged(fleet: Fleet) -> None:
     """The child that was acknowledged is gone for good, so only the journal can have its delta."""
-    objects = ObjectStore(10**7)
-    parent = fleet.parent("gw", objects=objects)
-    child = fleet.device("d0", "gw")
-    fleet.device("d1", "gw", after_s=30)
-    await present(parent, "d0", "d1")
-    hosting = asyncio.create_task(hosted(parent, plan(1, objects)))
-    await until(lambda: child._outbox.has_answered(RoundKey(run="r", round=1)))
-    hosting.cancel()
-    for node in ("gw", "d0", "d1"):
-        await fleet.kill(node)
+    objects = await died_behind_a_receipt(fleet)
     again = fleet.parent("gw", objects=objects)
     fleet.device("d2", "gw")
     await present(again, "d2")

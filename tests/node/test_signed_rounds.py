@@ -19,7 +19,7 @@ from headwater.schemas.topics import Topics
 from headwater.schemas.wire import decode, encode, is_signed
 from headwater.transport.objects import ObjectStore, chunks
 from headwater.transport.session import Caller, Session
-from support.fleets import Fleet, contributors, hosted, plan, present, received, until
+from support.fleets import Fleet, contributors, died_behind_a_receipt, hosted, plan, present, received, until
 from support.pki import Pki
 
 
@@ -276,16 +276,7 @@ async def _gathered(self: object, plan: object) -> bool:
 
 
 async def test_what_was_acknowledged_counts_though_its_certificate_ended_meanwhile(signed: Fleet) -> None:
-    objects = ObjectStore(10**7)
-    parent = signed.parent("gw", objects=objects)
-    child = signed.device("d0", "gw")
-    signed.device("d1", "gw", after_s=30)
-    await present(parent, "d0", "d1")
-    hosting = asyncio.create_task(hosted(parent, plan(1, objects)))
-    await until(lambda: child._outbox.has_answered(RoundKey(run="r", round=1)))
-    hosting.cancel()
-    for node in ("gw", "d0", "d1"):
-        await signed.kill(node)
+    objects = await died_behind_a_receipt(signed)
     assert signed.pki is not None
     trust = signed.pki.trust
     signed.pki.trust = lambda node, words=None: trust(node, words, revoked=("d0",))  # type: ignore[method-assign]

@@ -186,3 +186,18 @@ async def received(parent: Parent, count: int) -> None:
     async with asyncio.timeout(8):
         while parent._hosted is None or parent._hosted.round.updates < count:
             await parent.news.wait(0.1)
+
+
+async def died_behind_a_receipt(fleet: Fleet) -> ObjectStore:
+    """Round 1 at gw has d0's delta, which was told so, and not d1's; then all three are gone. The objects outlive them."""
+    objects = ObjectStore(10**7)
+    parent = fleet.parent("gw", objects=objects)
+    child = fleet.device("d0", "gw")
+    fleet.device("d1", "gw", after_s=30)
+    await present(parent, "d0", "d1")
+    hosting = asyncio.create_task(hosted(parent, plan(1, objects)))
+    await until(lambda: child._outbox.has_answered(RoundKey(run="r", round=1)))
+    hosting.cancel()
+    for node in ("gw", "d0", "d1"):
+        await fleet.kill(node)
+    return objects
