@@ -337,6 +337,8 @@ def _report(outcome: Outcome, folder: Path, drawn: bool, console: Console) -> No
         f"  {_command()} run export --output {scenario.run.name}.onnx\n"
         f"  {_command()} {again} --rounds 10 --seed 1\n",
         highlight=False,
+        # Else "headwater[plots]" is taken for a style.
+        markup=False,
         soft_wrap=True,
     )
 
