@@ -104,6 +104,21 @@ def test_coordinators_that_start_together_on_an_empty_database_make_it_once(url:
     assert found == ["run 'r1': no such run; the newest are none"] * 4
 
 
+def test_a_new_file_in_which_another_is_just_writing_is_waited_for(tmp_path: Path) -> None:
+    """SQLite answers the switch to WAL "database is locked" at once, whatever patience it was told."""
+    file = tmp_path / "history.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE theirs (value INTEGER)")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("INSERT INTO theirs VALUES (1)")
+    with pytest.raises(sqlite3.OperationalError, match="locked"), sqlite3.connect(file, timeout=5.0) as impatient:
+        impatient.execute("PRAGMA journal_mode=WAL")
+    ending = threading.Timer(0.5, other.execute, ["COMMIT"])
+    ending.start()
+    open_history(f"sqlite:///{file}").close()
+    ending.join()
+
+
 @pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0005", "0006", "0007", "0008"])
 def test_a_database_of_an_older_schema_is_migrated_with_what_it_holds(url: str, revision: str) -> None:
     history = open_history(url)

@@ -2,11 +2,12 @@
 
 SQLite runs in WAL mode with `synchronous=FULL`: what was announced was committed, and a commit survives a power cut.
 Writers take the lock when they begin, so two processes wait for each other instead of failing half-way; readers take
-none. On PostgreSQL
-whoever stops in the midst of a transaction loses it after `BUSY_TIMEOUT_S`: a coordinator that hangs cannot keep
-another from taking over.
+none. On PostgreSQL whoever stops in the midst of a transaction loses it after `BUSY_TIMEOUT_S`: a coordinator that
+hangs cannot keep another from taking over.
 """
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from headwater.cloud.history.transactions import READS
 from headwater.schemas.errors import HistoryError
 
 BUSY_TIMEOUT_S: Final = 15.0
+WAL_PAUSE_S: Final = 0.05
 MIGRATING: Final = 0x6865616477617465
 """The advisory lock by which one process at a time migrates a PostgreSQL database."""
 
@@ -82,13 +84,27 @@ def _set_up_sqlite(engine: Engine) -> None:
     def _(connection: Any, record: Any) -> None:
         # The driver must not begin transactions by itself: `begin` below does, with the lock taken at once.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _write_ahead(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def _(connection: Any) -> None:
         reads = connection.get_execution_options().get(READS)
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _write_ahead(connection: Any) -> None:
+    """SQLite's own patience does not hold for this switch: another process that is just opening a new file fails it."""
+    until = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(WAL_PAUSE_S)
 
 
 def _set_up_postgresql(engine: Engine) -> None:
