@@ -14,7 +14,7 @@ from headwater.cloud.history.reading import Part
 from headwater.schemas.statuses import MemberStatus, NodeStatus, RoundStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
-from support.histories import NOW, started
+from support.histories import DESCRIPTION, NOW, started
 
 LATER = NOW + timedelta(seconds=9)
 ALL = Part(limit=100)
@@ -73,13 +73,11 @@ def test_a_member_that_a_gateway_tells_twice_is_there_once_as_it_was_told_last(h
         pytest.param(status(run="r9"), id="no such run"),
         pytest.param(status(run="elsewhere"), id="another fleet's run"),
         pytest.param(status(round=4), id="beyond the run's rounds"),
-        pytest.param(status(attempt=10**6), id="an attempt that nobody asks for"),
-        pytest.param(status(step=10**9), id="a step that nobody asks for"),
+        pytest.param(status(attempt=DESCRIPTION.cohort.attempts), id="an attempt that nobody asks for"),
+        pytest.param(status(step=DESCRIPTION.edge_rounds), id="a step that nobody asks for"),
     ],
 )
 def test_what_is_no_part_of_a_known_run_is_passed_over(history: History, told: RoundStatus) -> None:
-    from support.histories import DESCRIPTION
-
     started(history)
     history.enqueue_run("elsewhere", "ward", DESCRIPTION, None, NOW)
     assert history.clusters.record("plant", [told], NOW) == 0

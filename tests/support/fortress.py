@@ -23,6 +23,7 @@ from support.guests import Guest, Papers
 from support.waiting import eventually
 
 FLEET = "plant"
+GATEWAYS = ("gw1", "gw2")
 CHILDREN = {"cloud": ("gw1", "gw2"), "gw1": ("d1",), "gw2": ("d2",)}
 NODES = ("cloud", "gw1", "gw2", "d1", "d2")
 WIRETAP = "wiretap"
@@ -103,6 +104,7 @@ def described(place: Path, authority: Folder, ports: dict[str, int], parents: tu
         folder=place,
         parents=parents,
         children={parent: CHILDREN[parent] for parent in parents},
+        gateways=GATEWAYS,
         host="127.0.0.1",
         port=ports["nodes"],
         tls=ServerTls(
@@ -132,6 +134,7 @@ def _embedded(stack: ExitStack, folder: Path, parents: tuple[str, ...], holes: S
             FLEET,
             parents=parents,
             children={parent: CHILDREN[parent] for parent in parents},
+            gateways=GATEWAYS,
             viewers=(VIEWER,),
             enrolment="cloud",
         ),

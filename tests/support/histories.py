@@ -15,7 +15,7 @@ from headwater.schemas.wire import encode, reference
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DESCRIPTION = RunDescription.model_validate(
-    {"name": "n", "data": "d", "rounds": 2, "model": {"kind": "mlp", "features": 2, "classes": 2}}
+    {"name": "n", "data": "d", "rounds": 2, "edge_rounds": 4, "model": {"kind": "mlp", "features": 2, "classes": 2}}
 )
 KEY = RoundKey(run="r1", round=1)
 ROUND = ClosedRound(

@@ -73,6 +73,7 @@ WRITES = [
     pytest.param("d1", TOPICS.run, id="tells people of a run"),
     pytest.param("d1", TOPICS.round, id="tells people of a round"),
     pytest.param("d1", TOPICS.cluster("gw1"), id="tells people of a cluster's round"),
+    pytest.param("d1", TOPICS.cluster("d1"), id="tells people of a cluster of its own"),
     pytest.param("d1", TOPICS.event("gw1"), id="tells people what happened in another's name"),
     pytest.param("eve", TOPICS.event("eve"), id="a viewer tells what happened"),
     pytest.param("d1", TOPICS.enrolment(TOKEN, "answer"), id="answers who asks for a certificate"),

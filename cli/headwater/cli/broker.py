@@ -29,6 +29,10 @@ ChildrenFile = Annotated[
 Barred = Annotated[
     list[str], typer.Option("--bar", help="A node that may do nothing any more, also on a connection it has; repeat.")
 ]
+Gateways = Annotated[
+    list[str],
+    typer.Option("--gateway", help="Who tells of a cluster's rounds; by default any node may, of its own; repeat."),
+]
 Viewers = Annotated[list[str], typer.Option("--viewer", help="A user who may read the round topics; repeat.")]
 Predictions = Annotated[
     bool, typer.Option("--predictions", help="The viewers may also read what devices predict of their live data.")
@@ -44,6 +48,7 @@ def start(
     parent: Parents = ["cloud"],  # noqa: B006
     child: Children = [],  # noqa: B006
     children: ChildrenFile = None,
+    gateway: Gateways = [],  # noqa: B006
     bar: Barred = [],  # noqa: B006
     viewer: Viewers = [],  # noqa: B006
     predictions: Predictions = False,
@@ -54,7 +59,7 @@ def start(
     """
     from headwater.transport.broker import BrokerConfig, serve
 
-    rules = _rules(fleet, parent, _children(child, children), bar, viewer, predictions) if fleet else None
+    rules = _rules(fleet, parent, _children(child, children), gateway, bar, viewer, predictions) if fleet else None
     users = str(password_file) if password_file else None
     config = BrokerConfig(host=host, port=port, password_file=users, acl=rules)
     serve(config, lambda bound: print(f"listening on {host}:{bound}", flush=True))
@@ -66,6 +71,7 @@ def acl(
     parent: Parents = ["cloud"],  # noqa: B006
     child: Children = [],  # noqa: B006
     children: ChildrenFile = None,
+    gateway: Gateways = [],  # noqa: B006
     bar: Barred = [],  # noqa: B006
     viewer: Viewers = [],  # noqa: B006
     predictions: Predictions = False,
@@ -83,7 +89,7 @@ def acl(
     if enrolment:
         typer.echo(acl_file(enrolment_acl(fleet)), nl=False)
         return
-    rules = _rules(fleet, parent, _children(child, children), bar, viewer, predictions, enrolment_by)
+    rules = _rules(fleet, parent, _children(child, children), gateway, bar, viewer, predictions, enrolment_by)
     typer.echo(acl_file(rules), nl=False)
 
 
@@ -98,6 +104,7 @@ def config(
     parent: Parents = ["cloud"],  # noqa: B006
     child: Children = [],  # noqa: B006
     children: ChildrenFile = None,
+    gateway: Gateways = [],  # noqa: B006
     bar: Barred = [],  # noqa: B006
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
     port: Annotated[int, typer.Option(help="Port for nodes, who show a certificate.")] = 8883,
@@ -124,6 +131,7 @@ def config(
         "folder": output.absolute(),
         "parents": tuple(parent),
         "children": _children(child, children),
+        "gateways": tuple(gateway) or None,
         "barred": tuple(bar),
         "host": host,
         "port": port,
@@ -219,6 +227,7 @@ def _rules(
     fleet: str,
     parents: list[str],
     children: dict[str, tuple[str, ...]],
+    gateways: list[str],
     barred: list[str],
     viewers: list[str],
     predictions: bool,
@@ -229,6 +238,7 @@ def _rules(
             fleet,
             parents=parents,
             children=children,
+            gateways=gateways or None,
             barred=barred,
             viewers=viewers,
             predictions=predictions,

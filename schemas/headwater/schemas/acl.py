@@ -45,6 +45,7 @@ def fleet_acl(
     viewers: Sequence[str] = (),
     predictions: bool = False,
     children: Mapping[str, Sequence[str]] = NO_CHILDREN,
+    gateways: Sequence[str] | None = None,
     enrolment: str | None = None,
     barred: Sequence[str] = (),
 ) -> Acl:
@@ -56,6 +57,7 @@ def fleet_acl(
     Args:
         predictions: the viewers also read what devices say of their live data.
         children: by parent, who its children are.
+        gateways: who tells people of a cluster's rounds here; by default any node may, of its own.
         enrolment: the user who answers requests for certificates here, by default nobody.
         barred: nodes that may do nothing any more. A broker ends no connection for a certificate that is revoked
             later; once these rules are read again, it says and hears nothing.
@@ -73,6 +75,7 @@ def fleet_acl(
     for parent in parents:
         rules += _of_parent(topics, parent, children.get(parent))
     rules.append(Rule(access="write", filter=topics.all_rounds, user=cloud))
+    rules += _of_clusters(topics, gateways)
     # It keeps what gateways tell of their clusters.
     rules.append(Rule(access="read", filter=topics.cluster("+"), user=cloud))
     if enrolment is not None:
@@ -96,6 +99,14 @@ def _of_parent(topics: Topics, parent: str, children: Sequence[str] | None) -> I
         yield Rule(access="read", filter=topics.all_down(parent), user=child)
         yield from _writes((topics.up(child, parent, leaf) for leaf in UP), child)
         yield from _writes((topics.inbox(child, leaf) for leaf in INBOX), parent)
+
+
+def _of_clusters(topics: Topics, gateways: Sequence[str] | None) -> Iterator[Rule]:
+    if gateways is None:
+        yield from _writes([topics.own_cluster], None)
+        return
+    for gateway in gateways:
+        yield from _writes([topics.cluster(gateway)], gateway)
 
 
 def _writes(filters: Iterable[str], user: str | None) -> Iterator[Rule]:

@@ -139,7 +139,7 @@ class Topics:
     def own_word(self) -> tuple[str, ...]:
         """What any node may say, with its user name for `%u`; what goes up is said to a parent, see `own_up`."""
         own = (f"{self._base}/node/%u/{leaf}" for leaf in ("status", "echo", "predictions"))
-        return (*own, self.own_cluster, self.own_events)
+        return (*own, self.own_events)
 
     def own_up(self, parent: str) -> tuple[str, ...]:
         """What a client may send to `parent`, with its user name for `%u`."""

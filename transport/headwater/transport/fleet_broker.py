@@ -42,6 +42,7 @@ class FleetBroker(Frozen):
         folder: where its files are, as Mosquitto sees it.
         parents: the cloud, or gateways, whose children come here.
         children: by parent, who they are; nobody else may then be its child, or read what it sends them.
+        gateways: who tells people of a cluster's rounds; by default any node may, of its own.
         barred: nodes that may do nothing any more, even on a connection that they have.
         tls: with `ca`, for nodes are known by their certificates.
         enrolment_port: None where nobody may ask for a certificate here.
@@ -54,6 +55,7 @@ class FleetBroker(Frozen):
     folder: Path
     parents: Names = ("cloud",)
     children: Annotated[dict[NodeId, Names], Field(max_length=_MAX_NAMED)] = Field(default_factory=dict)
+    gateways: Names | None = None
     barred: Names = ()
     cloud: NodeId = "cloud"
     host: str = "0.0.0.0"
@@ -84,6 +86,7 @@ def files(broker: FleetBroker, salt: Callable[[int], bytes]) -> dict[str, File]:
         parents=broker.parents,
         cloud=broker.cloud,
         children=broker.children,
+        gateways=broker.gateways,
         enrolment=broker.enrolment_by if broker.enrolment_port else None,
         barred=broker.barred,
     )

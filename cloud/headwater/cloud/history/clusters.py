@@ -17,12 +17,6 @@ from headwater.cloud.history.transactions import Transactions
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import RoundStatus
 
-MAX_ATTEMPT: Final = 1000
-"""As many as a description may ask for."""
-
-MAX_STEP: Final = 1_000_000
-"""1,000 edge rounds on each of two levels."""
-
 AT_ONCE: Final = 500
 """Names in one statement."""
 
@@ -73,9 +67,11 @@ def _record(session: Session, fleet: str, status: RoundStatus, now: datetime) ->
 
 
 def _is_of(run: tables.Run, status: RoundStatus) -> bool:
-    """A run has so many rounds, and one that measures; what is beyond that nobody asked for."""
-    rounds = RunDescription.model_validate_json(run.description).rounds
-    return status.round <= rounds + 1 and status.attempt <= MAX_ATTEMPT and status.step <= MAX_STEP
+    """A run has so many rounds, and one that measures; what is beyond nobody asked for, and it would fill a disk."""
+    asked = RunDescription.model_validate_json(run.description)
+    return (
+        status.round <= asked.rounds + 1 and status.attempt < asked.cohort.attempts and status.step < asked.edge_rounds
+    )
 
 
 def _member(told: dict[str, Any]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def seats(count: int) -> Iterator[Seat]:
 
 def emqx_rules() -> Acl:
     """What Mosquitto says door by door, in one list, for EMQX has one for all of its doors."""
-    return joined(fleet_acl(FLEET, parents=[CLOUD]), viewers_acl(FLEET, PEOPLE))
+    return joined(fleet_acl(FLEET, parents=[CLOUD], gateways=[*map(gateway_of, SITES)]), viewers_acl(FLEET, PEOPLE))
 
 
 def fleet_broker(site: str) -> FleetBroker:
@@ -108,6 +108,7 @@ def fleet_broker(site: str) -> FleetBroker:
         fleet=FLEET,
         folder=HOME,
         parents=(CLOUD if site == CLOUD else gateway_of(site),),
+        gateways=tuple(map(gateway_of, SITES)) if site == CLOUD else (gateway_of(site),),
         tls=ServerTls(
             certificate=HOME / "node.pem", key=HOME / "node.key", ca=HOME / "ca.pem", revoked=HOME / "revoked.pem"
         ),
