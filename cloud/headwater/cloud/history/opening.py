@@ -6,7 +6,6 @@ none. On PostgreSQL whoever stops in the midst of a transaction loses it after `
 hangs cannot keep another from taking over.
 """
 
-import sqlite3
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -84,7 +83,7 @@ def _set_up_sqlite(engine: Engine) -> None:
     def _(connection: Any, record: Any) -> None:
         # The driver must not begin transactions by itself: `begin` below does, with the lock taken at once.
         connection.isolation_level = None
-        _write_ahead(connection)
+        _write_ahead(connection, engine.dialect.dbapi)
         for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -94,15 +93,15 @@ def _set_up_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-def _write_ahead(connection: Any) -> None:
+def _write_ahead(connection: Any, driver: Any) -> None:
     """SQLite's own patience does not hold for this switch: another process that is just opening a new file fails it."""
     until = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+        except driver.OperationalError as error:
+            if error.sqlite_errorcode != driver.SQLITE_BUSY or time.monotonic() > until:
                 raise
             time.sleep(WAL_PAUSE_S)
 

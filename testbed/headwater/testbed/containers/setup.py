@@ -127,7 +127,7 @@ def _agree_on_password(database: Path, cloud: Path) -> None:
 def _agree_on_tokens(places: Path) -> None:
     """The cloud knows the hashes of two tokens of its API: the dashboard reads, and people may start and stop runs."""
     known = [
-        tokens.of_secret(VIEWER, "operator", _secret(places / VIEWER / "operator-token", tokens.new_secret)),
+        tokens.of_secret(VIEWER, "operator", _secret(places / CLOUD / "operator-token", tokens.new_secret)),
         tokens.of_secret(DASHBOARD, "viewer", _secret(places / DASHBOARD / "api-token", tokens.new_secret)),
     ]
     file = places / CLOUD / "tokens.toml"
