@@ -284,7 +284,7 @@ async def test_an_agent_declines_in_a_plain_sentence_and_goes_on(
         "d", {"d": Fixed(numbers())}, time_limit_s=3.0, means=Means(worker=worker, state=LocalState(tmp_path))
     )
 
-    async def work(made: Bundle) -> object:
+    async def work(made: Bundle, epochs: int) -> object:
         given = Model(run="r", version=0, tensors=encode_tensors(ZERO))
         plan = Plan(
             key=RoundKey(run="r", round=1),
@@ -292,15 +292,15 @@ async def test_an_agent_declines_in_a_plain_sentence_and_goes_on(
             data="d",
             model=reference(encode(given)),
             bundle=reference(encode(made)),
-            local_epochs=10_000,
+            local_epochs=epochs,
         )
         return await agent.work(Assignment(plan, given, made, time.monotonic()))
 
-    declined = await work(bundle({"train": graph}))
+    declined = await work(bundle({"train": graph}), 10_000)
     assert isinstance(declined, Decline)
     assert declined.reason == "training_failed"
     assert says in declined.detail
-    assert not isinstance(await work(HONEST), Decline)
+    assert not isinstance(await work(HONEST, 30), Decline)
 
 
 # ── frames ──────────────────────────────────────────────────────────────────────────────────────────────────────

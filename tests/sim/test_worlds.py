@@ -16,7 +16,7 @@ from sim.checkers import judged
 from sim.scenario import Crash, scenario, weight_of
 from sim.world import run_world
 
-WORLDS: Final = 500
+WORLDS: Final = 250
 ROOT: Final = Path(__file__).parents[2]
 
 
