@@ -35,6 +35,24 @@ def test_a_link_that_leads_nowhere_is_noticed(tmp_path: Path) -> None:
     assert "gone.md" in done.stdout + done.stderr
 
 
+def test_links_lead_somewhere_in_the_repository_too() -> None:
+    """It is read there as well as on the site, whose generated pages are no files."""
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+    links = [
+        (document, link)
+        for document in documents
+        for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", document.read_text(encoding="utf-8"))
+    ]
+    assert len(links) > 50
+    assert [f"{document}: {link}" for document, link in links if not (document.parent / link).exists()] == []
+
+
+def test_what_is_elsewhere_in_the_repository_is_a_page_of_the_site(site: Path) -> None:
+    text = (site / "security.html").read_text(encoding="utf-8")
+    assert 'href="wire.html"' in text
+    assert 'href="benchmarks.html"' in text
+
+
 def test_every_page_of_the_documentation_is_in_the_navigation(site: Path) -> None:
     start = (site / "index.html").read_text(encoding="utf-8")
     linked = {link.split("#")[0] for link in re.findall(r'href="([^":]+\.html[^"]*)"', start)}

@@ -11,9 +11,13 @@ from typing import Any, Final
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT: Final = Path(__file__).parents[2]
 _OUTSIDE: Final = {"benchmarks.md": "benchmarks/README.md", "contributing.md": "CONTRIBUTING.md"}
+_ELSEWHERE: Final = {"../benchmarks/README.md": "benchmarks.md", "contract/asyncapi.json": "wire.md"}
+"""What a page links to so that the link leads somewhere in the repository too, and the page of the site that it is."""
+
 _BASE: Final = "hw/1/{fleet}/"
 _DIRECTIONS: Final = {
     "up": "From a child to its parent",
@@ -41,6 +45,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    if page.file.src_path == "wire.md":
+        return markdown
+    return re.sub(r"\]\(([^)#]+)\)", lambda link: f"]({_ELSEWHERE.get(link[1], link[1])})", markdown)
 
 
 def wire() -> str:
