@@ -24,6 +24,7 @@ from typing import Any, Final
 import floor
 import numpy as np
 import psutil
+from asking import asking
 from plain_fedavg import Weights, accuracy, fedavg
 from tables import aligned
 
@@ -48,6 +49,8 @@ from headwater.trust.folder import Folder
 TOLERANCE: Final = 0.003
 GATEWAYS: Final = {10: 2, 50: 5}
 FLEET: Final = "bench"
+SCRAPED_EVERY_S: Final = 1.0
+"""Prometheus' own habit is 15 seconds."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Case:
     rounds: int = 20
     seed: int = 4
     signed: bool = False
+    metrics: bool = False
+    """Every node tells its metrics, and each is asked every second."""
+
+    asked_hz: float = 0.0
+    """Requests a second to the cloud's HTTP API, for all the time that the fleet learns; 0: none is served."""
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -96,7 +104,8 @@ async def _fleet(case: Case, description: RunDescription, folder: Path) -> dict[
         following = asyncio.create_task(observer.follow())
         try:
             await observer.wait_ready(fleet)
-            rounds, model = await asyncio.to_thread(_run, fleet, description)
+            with _watched(tree.settings, case):
+                rounds, model = await asyncio.to_thread(_run, fleet, description)
             await asyncio.sleep(0.3)
             return {
                 **_rounds(rounds),
@@ -107,6 +116,21 @@ async def _fleet(case: Case, description: RunDescription, folder: Path) -> dict[
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _watched(settings: Mapping[str, Mapping[str, Any]], case: Case) -> Iterator[None]:
+    """Whoever looks at the fleet from outside, until the block ends."""
+    base = "http://127.0.0.1:{}".format
+    nodes = [f"{base(place['metrics']['port'])}/metrics" for place in settings.values() if "metrics" in place]
+    askers = [asking(nodes, len(nodes) / SCRAPED_EVERY_S)] if nodes else []
+    for port in (place["http"]["port"] for place in settings.values() if "http" in place):
+        runs = f"{base(port)}/api/v1/runs"
+        askers.append(asking([runs, f"{runs}/bench", f"{runs}/bench/rounds"], case.asked_hz))
+    with contextlib.ExitStack() as stack:
+        for asker in askers:
+            stack.enter_context(asker)
+        yield
 
 
 def _run(fleet: Standing, description: RunDescription) -> tuple[tuple[RoundRecord, ...], Weights]:
@@ -224,7 +248,12 @@ def _tree(case: Case, folder: Path, stack: contextlib.ExitStack) -> tuple[Tree, 
         for node in ("cloud", *(gateway for gateway in clusters if gateway)):
             ports[node], pid = stack.enter_context(_broker("mosquitto", folder.parent / f"broker-{node}"))
             pids.append(pid)
-    settings = _certificates(("cloud", *filter(None, clusters), *names), folder) if case.signed else {}
+    nodes = ("cloud", *filter(None, clusters), *names)
+    settings = _certificates(nodes, folder) if case.signed else {node: {} for node in nodes}
+    if case.metrics:
+        settings = {node: place | {"metrics": {"port": free_port()}} for node, place in settings.items()}
+    if case.asked_hz:
+        settings["cloud"] = settings["cloud"] | {"http": {"port": free_port()}}
     return Tree(fleet=FLEET, clusters=clusters, data=data, brokers=ports, settings=settings), pids
 
 

@@ -359,8 +359,14 @@ GARBAGE = {
 
 async def test_garbage_on_every_topic_changes_nothing(port: int) -> None:
     async with bench(port) as b:
+        all_is_said = asyncio.Event()
+
+        async def waits(assignment: Assignment, node: str) -> Delta:
+            await all_is_said.wait()
+            return await adds_one(assignment, node)
+
         b.join("d0")
-        b.join("d1", adds_later)
+        b.join("d1", waits)
         await b.present("d0", "d1")
         hosting = asyncio.create_task(b.round())
         await asyncio.sleep(0.2)
@@ -372,6 +378,7 @@ async def test_garbage_on_every_topic_changes_nothing(port: int) -> None:
             for topic in topics:
                 for payload in GARBAGE.values():
                     await client.publish(topic, payload, 1)
+        all_is_said.set()
         result = await hosting
         assert result.closed
         assert contributors(result) == {"d0", "d1"}
