@@ -1,6 +1,7 @@
 """What Prometheus reads: counted as it happened, looked at when asked, and served beside the work."""
 
 import asyncio
+import contextlib
 import http.client
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from headwater.node.identity import Identity
 from headwater.node.metric_names import METRICS, exported_names, metrics_of, table
 from headwater.node.metrics import Exporter
 from headwater.node.observing import Declined, Ended, NotTaken, Opened, Recorded, RunTold, Seen, Taken, Worked
-from headwater.node.scraping import MAX_AT_ONCE
+from headwater.node.scraping import MAX_AT_ONCE, scraped
 from headwater.node.watching import Sights, disk, metrics
 from headwater.schemas.base import Role
 from headwater.schemas.errors import ConfigError
@@ -295,6 +296,36 @@ async def test_who_holds_connections_open_does_not_pile_up_and_others_are_answer
             await asyncio.to_thread(asked, port, "/healthz")
         for one in held:
             one.close()
+        await asyncio.sleep(0.5)
+        assert await asyncio.to_thread(asked, port, "/healthz") == (200, "well\n")
+
+
+async def test_who_sends_a_byte_now_and_then_loses_its_place_to_others() -> None:
+    port, limit_s, byte_every_s = free_port(), 2.0, 0.05
+    gone: list[float] = []
+
+    async def dribble() -> None:
+        """Never silent for long, and never done."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        began, ended = time.monotonic(), asyncio.ensure_future(reader.read())
+        writer.write(b"GET /metrics HTTP/1.0\r\nX-Slow: ")
+        while not ended.done():
+            writer.write(b"x")
+            await asyncio.wait((ended,), timeout=byte_every_s)
+        gone.append(time.monotonic() - began)
+        with contextlib.suppress(ConnectionError):
+            await ended
+        writer.close()
+
+    with scraped(MetricsSettings(port=port), identity("device"), limit_s):
+        slow = asyncio.gather(*(dribble() for _ in range(MAX_AT_ONCE)))
+        await asyncio.sleep(0.5)
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            await asyncio.to_thread(asked, port, "/healthz")
+        async with asyncio.timeout(10):
+            await slow
+        assert min(gone) >= limit_s / 2
+        # A thread gives its place back behind its connection's end.
         await asyncio.sleep(0.5)
         assert await asyncio.to_thread(asked, port, "/healthz") == (200, "well\n")
 

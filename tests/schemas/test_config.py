@@ -145,6 +145,30 @@ def test_a_secret_is_shown_nowhere(secret: str) -> None:
     assert not [text for text in (*shown, str(caught.value)) if secret in text]
 
 
+def test_where_a_secret_lies_is_shown_and_what_is_one_is_not() -> None:
+    text = """
+[broker]
+password_file = "/etc/headwater/password"
+[http]
+tokens = "/etc/headwater/tokens.toml"
+"""
+    rows = {key: value for key, value, _ in explain(resolve(CloudSettings, text=text))}
+    assert (rows["http.tokens"], rows["broker.password_file"]) == (
+        "/etc/headwater/tokens.toml",
+        "/etc/headwater/password",
+    )
+    text = """
+node = "d1"
+enrol = {token_file = "/var/lib/token"}
+[data.d]
+kind = "python"
+entry = "a:b"
+arguments = {token = "t0ken"}
+"""
+    rows = {key: value for key, value, _ in explain(resolve(DeviceSettings, text=text))}
+    assert (rows["enrol.token_file"], rows["data.d.arguments.token"]) == ("/var/lib/token", MASK)
+
+
 def test_a_password_comes_from_a_file_without_its_line_end(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("s3cret\n")
     assert BrokerSettings(password_file=tmp_path / "password").secret() == "s3cret"

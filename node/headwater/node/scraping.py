@@ -5,11 +5,12 @@ GET /healthz    200 while this node is well, else 503 and why
 """
 
 import asyncio
+import contextlib
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import TimeoutError as NotInTime
-from contextlib import contextmanager
 from socketserver import ThreadingMixIn
 from typing import Any, Final, TypeVar
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -25,26 +26,34 @@ MAX_AT_ONCE: Final = 8
 """Questions under way; whoever asks then is turned away."""
 
 IDLE_TIMEOUT_S: Final = 5.0
+CONNECTION_LIMIT_S: Final = 10.0
+"""After which whoever still asks, or still reads, loses its place to others: a byte now and then is no silence."""
+
 ANSWER_TIMEOUT_S: Final = 5.0
 """After which the event loop is said to hang."""
 
 LOOK_EVERY_S: Final = 0.2
-"""How soon the server notices that it is to end."""
+"""How soon the server notices that it is to end, or that a connection has lasted too long."""
 
 T = TypeVar("T")
 Start = Callable[[str, list[tuple[str, str]]], Any]
 
 
-@contextmanager
-def scraped(settings: MetricsSettings, identity: Identity) -> Iterator[Exporter]:
+@contextlib.contextmanager
+def scraped(
+    settings: MetricsSettings, identity: Identity, connection_limit_s: float = CONNECTION_LIMIT_S
+) -> Iterator[Exporter]:
     """The node's metrics, served while this lasts. To be entered inside the event loop.
+
+    Args:
+        connection_limit_s: how long one connection may last at most, `LOOK_EVERY_S` more or less.
 
     Raises:
         ConfigError: the port cannot be had.
     """
     bound = listening(settings.host, settings.port, "metrics.port", MAX_AT_ONCE)
     exporter = Exporter(identity)
-    server = _Server(bound, _Answers(exporter, asyncio.get_running_loop()))
+    server = _Server(bound, _Answers(exporter, asyncio.get_running_loop()), connection_limit_s)
     looking = asyncio.ensure_future(exporter.run())
     thread = threading.Thread(target=server.serve_forever, args=(LOOK_EVERY_S,), name="metrics", daemon=True)
     thread.start()
@@ -114,11 +123,11 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """`MAX_AT_ONCE` threads, on a socket that listens already."""
+    """`MAX_AT_ONCE` threads, each for `connection_limit_s` at most, on a socket that listens already."""
 
     daemon_threads = True
 
-    def __init__(self, bound: socket.socket, answers: _Answers) -> None:
+    def __init__(self, bound: socket.socket, answers: _Answers, connection_limit_s: float) -> None:
         super().__init__(bound.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = bound
@@ -126,11 +135,16 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
         self.set_app(answers)
         self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
+        self._connection_limit_s = connection_limit_s
+        self._until: dict[socket.socket, float] = {}
+        self._closing = threading.Lock()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
             return
+        with self._closing:
+            self._until[request] = time.monotonic() + self._connection_limit_s
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -138,6 +152,21 @@ class _Server(ThreadingMixIn, WSGIServer):
             super().process_request_thread(request, client_address)
         finally:
             self._places.release()
+
+    def shutdown_request(self, request: Any) -> None:
+        # Behind this its number may be another connection's.
+        with self._closing:
+            self._until.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Called every `LOOK_EVERY_S`: wakes each thread whose connection has lasted too long."""
+        now = time.monotonic()
+        with self._closing:
+            for request in [request for request, until in self._until.items() if until <= now]:
+                del self._until[request]
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever hangs up does so; the node's log is not for it."""

@@ -133,7 +133,10 @@ def shown(key: Key, value: object) -> str:
 
 
 def _masked(name: str, value: object) -> object:
-    """The value without its secrets, however deep they lie; of a URL only the password is one."""
+    """The value without its secrets, however deep they lie; of a URL only the password is one. Where a secret lies is
+    none: `token_file` and `http.tokens` are paths."""
+    if isinstance(value, Path):
+        return str(value)
     if _SECRET.search(name):
         return MASK
     if isinstance(value, Mapping):
