@@ -1,7 +1,8 @@
 #!/bin/sh
 # Law: the first boot only lays the unit that joins; it is done before there is a network, and boots again.
 #
-# For images of Raspberry Pi OS without cloud-init: the boot partition's cmdline.txt runs it once (see README.txt there).
+# For images of Raspberry Pi OS without cloud-init: the boot partition's cmdline.txt runs it once (see headwater.txt
+# there). It makes no user and joins no wireless network: a card that is to do so has no such file.
 set -eu
 
 card=/boot/firmware

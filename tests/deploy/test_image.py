@@ -8,13 +8,16 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from headwater.device.image import Board, Joins, Login, Wireless, card, settings_for, settings_of
-from headwater.schemas.config import Invalid
+from headwater.device.conditions import has_rules
+from headwater.device.image import AT_FIRST_BOOT, Board, Joins, Login, Wireless, card, settings_for, settings_of
+from headwater.schemas.config import Invalid, resolve
+from headwater.schemas.settings import DeviceSettings
 from headwater.trust.folder import Folder
 from headwater.trust.tokens import make_token
 from support.boards import DEPLOY, board, packages
@@ -67,6 +70,8 @@ def test_a_board_without_a_file_of_settings_is_told_where_it_gets_its_certificat
     assert (told["broker"]["host"], told["broker"]["port"]) == ("broker.plant", 8883)
     assert told["broker"]["tls"] == told["trust"]
     assert told["enrol"] == {"token_file": ENROLMENT_TOKEN, "port": 8884, "ca": "/etc/headwater/ca.pem"}
+    # Nobody stands by at a first start to take out a rule whose sensor the board has not.
+    assert not has_rules(resolve(DeviceSettings, text=text).value.conditions)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +125,27 @@ def test_nobody_comes_in_by_a_password() -> None:
     assert "users" not in cloud_config(Board("pump-7", PUMP.settings, "1.2.3"))
 
 
+@pytest.mark.parametrize(
+    ("of", "asked"),
+    [
+        pytest.param(replace(PUMP, wireless=None), "--login:", id="login"),
+        pytest.param(replace(PUMP, login=None), "--wifi:", id="wifi"),
+        pytest.param(PUMP, "--login and --wifi:", id="both"),
+    ],
+)
+def test_what_cloud_init_alone_does_is_not_promised_to_images_without_it(of: Board, asked: str) -> None:
+    files = card(of)
+    assert "firstrun.sh" not in files
+    assert AT_FIRST_BOOT not in files["headwater.txt"]
+    assert f"which alone carries out\n   {asked} this card is not for them" in files["headwater.txt"]
+
+
+def test_a_card_that_asks_for_neither_is_for_older_images_too() -> None:
+    files = card(replace(PUMP, login=None, wireless=None))
+    assert "echo pump-7 >/etc/hostname" in files["firstrun.sh"]
+    assert AT_FIRST_BOOT in files["headwater.txt"]
+
+
 @pytest.mark.parametrize("script", ["install.sh", "join.sh", "firstrun.sh"])
 def test_the_scripts_are_plain_sh(script: str) -> None:
     done = subprocess.run(["dash", "-n", DEPLOY / script], capture_output=True, text=True, timeout=10)
@@ -139,6 +165,14 @@ def test_the_command_writes_a_card_once(tmp_path: Path) -> None:
     assert (tmp_path / "card" / "headwater" / "token").stat().st_mode & 0o077 == 0
     assert again.returncode == 2
     assert "is not empty" in again.stderr
+
+
+def test_the_command_says_which_images_a_login_is_for(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("ssh-ed25519 AAAA anna@desk\n")
+    command = [sys.executable, "-m", "headwater.cli.main", "device", "image", "--node", "pump-7", "--output", "card"]
+    command += ["--broker", "broker.plant", "--login", "anna", "--ssh-key", "key"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "--login: for images with cloud-init" in done.stdout) == (0, True), done.stderr
 
 
 CLOUD = """\
@@ -188,8 +222,7 @@ def test_a_board_joins_from_its_card_by_a_token_that_nobody_finds_afterwards(tmp
         token, record = make_token("d1", "device", datetime.now(UTC) + timedelta(hours=1), os.urandom(28))
         authority.keep_token(record)
         joins = Joins("127.0.0.1", place.ports["nodes"], place.ports["enrolment"], "plant", "gw1")
-        # A container has no sensor of heat.
-        settings = settings_of("d1", joins, has_authority=True).replace("max_temperature_c = 75.0", "")
+        settings = settings_of("d1", joins, has_authority=True)
         d1 = Board(
             "d1",
             settings,

@@ -71,9 +71,13 @@ def image(
     wheel: Annotated[Path | None, typer.Option(help="Headwater's wheel; without it the board asks its index.")] = None,
     carry: Annotated[bool, typer.Option("--carry", help="With --wheel: every package goes onto the card too.")] = False,
     python: Annotated[str, typer.Option(help="With --carry: the board's Python.")] = "3.11",
-    login: Annotated[str | None, typer.Option(help="User who may come in by SSH, with --ssh-key.")] = None,
+    login: Annotated[
+        str | None, typer.Option(help="User who may come in by SSH, with --ssh-key; by cloud-init.")
+    ] = None,
     ssh_key: Annotated[Path | None, typer.Option(help="File of that user's public key.")] = None,
-    wifi: Annotated[str | None, typer.Option(help="Name of a wireless network, with --wifi-password-file.")] = None,
+    wifi: Annotated[
+        str | None, typer.Option(help="A wireless network, with --wifi-password-file; by cloud-init.")
+    ] = None,
     wifi_password_file: Annotated[Path | None, typer.Option(help="File of its password.")] = None,
     wifi_country: Annotated[str, typer.Option(help="Whose rules the radio keeps.")] = "GB",
 ) -> None:
@@ -111,6 +115,8 @@ def image(
         if carry:
             _fetch(wheel, output / "headwater" / "wheelhouse", python)
     typer.echo(f"{output}: the card of {node}; what to do with it is in {output / 'headwater.txt'}")
+    if board.of_cloud_init:
+        typer.echo(f"{' and '.join(board.of_cloud_init)}: for images with cloud-init (Raspberry Pi OS from 2025-11 on)")
 
 
 def _lay(output: Path, files: Mapping[str, str]) -> None:

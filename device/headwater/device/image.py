@@ -1,7 +1,7 @@
 """Law: what a card must hold so that its board joins by itself is a mapping of names to contents; nothing is written.
 
     user-data, meta-data, network-config   cloud-init: Raspberry Pi OS from 2025-11 on, Ubuntu, Armbian
-    firstrun.sh                            Raspberry Pi OS before that
+    firstrun.sh                            Raspberry Pi OS before that, where neither login nor radio is asked for
     headwater/                             the installer, the settings, and the token until it was used
 
 The token is in the folder alone, which the board removes; cloud-init keeps what it was told, and is told no secret of
@@ -76,6 +76,12 @@ class Board:
     login: Login | None = None
     wireless: Wireless | None = None
 
+    @property
+    def of_cloud_init(self) -> tuple[str, ...]:
+        """The options that cloud-init alone carries out."""
+        asked = {"--login": self.login, "--wifi": self.wireless}
+        return tuple(option for option, value in asked.items() if value is not None)
+
 
 def fetching(wheel: Path, folder: Path, python: str) -> tuple[str, ...]:
     """pip's arguments that bring everything a board needs into a folder, pip itself included."""
@@ -124,11 +130,13 @@ def card(board: Board) -> Mapping[str, str]:
         files["headwater/token"] = board.token + "\n"
     if board.authority is not None:
         files["headwater/ca.pem"] = board.authority
+    if not board.of_cloud_init:
+        # It makes no user and joins no network; a board that waits in vain for either is worse than none.
+        files["firstrun.sh"] = deploy_file("firstrun.sh").replace("@NODE@", board.node)
     return files | {
         "user-data": "#cloud-config\n" + _json(_user_data(board)),
         "meta-data": _json({"instance-id": f"headwater-{board.node}", "local-hostname": board.node}),
         "network-config": _json(_network(board.wireless)),
-        "firstrun.sh": deploy_file("firstrun.sh").replace("@NODE@", board.node),
         "headwater.txt": _read_me(board),
     }
 
@@ -180,12 +188,19 @@ This makes the board {board.node} of a Headwater fleet.
 
 1. Write a 64-bit Raspberry Pi OS Lite to a card.
 2. Copy everything beside this file to the card's first partition (bootfs), over what is there.
-3. Raspberry Pi OS of 2025-11 or newer, Ubuntu: done. Older ones have no cloud-init; put at the end of the one line in
-   cmdline.txt, after a blank:
-   {AT_FIRST_BOOT}
+3. Raspberry Pi OS of 2025-11 or newer, Ubuntu: done. {_without_cloud_init(board)}
 4. Put the card in and switch the board on. It installs the agent, trades its token for a certificate, and joins; the
    folder headwater/ goes away by itself.
 """
+
+
+def _without_cloud_init(board: Board) -> str:
+    if board.of_cloud_init:
+        return f"""Older ones have no cloud-init, which alone carries out
+   {" and ".join(board.of_cloud_init)}: this card is not for them. Take a newer one, or make the card without."""
+    return f"""Older ones have no cloud-init; put at the end of the one line in
+   cmdline.txt, after a blank:
+   {AT_FIRST_BOOT}"""
 
 
 def _json(data: Any) -> str:
