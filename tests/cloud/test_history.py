@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from headwater.cloud.history import History, HistoryAway, open_history
 from headwater.cloud.history.faults import named
 from headwater.cloud.history.opening import _address, _config, _engine
 from headwater.cloud.history.reading import Part
+from headwater.cloud.history.states import Rest
 from headwater.cloud.history.tables import Base, Object
 from headwater.core.sketch import sketch
 from headwater.node.hosting import Refused
@@ -119,7 +121,7 @@ def test_a_new_file_in_which_another_is_just_writing_is_waited_for(tmp_path: Pat
     ending.join()
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0005", "0006", "0007", "0008"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0005", "0006", "0007", "0008", "0009"])
 def test_a_database_of_an_older_schema_is_migrated_with_what_it_holds(url: str, revision: str) -> None:
     history = open_history(url)
     started(history)
@@ -251,7 +253,7 @@ def test_a_queued_run_stops_at_once_and_a_running_one_is_asked_to(history: Histo
     history.enqueue_run("r2", "plant", DESCRIPTION, None, NOW)
     assert history.request("r2", "stop", NOW).state == "stopped"
     assert history.request("r1", "stop", NOW).state == "running"
-    assert history.wish("r1") == "stop"
+    assert history.standing("r1").wish == "stop"
     with pytest.raises(RunFailed, match="stopped already"):
         history.request("r2", "stop", NOW)
 
@@ -260,15 +262,45 @@ def test_a_paused_run_keeps_its_fleet_until_it_goes_on_or_is_stopped(history: Hi
     started(history)
     history.enqueue_run("r2", "plant", DESCRIPTION, None, NOW)
     assert history.request("r1", "pause", NOW).state == "running"
-    assert history.hold_run("r1", NOW)
+    assert history.hold_run("r1", NOW).state == "paused"
     assert [history.claim_next_run("plant", NOW).id, history.show_run("r1").state] == ["r1", "paused"]  # type: ignore[union-attr]
-    assert (history.request("r1", "resume", NOW).state, history.wish("r1")) == ("running", "go on")
-    assert not history.hold_run("r1", NOW), "somebody has thought better of it"
+    assert (history.request("r1", "resume", NOW).state, history.standing("r1").wish) == ("running", "go on")
+    assert history.hold_run("r1", NOW).state == "running", "somebody has thought better of it"
     history.request("r1", "pause", NOW)
-    assert history.hold_run("r1", NOW)
-    assert (history.request("r1", "stop", NOW).state, history.wish("r1")) == ("paused", "stop")
+    assert history.hold_run("r1", NOW).state == "paused"
+    assert (history.request("r1", "stop", NOW).state, history.standing("r1").wish) == ("paused", "stop")
     history.finish_run("r1", "stopped", "", NOW)
     assert history.claim_next_run("plant", NOW).id == "r2"  # type: ignore[union-attr]
+
+
+def test_how_often_and_how_long_a_run_rested_is_kept(history: History) -> None:
+    started(history)
+    for at_s in (10, 50):
+        history.request("r1", "pause", NOW)
+        history.hold_run("r1", NOW + timedelta(seconds=at_s))
+        if at_s == 10:
+            history.request("r1", "resume", NOW + timedelta(seconds=40))
+    rest = history.show_run("r1").rest
+    assert rest == Rest(2, 30.0, NOW + timedelta(seconds=50)) == history.standing("r1").rest
+    history.request("r1", "stop", NOW + timedelta(seconds=60))
+    history.finish_run("r1", "stopped", "", NOW + timedelta(seconds=61))
+    told = history.show_run("r1")
+    assert told.ended_at is not None
+    assert told.rest.worked_s(NOW, told.ended_at) == 20.0
+
+
+def test_a_run_that_rested_under_an_older_schema_has_rested_once(url: str) -> None:
+    history = open_history(url)
+    started(history)
+    history.request("r1", "pause", NOW)
+    history.hold_run("r1", NOW)
+    history.close()
+    migrate_down(url, "0009")
+    migrated = open_history(url)
+    assert migrated.show_run("r1").rest == Rest(1, 0.0, None)
+    migrated.request("r1", "resume", NOW)
+    assert migrated.show_run("r1").rest == Rest(1, 0.0, None)
+    migrated.close()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -24,13 +25,15 @@ from headwater.cloud.history import History, open_history
 from headwater.cloud.history.states import ENDED, Request
 from headwater.cloud.service import Machine, coordinate
 from headwater.node.child import Assignment, Child
+from headwater.node.herald import Herald
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
 from headwater.node.store import NodeStore
+from headwater.node.watching import Watch
 from headwater.schemas.messages import Announcement, Bundle, Delta, Metric, Model, RoundKey
 from headwater.schemas.run import RunDescription
 from headwater.schemas.settings import CloudSettings
-from headwater.schemas.statuses import DataStatus, RunStatus
+from headwater.schemas.statuses import DataStatus, Event, RunStatus
 from headwater.schemas.tensors import decode_tensor, encode_tensors
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import decode, decode_object, decode_status, encode
@@ -114,28 +117,40 @@ class World:
         folder: Path,
         description: RunDescription,
         loop: VirtualLoop,
-        full: tuple[float, float],
+        full: tuple[float, float] = (0.0, 0.0),
         asks: tuple[tuple[float, Request], ...] = (),
+        restarts_at_s: float | None = None,
     ) -> None:
         self.full = full
         self.asks = asks
+        self.restarts_at_s = restarts_at_s
         self.folder = folder
         self.description = description
         self.rng = Random(7)
         self.broker = Broker("cloud", loop, self.rng, observe=self.observe)
         self.done: Counter[tuple[str, RoundKey]] = Counter()
         self.lives: list[Life] = []
+        self.loop = loop
         self.told: list[RunStatus] = []
+        self.events: list[Event] = []
+        self.told_at_s: list[tuple[float, str]] = []
+        self.steps: list[str] = []
         self.announced: list[Announcement] = []
         self.done_by: list[int] = []
         self.stood: list[str] = []
+
+    def now(self) -> datetime:
+        return NOW + timedelta(seconds=self.loop.time())
 
     def observe(self, happening: str, client: str, publication: Publication | None) -> None:
         if publication is not None and publication.topic == Topics("plant").run:
             status = decode_status(publication.payload, RunStatus)
             if not self.told or self.told[-1] != status:
                 self.told.append(status)
-
+            self.told_at_s.append((self.loop.time(), status.state))
+            self.steps.append(status.state)
+        if publication is not None and publication.topic == Topics("plant").event("cloud"):
+            self.events.append(decode_status(publication.payload, Event))
         if publication is not None and publication.topic == Topics("plant").down("cloud", "announcement"):
             self.announced.append(decode(publication.payload, Announcement))
 
@@ -189,8 +204,11 @@ class World:
 
     async def _serve(self, life: Life) -> None:
         settings = CloudSettings(fleet="plant", heartbeat_s=1.0, lease_s=3.0)
-        machine = Machine("here", "boot", lambda: NOW, self.rng.random)
-        await coordinate(settings, life.history, partial(self.connect, life), machine)
+        boot = f"boot{len(self.lives)}"
+        machine = Machine("here", boot, self.now, self.rng.random)
+        watch = Watch(Herald(Identity("plant", "cloud", "cloud", None, boot), self.now))
+        self.steps.append(boot)
+        await coordinate(settings, life.history, partial(self.connect, life), machine, watch=watch)
 
     @property
     def url(self) -> str:
@@ -203,6 +221,7 @@ class World:
         try:
             tasks.append(asyncio.ensure_future(self._lives(dies_at, behind)))
             tasks += [asyncio.ensure_future(self._ask(watching, *ask)) for ask in self.asks]
+            tasks.append(asyncio.ensure_future(self._restart_broker()))
             for _ in range(MOST_S):
                 await asyncio.sleep(1.0)
                 if watching.show_run("r").state in ENDED:
@@ -217,8 +236,16 @@ class World:
     async def _ask(self, history: History, at_s: float, request: Request) -> None:
         await asyncio.sleep(at_s)
         self.stood.append(history.show_run("r").state)
-        history.request("r", request, NOW)
+        history.request("r", request, self.now())
         self.done_by.append(len(self.done))
+
+    async def _restart_broker(self) -> None:
+        """It forgets what it retained."""
+        if self.restarts_at_s is not None:
+            await asyncio.sleep(self.restarts_at_s)
+            self.broker.stop()
+            await asyncio.sleep(1.0)
+            self.broker.start()
 
     async def _lives(self, dies_at: int | None, behind: bool) -> None:
         await self.coordinator(dies_at, behind)
@@ -241,6 +268,10 @@ def described(**changes: Any) -> RunDescription:
     return RunDescription.model_validate(base | {"cohort": cohort, "evaluate_every": 0} | changes)
 
 
+def virtual() -> VirtualLoop:
+    return VirtualLoop(until_s=1000, thread_latency_s=lambda: 0.002)
+
+
 def lived_through(
     folder: Path,
     description: RunDescription,
@@ -249,10 +280,10 @@ def lived_through(
     full: tuple[float, float] = (0.0, 0.0),
     stay_s: float = 0.0,
     asks: tuple[tuple[float, Request], ...] = (),
+    restarts_at_s: float | None = None,
 ) -> World:
-    loop = VirtualLoop(until_s=1000, thread_latency_s=lambda: 0.002)
-    world = World(folder, description, loop, full, asks)
-    run_virtually(partial(world.run, dies_at, behind, stay_s), loop)
+    world = World(folder, description, virtual(), full, asks, restarts_at_s)
+    run_virtually(partial(world.run, dies_at, behind, stay_s), world.loop)
     return world
 
 
@@ -312,6 +343,49 @@ def test_a_run_that_is_paused_again_before_its_coordinator_heard_that_it_may_go_
     world = lived_through(tmp_path, described(), asks=asks)
     assert world.stood == ["running", "paused", "running", "paused"]
     assert ended(world)[0] == [(n, 0, "closed") for n in range(1, ROUNDS + 2)]
+
+
+@pytest.mark.parametrize("dies_at", [None, 60, 100], ids=lambda commit: f"dies at {commit}")
+def test_each_pause_behind_one_round_is_an_event_of_its_own_and_the_time_in_it_is_no_work(
+    tmp_path: Path, dies_at: int | None
+) -> None:
+    begin(tmp_path, described())
+    asks = ((0.6, "pause"), (20.0, "resume"), (20.001, "pause"), (60.0, "resume"))
+    world = lived_through(tmp_path, described(), dies_at, asks=asks, stay_s=5.0)
+    ids = [event.id for event in world.events if event.type.startswith("headwater.run.")]
+    told_once = ["r/running", "r/paused/1", "r/resumed/1", "r/paused/2", "r/resumed/2", "r/finished"]
+    assert list(dict.fromkeys(ids)) == told_once
+    # Whoever takes the run up while it rests tells that again, as the same event.
+    assert ids.count("r/paused/1") == (1 if dies_at is None else 2)
+    assert (world.told[-1].state, world.told[-1].pauses) == ("finished", 2)
+    assert world.now() > NOW + timedelta(seconds=60)
+    assert 2 * WORK_S[-1] < world.told[-1].elapsed_s < 10
+
+
+@pytest.mark.parametrize("dies_at", [11, 15, 60], ids=["asked, in a round", "asked, behind it", "while it rests"])
+def test_a_new_leader_says_that_the_run_rests_before_it_takes_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
+    """With a fleet of thousands, or a large model, what comes before the first round takes its time."""
+    begin(tmp_path, described())
+    world = World(tmp_path, described(), virtual(), asks=((0.6, "pause"), (60.0, "resume")))
+    bundle_of = History.bundle_of
+
+    def taking_up(history: History, run: str) -> bytes | None:
+        world.steps.append("taken up")
+        return bundle_of(history, run)
+
+    monkeypatch.setattr(History, "bundle_of", taking_up)
+    run_virtually(partial(world.run, dies_at, False, 0.0), world.loop)
+    after = world.steps[world.steps.index("boot2") + 1 :]
+    assert after[:3] == ["paused", "running", "taken up"]
+    assert ("paused" in world.steps[: world.steps.index("boot2")]) == (dies_at == 60)
+
+
+def test_a_broker_that_forgot_what_it_held_is_told_again_that_a_run_rests(tmp_path: Path) -> None:
+    begin(tmp_path, described())
+    world = lived_through(tmp_path, described(), asks=((0.6, "pause"), (60.0, "resume")), restarts_at_s=30.0)
+    assert [state for at_s, state in world.told_at_s if 30 < at_s < 60] == ["paused"]
 
 
 def test_a_paused_run_is_stopped_as_soon_as_that_is_asked(tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ def ended(state: rounds.State) -> Ended:
     return Ended(RoundResult(plan, replace(opened, state=state), WeightedSum(()), (), (), 0, 1.0, Traffic()))
 
 
-def run(state: RunState, round_: int = 0, run: str = "r", detail: str = "") -> RunTold:
-    return RunTold(RunStatus(run=run, name="n", state=state, round=round_, rounds=9, detail=detail))
+def run(state: RunState, round_: int = 0, run: str = "r", detail: str = "", pauses: int = 0) -> RunTold:
+    status = RunStatus(run=run, name="n", state=state, round=round_, rounds=9, detail=detail, pauses=pauses)
+    return RunTold(status)
 
 
 IN_ROUND = {"run": "r", "round": 3, "step": 1, "attempt": 2}
@@ -105,6 +106,9 @@ def told(*seen: Seen) -> list[Event]:
             ["started", "paused", "resumed", "stopped"],
             id="paused, and stopped later",
         ),
+        pytest.param(
+            [run("paused", 2, pauses=1), run("paused", 2, pauses=2)], ["paused", "paused"], id="it went on in between"
+        ),
         pytest.param([run("paused", 2), run("stopped", 2)], ["paused", "stopped"], id="stopped while it rests"),
         pytest.param([run("failed", 0, detail="no quorum")], ["failed"], id="failed"),
         pytest.param([run("finished", 9), run("running", run="r2")], ["finished", "started"], id="one after another"),
@@ -131,6 +135,43 @@ def test_what_a_process_tells_again_after_a_restart_is_the_same_event() -> None:
     _, (before,) = step(Ledger(), WRITER, Came("d1"), 0.0, NOON)
     _, (after,) = step(Ledger(), reborn, Came("d1"), 0.0, NOON)
     assert before.id != after.id
+
+
+PAUSED_TWICE_BEHIND_A_ROUND = [
+    run("paused", 2, pauses=1),
+    run("running", 2, pauses=1),
+    run("paused", 2, pauses=2),
+    run("running", 2, pauses=2),
+]
+
+
+def test_each_pause_is_an_event_of_its_own_and_told_again_the_same_one() -> None:
+    before = told(run("running", 2), *PAUSED_TWICE_BEHIND_A_ROUND)
+    assert [event.id for event in before] == ["r/paused/1", "r/resumed/1", "r/paused/2", "r/resumed/2"]
+    # A process that begins while the run rests for the second time.
+    _, (again,) = step(Ledger(), replace(WRITER, boot="b008"), PAUSED_TWICE_BEHIND_A_ROUND[2], 0.0, NOON)
+    assert (again.source, again.id, again.data) == (before[2].source, before[2].id, before[2].data)
+
+
+@given(st.lists(st.sampled_from(["pause", "resume", "tell"]), max_size=40), st.integers(0, 40))
+def test_however_often_a_run_is_paused_an_id_is_one_happening(asks: list[str], restarts_at: int) -> None:
+    ledger, paused, pauses, happened = Ledger(), False, 0, 0
+    ids: list[str] = []
+    for place, ask in enumerate(asks):
+        if place == restarts_at:
+            ledger = Ledger()
+        if ask == "pause" and not paused:
+            paused, pauses, happened = True, pauses + 1, happened + 1
+        elif ask == "resume" and paused:
+            paused = False
+            # Where the process that told of the pause is gone, nobody tells that it is over.
+            happened += ledger.run is not None
+        ledger, events = step(
+            ledger, WRITER, run("paused" if paused else "running", 2, pauses=pauses), place * 1.0, NOON
+        )
+        ids += [event.id for event in events]
+    assert len(set(ids)) == happened
+    assert len(ids) <= happened + 1, "told again by whoever began anew"
 
 
 def test_a_flood_is_told_as_its_number_when_the_second_is_over() -> None:

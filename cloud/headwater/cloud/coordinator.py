@@ -18,9 +18,19 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from headwater.cloud.course import Behind, Course, after, based_on, begun, parameters_of, with_patch, with_places
+from headwater.cloud.course import (
+    Behind,
+    Course,
+    Reached,
+    after,
+    based_on,
+    begun,
+    parameters_of,
+    with_patch,
+    with_places,
+)
 from headwater.cloud.history import ClosedRound, History, RunRecord
-from headwater.cloud.history.states import Wish
+from headwater.cloud.history.states import Rest, Wish
 from headwater.cloud.patience import Patience
 from headwater.cloud.plans import needs_statistics, plan
 from headwater.cloud.preparation import Prepared, forward_model, prepare
@@ -52,9 +62,9 @@ T = TypeVar("T")
 class _Stopped(Exception):
     """Somebody asked the run to stop, which had come so far."""
 
-    def __init__(self, course: Course) -> None:
+    def __init__(self, reached: Reached) -> None:
         super().__init__()
-        self.course = course
+        self.reached = reached
 
 
 class Coordinator:
@@ -88,6 +98,8 @@ class Coordinator:
         self._observe = observe
         self._seen: dict[str, NodeStatus] = {}
         self._told: RunStatus | None = None
+        # Of the run that is worked on, as the history last told it.
+        self._rest = Rest()
         self._patience = Patience(self._say_waiting, chance)
 
     async def serve(self) -> None:
@@ -95,9 +107,9 @@ class Coordinator:
         await self._parent.session.wait_connected()
         idle = False
         while True:
-            await self._record_nodes()
             run = await self._sql(self._history.claim_next_run, self._fleet, self._now())
             if run is None:
+                await self._record_nodes()
                 if not idle:
                     # An earlier process may have died before it could say so.
                     idle = True
@@ -114,23 +126,35 @@ class Coordinator:
     async def _work(self, run: RunRecord) -> None:
         state: RunState = "failed"
         failure = ""
-        course: Course | None = None
+        self._rest, reached = run.rest, await self._reached(run)
         try:
-            course = await self._begin(run)
-            course = await self._rounds(course)
+            if run.pause_requested:
+                # Another coordinator's, or an earlier one's. People hear that it rests before it is taken up.
+                await self._heed(run, reached)
+            await self._record_nodes()
+            course = await self._begin(run, reached)
+            reached = (await self._rounds(course)).reached
             state = "finished"
         except HistoryError:
             raise
         except _Stopped as stopped:
-            state, course = "stopped", stopped.course
+            state, reached = "stopped", stopped.reached
         except HeadwaterError as error:
             failure = str(error)
             log.error("run %s failed: %s", run.id, failure)
         await self._sql(self._history.finish_run, run.id, state, failure, self._now())
-        await self._say(run, state, course, failure)
+        await self._say(run, state, reached, failure)
         log.info("run %s: %s", run.id, state)
 
-    async def _begin(self, run: RunRecord) -> Course:
+    async def _reached(self, run: RunRecord) -> Reached:
+        told = await self._sql(self._history.rounds_of, run.id)
+        return Reached(
+            run.round,
+            accuracy=next((round_.accuracy for round_ in reversed(told) if round_.accuracy is not None), None),
+            loss=next((round_.loss for round_ in reversed(told) if round_.loss is not None), None),
+        )
+
+    async def _begin(self, run: RunRecord, reached: Reached) -> Course:
         """A new run is compiled, verified and recorded; one under way is taken up where the history has it."""
         bundle = await self._sql(self._history.bundle_of, run.id)
         if bundle is None:
@@ -152,16 +176,10 @@ class Coordinator:
             forward = forward_model(run.description, stored)
             names = [parameter.name for parameter in manifest.shared]
             course = replace(course, outputs=await asyncio.to_thread(output_axes, forward, names))
-        return await self._taken_up(course) if newest.number else course
-
-    async def _taken_up(self, course: Course) -> Course:
-        log.info("run %s goes on behind round %d", course.run.id, course.round)
-        told = await self._sql(self._history.rounds_of, course.run.id)
-        return replace(
-            course,
-            accuracy=next((round_.accuracy for round_ in reversed(told) if round_.accuracy is not None), None),
-            loss=next((round_.loss for round_ in reversed(told) if round_.loss is not None), None),
-        )
+        if newest.number:
+            log.info("run %s goes on behind round %d", run.id, course.round)
+            course = replace(course, accuracy=reached.accuracy, loss=reached.loss)
+        return course
 
     def _prepare(self, run: RunRecord) -> Prepared:
         initial = run.description.initial
@@ -177,12 +195,12 @@ class Coordinator:
     async def _rounds(self, course: Course) -> Course:
         """Raises _Stopped."""
         description = course.run.description
-        await self._say(course.run, course.run.state, course)
+        await self._say(course.run, "running", course.reached)
         if course.round == 0 and needs_statistics(description):
             course = await self._round(course, "statistics", 0)
         for number in range(course.round + 1, description.rounds + 1):
             course = await self._round(course, "train", number)
-            await self._say(course.run, "running", course)
+            await self._say(course.run, "running", course.reached)
         return await self._measured(course)
 
     async def _measured(self, course: Course) -> Course:
@@ -208,7 +226,7 @@ class Coordinator:
         if first is None:
             return course
         for attempt in range(first, most):
-            await self._heed(course)
+            await self._heed(course.run, course.reached)
             await self._wait_for_children(course)
             opened_at = self._now()
             course = await self._with_places(course)
@@ -296,31 +314,36 @@ class Coordinator:
         payload = course.encoded_mask
         return self._store.put(payload) if payload is not None else None
 
-    async def _heed(self, course: Course) -> None:
+    async def _heed(self, run: RunRecord, reached: Reached) -> None:
         """What was asked of the run is done: it rests for as long as that is wished. Raises _Stopped."""
-        rests = False
-        # Held each time: it may have gone on, and been paused again, since it was looked at.
-        while await self._wish(course) == "pause" and await self._sql(
-            self._history.hold_run, course.run.id, self._now()
-        ):
-            if not rests:
-                rests = True
-                log.info("run %s: paused behind round %d", course.run.id, course.round)
+        rest: Rest | None = None
+        while await self._wish(run, reached) == "pause":
+            # Held each time: it may have gone on, and been paused again, since it was looked at.
+            held = await self._sql(self._history.hold_run, run.id, self._now())
+            if held.state != "paused":
+                break
+            if rest is None:
+                log.info("run %s: paused behind round %d", run.id, reached.round)
                 # What the children still do is for no open round; whoever comes back is not told to train.
                 await self._parent.close()
-                await self._say(course.run, "paused", course)
+            elif rest != held.rest:
+                await self._say(run, "running", reached)
+            if rest != held.rest:
+                self._rest = rest = held.rest
+                await self._say(run, "paused", reached)
             await self._parent.news.wait(LOOK_EVERY_S)
             await self._record_nodes()
-        if rests:
-            log.info("run %s: goes on", course.run.id)
-            await self._say(course.run, "running", course)
+        if rest is not None:
+            log.info("run %s: goes on", run.id)
+            await self._say(run, "running", reached)
 
-    async def _wish(self, course: Course) -> Wish:
+    async def _wish(self, run: RunRecord, reached: Reached) -> Wish:
         """Raises _Stopped."""
-        wish = await self._sql(self._history.wish, course.run.id)
-        if wish == "stop":
-            raise _Stopped(course)
-        return wish
+        standing = await self._sql(self._history.standing, run.id)
+        self._rest = standing.rest
+        if standing.wish == "stop":
+            raise _Stopped(reached)
+        return standing.wish
 
     async def _wait_for_children(self, course: Course) -> None:
         """Until `min_children` are there, however long it takes: a fleet may sleep."""
@@ -334,10 +357,10 @@ class Coordinator:
                     f"waiting for {description.cohort.min_children} children with {description.data!r}, {there} there"
                 )
                 log.info("run %s: %s", course.run.id, detail)
-                await self._say(course.run, "running", course, detail)
+                await self._say(course.run, "running", course.reached, detail)
             await self._parent.news.wait(LOOK_EVERY_S)
             await self._record_nodes()
-            await self._heed(course)
+            await self._heed(course.run, course.reached)
 
     # ── for people, and the history ─────────────────────────────────────────────────────────────────────────────
 
@@ -345,24 +368,25 @@ class Coordinator:
         """How the last run ended, where this process has told nothing yet."""
         runs = () if self._told else await self._sql(self._history.list_runs, self._fleet)
         if runs:
-            await self._say(runs[0], runs[0].state, None, runs[0].failure)
+            self._rest = runs[0].rest
+            await self._say(runs[0], runs[0].state, Reached(runs[0].round), runs[0].failure)
 
-    async def _say(self, run: RunRecord, state: RunState, course: Course | None, detail: str = "") -> None:
-        ended_at = run.ended_at or self._now()
-        elapsed_s = (ended_at - (run.started_at or ended_at)).total_seconds()
-        done, rounds = (course.round if course else run.round), run.description.rounds
-        since = done - run.round
+    async def _say(self, run: RunRecord, state: RunState, reached: Reached, detail: str = "") -> None:
+        until = run.ended_at or self._now()
+        elapsed_s = self._rest.worked_s(run.started_at or until, until)
+        done, rounds = reached.round, run.description.rounds
         status = RunStatus(
             run=run.id,
             name=run.name,
             state=state,
             round=done,
             rounds=rounds,
-            accuracy=course.accuracy if course else None,
-            loss=course.loss if course else None,
+            accuracy=reached.accuracy,
+            loss=reached.loss,
             elapsed_s=elapsed_s,
-            remaining_s=elapsed_s / since * (rounds - done) if since and state == "running" else None,
+            remaining_s=elapsed_s / done * (rounds - done) if done and state == "running" else None,
             detail=detail[:1024],
+            pauses=self._rest.pauses,
         )
         self._told = status
         self._observe(RunTold(status))

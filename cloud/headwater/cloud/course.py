@@ -35,6 +35,15 @@ from headwater.schemas.wire import decode_object, encode, reference
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a run came: its newest version, the accuracy that was last measured and the loss of the last training."""
+
+    round: int
+    accuracy: float | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Course:
     """A run under way: its newest models, by value and by name. `round` is their version.
 
@@ -66,6 +75,10 @@ class Course:
     @property
     def description(self) -> RunDescription:
         return self.run.description
+
+    @property
+    def reached(self) -> Reached:
+        return Reached(self.round, self.accuracy, self.loss)
 
     @property
     def parameters(self) -> Parameters:

@@ -81,6 +81,14 @@ class Voice:
     epoch: int
 
 
+@dataclass(slots=True)
+class LastWord:
+    """What people were last told of a run. Each connection tells it anew: a run that rests says nothing more, and a
+    broker may have forgotten it, or never heard it."""
+
+    status: RunStatus | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Post:
     """Where a coordinator serves: its settings, the way to its broker, its machine, and who hears what it does."""
@@ -189,13 +197,14 @@ async def lead(post: Post, history: History, keep_lease: Callable[[], Awaitable[
     fleet, machine, trust = post.settings.fleet, post.machine, voice.trust
     store = ObjectStore(post.settings.store_size_bytes)
     clusters = Clusters(fleet, partial(_record, history, fleet, machine))
-    parent = _parent(post, history, store, voice, clusters.ear)
+    last = LastWord()
+    parent = _parent(post, history, store, voice, clusters.ear, last)
     coordinator = Coordinator(
         fleet,
         parent,
         history,
         store,
-        tell_people=partial(_tell_of_run, parent, Topics(fleet).run),
+        tell_people=partial(_tell_of_run, parent, Topics(fleet).run, last),
         now=machine.now,
         chance=machine.chance,
         observe=post.watch.saw,
@@ -211,17 +220,19 @@ async def lead(post: Post, history: History, keep_lease: Callable[[], Awaitable[
         await parent.drain()
 
 
-def _parent(post: Post, history: History, store: ObjectStore, voice: Voice, ear: Ear) -> Parent:
+def _parent(post: Post, history: History, store: ObjectStore, voice: Voice, ear: Ear, last: LastWord) -> Parent:
     """A leader's side towards its children, whose connection this ear hears on too."""
     settings, identity, trust = post.settings, post.identity, voice.trust
-    topic = Topics(settings.fleet).round
+    topics = Topics(settings.fleet)
 
     async def tell_of_round(status: RoundStatus) -> None:
-        await parent.session.publish(topic, encode_status(status), retain=True)
+        await parent.session.publish(topics.round, encode_status(status), retain=True)
 
     async def be_born() -> None:
         birth = identity.status("online", {}, certificate="" if trust is None else trust.certificate)
         await parent.session.publish(birth.topic, birth.payload, retain=True)
+        if last.status is not None:
+            await parent.session.publish(topics.run, encode_status(last.status), retain=True)
 
     parent = Parent(
         with_ears(post.connect, ear),
@@ -240,11 +251,12 @@ def _parent(post: Post, history: History, store: ObjectStore, voice: Voice, ear:
     return parent
 
 
-async def _tell_of_run(parent: Parent, topic: str, status: RunStatus) -> None:
+async def _tell_of_run(parent: Parent, topic: str, last: LastWord, status: RunStatus) -> None:
+    last.status = status
     try:
         await parent.session.publish(topic, encode_status(status), retain=True)
     except LinkDown as error:
-        log.debug("a status for people was lost with the link: %s", error)
+        log.debug("a status for people waits for the link: %s", error)
 
 
 def _sights(settings: CloudSettings, parent: Parent) -> Sights:

@@ -2,8 +2,8 @@
 a second, and then their number.
 
 `(ledger, what was seen, now) -> (ledger, events)`: no clock and no socket inside. The ids of a round's and of a run's
-events follow from the round and the run, so that a process which tells them again after a restart tells the same
-events; all others are counted, beside the name of the process's start.
+events follow from the round, and from the run and how often it was paused, so that a process which tells them again
+after a restart tells the same events; all others are counted, beside the name of the process's start.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import Final
 
 from headwater.node.observing import Came, Declined, Ended, NotTaken, Opened, RunTold, Seen, Went
 from headwater.schemas.messages import RoundKey
-from headwater.schemas.statuses import Event, EventData, EventType, RunState
+from headwater.schemas.statuses import Event, EventData, EventType, RunState, RunStatus
 
 MAX_A_SECOND: Final = 10
 """Events of one kind; further ones are told as a number when the second is over."""
@@ -58,7 +58,7 @@ class Ledger:
     told: Mapping[EventType, int] = field(default_factory=dict)
     more: Mapping[EventType, int] = field(default_factory=dict)
     count: int = 0
-    run: tuple[str, RunState] | None = None
+    run: RunStatus | None = None
 
 
 def step(ledger: Ledger, writer: Writer, seen: Seen | None, now: float, time: datetime) -> tuple[Ledger, list[Event]]:
@@ -71,7 +71,7 @@ def step(ledger: Ledger, writer: Writer, seen: Seen | None, now: float, time: da
     ledger, drafts = _over(ledger, writer, now)
     draft = draft_of(seen, ledger.run) if seen is not None else None
     if isinstance(seen, RunTold):
-        ledger = replace(ledger, run=(seen.status.run, seen.status.state))
+        ledger = replace(ledger, run=seen.status)
     if draft is not None:
         told = ledger.told.get(draft.type, 0)
         if told < MAX_A_SECOND:
@@ -105,11 +105,11 @@ def _event(draft: Draft, writer: Writer, number: int, time: datetime) -> Event:
     )
 
 
-def draft_of(seen: Seen, run: tuple[str, RunState] | None = None) -> Draft | None:
+def draft_of(seen: Seen, run: RunStatus | None = None) -> Draft | None:
     """The event that something seen makes, or None where people need not hear of it.
 
     Args:
-        run: the last run that was told of, and its state then.
+        run: the last run that was told of, as it stood then.
     """
     match seen:
         case Opened(key):
@@ -127,8 +127,8 @@ def draft_of(seen: Seen, run: tuple[str, RunState] | None = None) -> Draft | Non
             return Draft("headwater.delta.refused", node, _about(key, node=node, reason=reason, detail=detail[:1024]))
         case Declined(node, key, reason, detail):
             return Draft("headwater.plan.declined", node, _about(key, node=node, reason=reason, detail=detail[:1024]))
-        case RunTold():
-            return _of_run(seen, run)
+        case RunTold(status):
+            return _of_run(status, run)
     return None
 
 
@@ -142,17 +142,16 @@ def _of_round(kind: EventType, key: RoundKey, **more: str) -> Draft:
     return Draft(kind, f"{key.run}/{key.round}", _about(key, **more), name)
 
 
-def _of_run(seen: RunTold, before: tuple[str, RunState] | None) -> Draft | None:
-    status = seen.status
-    if before == (status.run, status.state):
+def _of_run(status: RunStatus, told: RunStatus | None) -> Draft | None:
+    before = told if told is not None and told.run == status.run else None
+    if before is not None and (before.state, before.pauses) == (status.state, status.pauses):
         return None
     data = EventData(run=status.run, round=status.round, detail=status.detail or None)
     kind: EventType | None = _TYPE.get(status.state)
     name = f"{status.run}/{status.state}"
-    if status.state == "paused" or before == (status.run, "paused"):
-        if status.state in ("paused", "running"):
-            kind = "headwater.run.paused" if status.state == "paused" else "headwater.run.resumed"
-            name = f"{status.run}/{status.round}/{kind.rpartition('.')[2]}"
+    if status.state == "paused" or (status.state == "running" and before is not None and before.state == "paused"):
+        kind = "headwater.run.paused" if status.state == "paused" else "headwater.run.resumed"
+        name = f"{status.run}/{kind.rpartition('.')[2]}/{status.pauses}"
     elif status.state == "running" and status.round:
         # A coordinator that takes up a run behind some round did not start it.
         return None

@@ -95,7 +95,11 @@ class NodeStatus(Frozen):
 
 
 class RunStatus(Frozen):
-    """The run that a fleet works on, or the last one."""
+    """The run that a fleet works on, or the last one.
+
+    `elapsed_s` is the time at work since it began, without the time for which it was paused; `remaining_s` is what the
+    rest takes at that pace. `pauses` counts how often it was paused, so that each pause is told apart from the last.
+    """
 
     run: RunId
     name: Name
@@ -107,6 +111,7 @@ class RunStatus(Frozen):
     elapsed_s: FiniteFloat = 0.0
     remaining_s: FiniteFloat | None = None
     detail: Text = ""
+    pauses: Annotated[Count, added_later(0)] = 0
 
 
 class MemberStatus(Frozen):

@@ -21,7 +21,7 @@ from headwater.cloud.history.nodes import meet
 from headwater.cloud.history.reading import Reading
 from headwater.cloud.history.records import ClosedRound, RoundRecord, RunRecord, Version
 from headwater.cloud.history.releases import Releases
-from headwater.cloud.history.rows import run_record
+from headwater.cloud.history.rows import run_record, standing_of
 from headwater.cloud.history.transactions import READS, Lease, Transactions
 from headwater.node.hosting import Contribution
 from headwater.schemas.base import Task
@@ -93,6 +93,8 @@ class History(Transactions):
                 forward=forward,
                 stop_requested=False,
                 pause_requested=False,
+                pauses=0,
+                rested_s=0.0,
                 failure="",
                 queued_at=now,
             )
@@ -126,20 +128,21 @@ class History(Transactions):
         """
         with self._transaction(f"request {request}") as session:
             row = existing_run(session, run, locked=True)
-            _stand(row, states.asked(run, _standing(row), request), now)
+            _stand(row, states.asked(run, standing_of(row), request, now), now)
             return run_record(row, last_round(session, run))
 
-    def wish(self, run: str) -> states.Wish:
-        """What its coordinator shall do between two attempts."""
-        with self._transaction("read wish") as session:
-            return _standing(existing_run(session, run)).wish
+    def standing(self, run: str) -> states.Standing:
+        """Where it is, and what its coordinator shall do between two attempts."""
+        with self._transaction("read standing") as session:
+            return standing_of(existing_run(session, run))
 
-    def hold_run(self, run: str, now: datetime) -> bool:
-        """The run rests, if that is still asked of it; whether it does."""
+    def hold_run(self, run: str, now: datetime) -> states.Standing:
+        """The run rests, if that is still asked of it; where it is then."""
         with self._leading("hold run") as session:
             row = existing_run(session, run, locked=True)
-            _stand(row, states.held(_standing(row)), now)
-            return row.state == "paused"
+            standing = states.held(standing_of(row), now)
+            _stand(row, standing, now)
+            return standing
 
     def finish_run(self, run: str, state: RunState, failure: str, now: datetime) -> None:
         with self._leading("finish run") as session:
@@ -320,13 +323,10 @@ def _runs(fleet: str, *of_states: str) -> Any:
     )
 
 
-def _standing(row: tables.Run) -> states.Standing:
-    return states.Standing(row.state, row.stop_requested, row.pause_requested)  # type: ignore[arg-type]
-
-
 def _stand(row: tables.Run, standing: states.Standing, now: datetime) -> None:
     row.state = standing.state
     row.stop_requested, row.pause_requested = standing.stop_requested, standing.pause_requested
+    row.pauses, row.rested_s, row.rests_since = standing.rest.pauses, standing.rest.over_s, standing.rest.since
     if standing.state in states.ENDED:
         row.ended_at = now
 

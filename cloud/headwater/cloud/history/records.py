@@ -1,9 +1,10 @@
 """Law: what crosses the history's door is a frozen value; rows stay inside."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
+from headwater.cloud.history.states import Rest
 from headwater.node.hosting import Contribution, Refused
 from headwater.schemas.base import Task
 from headwater.schemas.messages import Counts, Metric
@@ -27,6 +28,7 @@ class RunRecord:
     queued_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    rest: Rest = field(default_factory=Rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,15 @@ from numpy.typing import NDArray
 
 from headwater.cloud.history import tables
 from headwater.cloud.history.records import ClusterRecord, NodeRecord, RoundRecord, RunRecord
+from headwater.cloud.history.states import Rest, Standing
 from headwater.core.figures import figures
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import DataStatus, Figures, RoundStatus, Times
+
+
+def standing_of(row: tables.Run) -> Standing:
+    rest = Rest(row.pauses, row.rested_s, row.rests_since)
+    return Standing(row.state, row.stop_requested, row.pause_requested, rest)  # type: ignore[arg-type]
 
 
 def run_record(row: tables.Run, last_round: int) -> RunRecord:
@@ -28,6 +34,7 @@ def run_record(row: tables.Run, last_round: int) -> RunRecord:
         queued_at=row.queued_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
+        rest=standing_of(row).rest,
     )
 
 

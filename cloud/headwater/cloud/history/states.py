@@ -6,10 +6,12 @@
     paused    as soon as heard  stays paused      running
     ended     refused           refused           refused
 
-A coordinator looks between two attempts at a round: a stop comes before a pause.
+A coordinator looks between two attempts at a round: a stop comes before a pause. How often a run rested, and for how
+long, is kept with its state: people are told of each rest once, and of the time for which it worked.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Final, Literal
 
 from headwater.cloud.history.faults import RunConflict
@@ -25,12 +27,38 @@ ENDED: Final[tuple[RunState, ...]] = ("finished", "stopped", "failed")
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """How a run rested: `pauses` times, the one that goes on included, `over_s` in those that are over, and in the one
+    that goes on `since` then."""
+
+    pauses: int = 0
+    over_s: float = 0.0
+    since: datetime | None = None
+
+    def begun(self, now: datetime) -> "Rest":
+        return Rest(self.pauses + 1, self.over_s, now)
+
+    def ended(self, now: datetime) -> "Rest":
+        return Rest(self.pauses, self.over_s + (_between_s(self.since, now) if self.since is not None else 0.0))
+
+    def worked_s(self, started_at: datetime, until: datetime) -> float:
+        """For how long a run was at work since it began: without the time for which it rested."""
+        return max(0.0, _between_s(started_at, until) - self.ended(until).over_s)
+
+
+def _between_s(before: datetime, after: datetime) -> float:
+    # Two machines' clocks may have told them.
+    return max(0.0, (after - before).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """Where a run is, and what was asked of it that its coordinator has not heard yet."""
 
     state: RunState
     stop_requested: bool = False
     pause_requested: bool = False
+    rest: Rest = field(default_factory=Rest)
 
     @property
     def wish(self) -> Wish:
@@ -38,8 +66,8 @@ class Standing:
         return "stop" if self.stop_requested else "pause" if self.pause_requested else "go on"
 
 
-def asked(run: str, standing: Standing, request: Request) -> Standing:
-    """The standing behind a request.
+def asked(run: str, standing: Standing, request: Request, now: datetime) -> Standing:
+    """The standing behind a request at this time.
 
     Raises:
         RunConflict: the run cannot do that any more, or not yet.
@@ -53,12 +81,16 @@ def asked(run: str, standing: Standing, request: Request) -> Standing:
             return replace(standing, stop_requested=True)
         case (("running" | "paused"), "pause"):
             return replace(standing, pause_requested=True)
-        case (("running" | "paused"), "resume"):
-            return replace(standing, state="running", pause_requested=False)
+        case "running", "resume":
+            return replace(standing, pause_requested=False)
+        case "paused", "resume":
+            return replace(standing, state="running", pause_requested=False, rest=standing.rest.ended(now))
         case _:
             raise RunConflict(f"run {run!r}: is {standing.state} already; start another one")
 
 
-def held(standing: Standing) -> Standing:
+def held(standing: Standing, now: datetime) -> Standing:
     """A run that is asked to pause, between two attempts; nothing changes where somebody has thought better of it."""
-    return replace(standing, state="paused") if standing.state == "running" and standing.wish == "pause" else standing
+    if standing.state == "running" and standing.wish == "pause":
+        return replace(standing, state="paused", rest=standing.rest.begun(now))
+    return standing

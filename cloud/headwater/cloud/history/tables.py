@@ -87,6 +87,11 @@ class Run(Base):
     forward: Mapped[bytes | None] = mapped_column(LargeBinary, comment="The owner's forward ONNX model, if it has one.")
     stop_requested: Mapped[bool] = mapped_column(comment="True when somebody asked it to stop after its round.")
     pause_requested: Mapped[bool] = mapped_column(comment="True while somebody wants it to rest between two rounds.")
+    pauses: Mapped[int] = mapped_column(Integer, comment="How often it rested, the rest that goes on included.")
+    rested_s: Mapped[float] = mapped_column(Float, comment="Seconds for which it rested, in the rests that are over.")
+    rests_since: Mapped[datetime | None] = mapped_column(
+        UtcDateTime, comment="When the rest began that goes on, or in which the run was ended."
+    )
     bundle: Mapped[bytes | None] = mapped_column(LargeBinary(32), comment="SHA-256 of its bundle of graphs.")
     failure: Mapped[str] = mapped_column(Said, default="", comment="Why it failed, in one sentence.")
     queued_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="When it was asked for.")
