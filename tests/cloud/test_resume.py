@@ -5,6 +5,7 @@ mean names its contributors.
 """
 
 import asyncio
+import gc
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -283,8 +284,14 @@ def lived_through(
     restarts_at_s: float | None = None,
 ) -> World:
     world = World(folder, description, virtual(), full, asks, restarts_at_s)
-    run_virtually(partial(world.run, dies_at, behind, stay_s), world.loop)
+    live(world, dies_at, behind, stay_s)
     return world
+
+
+def live(world: World, dies_at: int | None, behind: bool = False, stay_s: float = 0.0) -> None:
+    run_virtually(partial(world.run, dies_at, behind, stay_s), world.loop)
+    # What died with its process is told of when it is collected: here, and not within whatever comes next.
+    gc.collect()
 
 
 def ended(world: World) -> tuple[list[tuple[int, int, str]], list[float]]:
@@ -376,7 +383,7 @@ def test_a_new_leader_says_that_the_run_rests_before_it_takes_it_up(
         return bundle_of(history, run)
 
     monkeypatch.setattr(History, "bundle_of", taking_up)
-    run_virtually(partial(world.run, dies_at, False, 0.0), world.loop)
+    live(world, dies_at)
     after = world.steps[world.steps.index("boot2") + 1 :]
     assert after[:3] == ["paused", "running", "taken up"]
     assert ("paused" in world.steps[: world.steps.index("boot2")]) == (dies_at == 60)
