@@ -33,7 +33,7 @@ def test_a_page_comes_without_a_broker(alone: Shown) -> None:
 
 def test_no_page_of_another_name_is_answered_on_loopback(alone: Shown) -> None:
     """Else a foreign page could have its own name mean this machine, and read along."""
-    assert httpx.get(alone.url, headers={"Host": "evil.example"}).status_code == 400
+    assert httpx.get(alone.url, headers={"Host": "evil.example"}).status_code == 403
 
 
 def ended(*arguments: str) -> tuple[int, str]:

@@ -1,13 +1,14 @@
 """Law: a dashboard is a feed, a history and a web server side by side; whoever others can reach asks who comes.
 
-It answers on loopback by default, and there only to its own names, so that no foreign page can pass for it. Elsewhere
-it wants a password, or the word that everyone in its network may look.
+It answers on loopback by default. Elsewhere it wants a password, or the word that everyone in its network may look;
+without a password it answers to its own names only, so that no foreign page can pass for it.
 """
 
 import base64
 import binascii
 import hmac
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
@@ -15,11 +16,11 @@ from typing import Any, Final
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
-from nicegui import ui
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from nicegui import Client, core, ui
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from headwater.dashboard.door import HEALTH, KNOCK, Crowd, Door, Names, names_of
 from headwater.dashboard.feed import Feed
 from headwater.dashboard.history import History
 from headwater.dashboard.pages.frame import register
@@ -35,16 +36,11 @@ log = logging.getLogger("headwater.dashboard")
 RECONNECT_S: Final = 15.0
 """A tab that was away for less goes on where it was."""
 
-HEALTH: Final = "/healthz"
-"""Says that the process lives, to whoever asks, and nothing else."""
-
 MAX_CONNECTIONS: Final = 512
 """At once that ask for pages; what a page hears by is another matter."""
 
 ASK_WITHIN_S: Final = 30.0
 """From connecting, or from the last answer, to the end of a request's headers."""
-
-_LOCAL: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
 async def serve(settings: DashboardSettings, *, tell: Callable[[str], None] = lambda url: None) -> None:
@@ -134,12 +130,12 @@ class Password:
 
 def _app(settings: DashboardSettings, feed: Feed, history: History, password: str | None) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    if is_loopback(settings.host) and password is None:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*_LOCAL, settings.host])
+    app.add_middleware(Door, names=_names(settings, password), crowd=_crowd)
     if password is not None:
         app.add_middleware(Password, password=password)
-    # For who looks after the process; a page would be made for each time that it looks.
+    # A page would be made for each time that somebody asks.
     app.add_api_route(HEALTH, lambda: PlainTextResponse("well\n"))
+    app.add_api_route(KNOCK, lambda: PlainTextResponse("come in\n"), methods=["POST"])
     root = register(Site(settings.fleet, feed, history))
     ui.run_with(
         app,
@@ -152,6 +148,20 @@ def _app(settings: DashboardSettings, feed: Feed, history: History, password: st
         language="en-US",
     )
     return app
+
+
+def _names(settings: DashboardSettings, password: str | None) -> Names | None:
+    """None where a password is what lets people in: a browser tells it to no other name than it was told by."""
+    if password is not None and not settings.access.hosts:
+        return None
+    return names_of(socket.gethostname(), settings.host, settings.access.hosts)
+
+
+def _crowd() -> Crowd:
+    # One that nothing was heard of yet is about to come; one that left has given its place back.
+    pages = Client.instances.values()
+    viewers = sum(page.has_socket_connection or page.environ is None for page in pages)
+    return Crowd(viewers, len(pages), len(core.sio.eio.sockets))
 
 
 def _config(app: FastAPI, access: AccessSettings) -> uvicorn.Config:

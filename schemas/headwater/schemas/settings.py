@@ -15,6 +15,8 @@ from headwater.schemas.links import Port
 from headwater.schemas.links import TlsSettings as TlsSettings
 from headwater.schemas.sources import SourceSpec
 
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?$")]
+
 
 class LogSettings(Frozen):
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -253,6 +255,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def name_in(host: str) -> str:
+    """A Host header without its port."""
+    if host.startswith("["):
+        return host.partition("]")[0].removeprefix("[")
+    return host.rpartition(":")[0] if host.count(":") == 1 else host
+
+
 class CloudSettings(Frozen):
     """The coordinator. `database` is an SQLAlchemy URL; a password in it is never shown.
 
@@ -280,11 +289,13 @@ class AccessSettings(Frozen):
 
     `password_file` holds the password that a browser asks for (any user name); `open` lets everyone look who reaches
     the port, for a network of one's own. With `certificate` and `key` it speaks HTTPS: without, a password or an
-    operator's token crosses the network as it is.
+    operator's token crosses the network as it is. Where no password is asked for, it answers to IP addresses and to its
+    machine's own name; `hosts` are other names by which it is asked for, as a proxy's.
     """
 
     password_file: Path | None = None
     open: bool = False
+    hosts: Annotated[tuple[HostName, ...], Field(max_length=64)] = ()
     certificate: Path | None = None
     key: Path | None = None
 

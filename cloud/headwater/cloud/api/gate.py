@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from headwater.cloud.api.problems import answer, problem
 from headwater.cloud.api.tokens import TokenBook
 from headwater.schemas.http import MAX_FORWARD_LENGTH, PREFIX, Problem, TokenRole
-from headwater.schemas.settings import is_loopback
+from headwater.schemas.settings import is_loopback, name_in
 
 OPEN_PATHS: Final = frozenset({"/health", "/ready", "/openapi.json"})
 READING: Final = frozenset({"GET", "HEAD"})
@@ -60,7 +60,7 @@ def refusal(asked: Asked, book: TokenBook | None) -> Problem | None:
 
 
 def _without_tokens(asked: Asked) -> Problem | None:
-    if not is_loopback(_name_of(asked.host)):
+    if not is_loopback(name_in(asked.host)):
         return problem(
             403, f"host: {asked.host!r} is no name of this machine; without tokens the API is asked for by 127.0.0.1"
         )
@@ -75,13 +75,6 @@ def _without_tokens(asked: Asked) -> Problem | None:
 
 def _may(role: TokenRole, method: str) -> bool:
     return role == "operator" or method in READING
-
-
-def _name_of(host: str) -> str:
-    """A Host header without its port."""
-    if host.startswith("["):
-        return host.partition("]")[0].removeprefix("[")
-    return host.rpartition(":")[0] if host.count(":") == 1 else host
 
 
 def most_bytes(method: str, path: str) -> int:
