@@ -5,6 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from headwater.dashboard.pages.site import Visitor
 from headwater.dashboard.view import words
 from headwater.dashboard.view.asked import described
 from headwater.dashboard.view.banner import Trouble, problems
@@ -13,6 +14,13 @@ from headwater.dashboard.view.fold import linked
 from headwater.dashboard.view.state import Fleet, Happening, Link
 from headwater.schemas.errors import ConfigError
 from support.told import heard, node
+
+
+@pytest.mark.parametrize("zone", ["Europe", "Nowhere/At_All", "", "../etc/passwd", "None"])
+def test_a_browser_whose_zone_is_none_is_shown_utc(zone: str) -> None:
+    visitor = Visitor()
+    visitor.told("auto", False, zone)
+    assert visitor.zone is UTC
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ KNOCK: Final = "/knock"
 
 SOCKET: Final = "/_nicegui_ws/"
 _PARTS: Final = ("/_nicegui/", "/favicon.ico")
-"""What a page is made of: it stands in this software, and costs nothing to keep."""
+"""What a page is made of: it stands in this software, tells of no fleet, and costs nothing to keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,12 @@ def wrong_name(asked: Asked, names: Names) -> Refusal | None:
             f"it by localhost or an IP address; or put the name into its settings: access.hosts = [{name!r}]",
         )
     page = urlsplit(asked.origin).netloc.lower()
-    if not asked.origin or page == asked.host.lower() or _plain(name_in(page)) in names.listed:
+    if (
+        not asked.origin
+        or asked.path.startswith(_PARTS)
+        or page == asked.host.lower()
+        or _plain(name_in(page)) in names.listed
+    ):
         return None
     return Refusal(
         403,

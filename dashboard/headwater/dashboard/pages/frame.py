@@ -64,7 +64,8 @@ _SHORTCUTS: Final[Mapping[str, str]] = {
 def register(site: Site) -> Callable[[], Any]:
     """The function that builds the one page, of which all others are parts."""
     app.storage.max_tab_storage_age = TAB_KEPT_S
-    ui.add_head_html(f"<script>{(_STATIC / 'theme.js').read_text(encoding='utf-8')}</script>", shared=True)
+    for script in ("theme.js", "patience.js"):
+        ui.add_head_html(f"<script>{(_STATIC / script).read_text(encoding='utf-8')}</script>", shared=True)
     ui.add_css((_STATIC / "style.css").read_text(encoding="utf-8"), shared=True)
 
     async def root() -> None:
@@ -106,7 +107,7 @@ class Frame:
         self._banner.element.set_visibility(False)
         self._main = ui.element("div").classes("hw-main").props('tabindex="-1"')
         with self._main:
-            self._waiting = ui.label("Asking the fleet …").classes("hw-empty")
+            self._waiting = ui.label("Asking the fleet …").classes("hw-empty hw-waiting")
         ui.skip_link("Skip to the page", target=self._main)
         ui.on("scheme", lambda event: self._surround(event.args))
 
@@ -179,7 +180,7 @@ class Frame:
     def _note(self, told: Mapping[str, Any] | None) -> None:
         if told is not None:
             choice = told["choice"] if told["choice"] in _THEMES else "auto"
-            self._visitor.told(choice, bool(told["dark"]), str(told["zone"]))
+            self._visitor.told(choice, bool(told["dark"]), str(told.get("zone")))
         self._dark.set_value(self._visitor.dark)
         sign, words = _THEMES[self._visitor.choice]
         self._theme.props(f'aria-label="Colours: {words}" title="Colours: {words}"')

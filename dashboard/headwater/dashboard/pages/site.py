@@ -33,7 +33,7 @@ class Visitor:
         self.choice, self.dark = choice, dark
         try:
             self.zone = ZoneInfo(zone)
-        except (ZoneInfoNotFoundError, ValueError):
+        except (ZoneInfoNotFoundError, ValueError, OSError):
             self.zone = UTC
 
     @property
