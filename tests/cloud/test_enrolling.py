@@ -15,6 +15,7 @@ import pytest
 from headwater.cloud import enrolling
 from headwater.cloud.enrolling import Desk, Enrolling, serve_alone
 from headwater.node.enrolling import enrol_if_new
+from headwater.node.observing import Enrolled, NotEnrolled, Seen
 from headwater.schemas.errors import AccessRefused, BrokerUnreachable, ConfigError
 from headwater.schemas.links import BrokerSettings, TlsSettings
 from headwater.schemas.messages import EnrolmentRequest
@@ -115,6 +116,29 @@ def test_a_new_token_replaces_the_card_of_a_node_that_was_enrolled(folder: Folde
         asked = enrolment.ask(token, "pump-1", key)
         assert enrolment.take(token, asked, desk_of(folder).answer(token.token_id, asked), key)
     assert len(folder.issued()) == 2
+
+
+async def test_who_enrolled_and_who_did_not_is_told(folder: Folder) -> None:
+    seen: list[Seen] = []
+    all_are_answered = asyncio.Event()
+
+    def saw(one: Seen) -> None:
+        seen.append(one)
+        if len(seen) == 3:
+            all_are_answered.set()
+
+    desk = Enrolling(FLEET, desk_of(folder), saw)
+    token = token_in(folder)
+    asked, stolen = enrolment.ask(token, "pump-1", new_key()), enrolment.ask(token, "pump-1", new_key())
+    answering = asyncio.ensure_future(desk.run())
+    for one in (asked, asked, stolen):
+        desk.hear(TOPICS.enrolment(token.token_id, "request"), encode(one), False)
+    await asyncio.wait_for(all_are_answered.wait(), 20)
+    answering.cancel()
+    enrolled = Enrolled("pump-1", token.token_id)
+    assert seen[:2] == [enrolled, enrolled], "told again, where the answer may have been lost"
+    assert isinstance(seen[2], NotEnrolled)
+    assert "was used already" in seen[2].detail
 
 
 async def test_a_flood_is_bounded_and_the_rest_may_ask_again(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

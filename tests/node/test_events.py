@@ -12,7 +12,19 @@ from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum
 from headwater.node.events import MAX_A_SECOND, Ledger, Writer, draft_of, step
 from headwater.node.hosting import RoundResult
-from headwater.node.observing import Came, Declined, Ended, NotTaken, Opened, RunTold, Seen, Taken, Went
+from headwater.node.observing import (
+    Came,
+    Declined,
+    Ended,
+    Enrolled,
+    NotEnrolled,
+    NotTaken,
+    Opened,
+    RunTold,
+    Seen,
+    Taken,
+    Went,
+)
 from headwater.schemas.messages import Plan, RoundKey
 from headwater.schemas.statuses import Event, EventData, RunState, RunStatus
 from headwater.schemas.wire import decode_status, encode_status, reference
@@ -64,6 +76,20 @@ IN_ROUND = {"run": "r", "round": 3, "step": 1, "attempt": 2}
             "delta.refused",
             "eve",
             {"node": "eve", "reason": "unauthorised", "detail": "no child"},
+            "",
+        ),
+        (
+            Enrolled("d1", "00ff"),
+            "node.enrolled",
+            "d1",
+            {"node": "d1", "detail": "by token 00ff"},
+            "enrolled/00ff",
+        ),
+        (
+            NotEnrolled("d1", "00ff", "was used already"),
+            "enrolment.refused",
+            "d1",
+            {"node": "d1", "reason": "unauthorised", "detail": "token 00ff: was used already"},
             "",
         ),
         (

@@ -1,8 +1,8 @@
 """Law: a token is marked as used before its certificate is made, in one step; what was answered once is answered again.
 
 Whoever may ask is a stranger. So what waits is bounded, and how much is answered in a minute; what is refused stands in
-the log, and the sentence goes to whoever asked. A broker keeps what a stranger wants it to, for each token that one can
-think of: whatever was heard is taken away there.
+the log and among the events, and the sentence goes to whoever asked. A broker keeps what a stranger wants it to, for
+each token that one can think of: whatever was heard is taken away there.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final, NoReturn
 
+from headwater.node.observing import Enrolled, NotEnrolled, Observer, nobody
 from headwater.node.service import together
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.links import BrokerSettings
@@ -79,9 +80,10 @@ class Desk:
 class Enrolling:
     """The desk on a connection to the broker."""
 
-    def __init__(self, fleet: str, desk: Desk) -> None:
+    def __init__(self, fleet: str, desk: Desk, saw: Observer = nobody) -> None:
         self._topics = Topics(fleet)
         self._desk = desk
+        self._saw = saw
         self.connection: Connection | None = None
         self._waiting: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(MAX_WAITING)
         self._answered_at: deque[float] = deque(maxlen=MAX_A_MINUTE)
@@ -136,6 +138,8 @@ class Enrolling:
             try:
                 asked = decode(payload, EnrolmentRequest)
                 answer = await asyncio.to_thread(self._desk.answer, token_id, asked)
+                refused = answer.refusal
+                self._saw(NotEnrolled(asked.node, token_id, refused) if refused else Enrolled(asked.node, token_id))
                 if self.connection is not None:
                     await self.connection.publish(self._topics.enrolment(token_id, "answer"), encode(answer))
             except WireError as error:
@@ -146,12 +150,12 @@ class Enrolling:
                 log.info("an answer to token %s was lost with the link; it will ask again: %s", token_id, error)
 
 
-def open_desk(settings: EnrolmentSettings, fleet: str) -> Enrolling:
+def open_desk(settings: EnrolmentSettings, fleet: str, saw: Observer = nobody) -> Enrolling:
     """Raises ConfigError where the authority's folder cannot be used."""
     folder = Folder(settings.authority)
     authority = folder.authority(_passphrase(settings))
     with folder.locked():
-        return Enrolling(fleet, Desk(folder, authority, lambda: datetime.now(UTC)))
+        return Enrolling(fleet, Desk(folder, authority, lambda: datetime.now(UTC)), saw)
 
 
 def _passphrase(settings: EnrolmentSettings) -> str | None:

@@ -28,6 +28,7 @@ from headwater.node.envelope import trust_of
 from headwater.node.herald import Herald
 from headwater.node.identity import Identity, new_boot
 from headwater.node.listening import listening
+from headwater.node.observing import Observer
 from headwater.node.parent import Parent
 from headwater.node.service import together
 from headwater.node.watching import UNWATCHED, Gauge, Sights, Watch, disk, metrics
@@ -122,20 +123,20 @@ async def serve(settings: CloudSettings) -> None:
         history = stack.enter_context(contextlib.closing(open_history(settings.database.get_secret_value())))
         connect: Connect = partial(Session, settings.broker)
         if settings.enrolment is not None:
-            connect, enrolling = _enrolling(settings.enrolment, settings.fleet, connect)
+            connect, enrolling = _enrolling(settings.enrolment, settings.fleet, connect, watch.saw)
             answering.append(enrolling)
         coordinating = coordinate(settings, history, connect, machine, duty, watch)
         await together(coordinating, *(answer() for answer in answering))
 
 
 def _enrolling(
-    settings: EnrolmentSettings, fleet: str, connect: Connect
+    settings: EnrolmentSettings, fleet: str, connect: Connect, saw: Observer
 ) -> tuple[Connect, Callable[[], Awaitable[None]]]:
     """The way to the broker, on which requests for certificates are heard too, and what answers them."""
     # A cloud that enrols nobody loads nothing of cryptography.
     from headwater.cloud.enrolling import open_desk
 
-    enrolling = open_desk(settings, fleet)
+    enrolling = open_desk(settings, fleet, saw)
     return enrolling.beside(connect), enrolling.run
 
 

@@ -11,7 +11,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from headwater.node.observing import Came, Declined, Ended, NotTaken, Opened, RunTold, Seen, Went
+from headwater.node.observing import (
+    Came,
+    Declined,
+    Ended,
+    Enrolled,
+    NotEnrolled,
+    NotTaken,
+    Opened,
+    RunTold,
+    Seen,
+    Went,
+)
 from headwater.schemas.messages import RoundKey
 from headwater.schemas.statuses import Event, EventData, EventType, RunState, RunStatus
 
@@ -20,6 +31,9 @@ MAX_A_SECOND: Final = 10
 
 MORE: Final = "more"
 """The reason of such an event."""
+
+REFUSED: Final = "unauthorised"
+"""The reason for whoever asked for a certificate and has none."""
 
 WINDOW_S: Final = 1.0
 _TYPE: Final[Mapping[RunState, EventType]] = {
@@ -127,6 +141,8 @@ def draft_of(seen: Seen, run: RunStatus | None = None) -> Draft | None:
             return Draft("headwater.delta.refused", node, _about(key, node=node, reason=reason, detail=detail[:1024]))
         case Declined(node, key, reason, detail):
             return Draft("headwater.plan.declined", node, _about(key, node=node, reason=reason, detail=detail[:1024]))
+        case Enrolled() | NotEnrolled():
+            return _of_enrolment(seen)
         case RunTold(status):
             return _of_run(status, run)
     return None
@@ -140,6 +156,14 @@ def _of_round(kind: EventType, key: RoundKey, **more: str) -> Draft:
     what = kind.rpartition(".")[2]
     name = f"{key.run}/{key.round}.{key.step}.{key.attempt}/{what}"
     return Draft(kind, f"{key.run}/{key.round}", _about(key, **more), name)
+
+
+def _of_enrolment(seen: Enrolled | NotEnrolled) -> Draft:
+    if isinstance(seen, Enrolled):
+        data = EventData(node=seen.node, detail=f"by token {seen.token_id}")
+        return Draft("headwater.node.enrolled", seen.node, data, f"enrolled/{seen.token_id}")
+    data = EventData(node=seen.node, reason=REFUSED, detail=f"token {seen.token_id}: {seen.detail}"[:1024])
+    return Draft("headwater.enrolment.refused", seen.node, data)
 
 
 def _of_run(status: RunStatus, told: RunStatus | None) -> Draft | None:

@@ -81,6 +81,23 @@ class Went:
 
 
 @dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A node, by the token of this id; told again where its answer was lost."""
+
+    node: str
+    token_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotEnrolled:
+    """Whoever asked to be this node, and why it is not: it may be a thief."""
+
+    node: str
+    token_id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunTold:
     """Where a run stands, as people are told; often the same."""
 
@@ -96,7 +113,7 @@ class Worked:
     reason: Reason | None = None
 
 
-Seen = Opened | Ended | Recorded | Taken | NotTaken | Declined | Came | Went | RunTold | Worked
+Seen = Opened | Ended | Recorded | Taken | NotTaken | Declined | Came | Went | Enrolled | NotEnrolled | RunTold | Worked
 Observer = Callable[[Seen], None]
 
 

@@ -250,6 +250,8 @@ EventType = Literal[
     "headwater.run.resumed",
     "headwater.node.online",
     "headwater.node.offline",
+    "headwater.node.enrolled",
+    "headwater.enrolment.refused",
     "headwater.delta.refused",
     "headwater.plan.declined",
 ]

@@ -18,6 +18,7 @@ _GROUPS: Final[Mapping[str, str]] = {
     "node": "nodes",
     "delta": "refusals",
     "plan": "refusals",
+    "enrolment": "refusals",
 }
 _WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "round.closed": ("received", "round closed"),
@@ -30,6 +31,8 @@ _WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "run.resumed": ("running", "run resumed"),
     "node.online": ("online", "online"),
     "node.offline": ("offline", "offline"),
+    "node.enrolled": ("received", "enrolled"),
+    "enrolment.refused": ("refused", "certificate refused"),
     "delta.refused": ("refused", "update refused"),
     "plan.declined": ("left", "plan declined"),
 }
