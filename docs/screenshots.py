@@ -11,7 +11,7 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from headwater.cloud.history import History, open_history
 from headwater.schemas.errors import RunFailed
+from headwater.schemas.run import RunDescription
 from headwater.testbed import scenarios
 from headwater.testbed.machine import free_port, program, wait_for_port
 from headwater.testbed.tree import Standing, standing
@@ -34,6 +35,7 @@ COLOURS: Final = 128
 
 TIMEOUT_S: Final = 240.0
 ROUNDS: Final = 40
+AGAIN: Final = "exercises-again"
 LONG: Final = 4000
 """Rounds of the run that is still going on when it is looked at."""
 
@@ -53,12 +55,19 @@ class Shot:
     wait_for: str = "main h1"
 
 
+COMPARED: Final[dict[str, dict[str, Any]]] = {
+    "exercises": {},
+    "exercises-int8": {"uplink": {"codec": "int8"}, "downlink": {"codec": "int8"}},
+    "exercises-fedprox": {"strategy": {"name": "fedprox", "mu": 0.3}},
+}
+"""Runs that are looked at beside each other, by what they differ in from the scenario's."""
+
 SHOTS: Final = (
     Shot("dashboard-tree", "/", wait_for=".hw-chart canvas"),
     Shot("dashboard-run", "/run/exercises", wait_for=".hw-chart canvas"),
     Shot("dashboard-run-dark", "/run", "dark", wait_for=".hw-chart canvas"),
     Shot("dashboard-device", "/node/watch-3", wait_for=".hw-chart canvas"),
-    Shot("dashboard-compare", "/compare?runs=exercises,exercises-slower", wait_for=".hw-chart canvas"),
+    Shot("dashboard-compare", f"/compare?runs={','.join(COMPARED)}&along=bytes", wait_for=".hw-chart canvas"),
     Shot("dashboard-phone", "/", "dark", is_phone=True, wait_for=".hw-chart canvas"),
 )
 
@@ -84,7 +93,7 @@ def main() -> int:
 
 @contextmanager
 def _fleet(folder: Path) -> Iterator[tuple[Standing, str]]:
-    """Two runs behind it, a third under way."""
+    """Three runs behind it, a fourth under way."""
     scenario = scenarios.scenario("wearables")
     api, port = free_port(), free_port()
     tree = replace(scenario.tree(), settings={"cloud": {"http": {"port": api}}})
@@ -101,12 +110,15 @@ def _fleet(folder: Path) -> Iterator[tuple[Standing, str]]:
         yield fleet, f"http://127.0.0.1:{port}"
 
 
-def _learn(history: History, fleet: str, run: Any) -> None:
-    slower = run.model_copy(update={"local": run.local.model_copy(update={"learning_rate": 0.02})})
-    again = run.model_copy(update={"rounds": LONG})
-    for name, asked in {"exercises": run, "exercises-slower": slower, "exercises-again": again}.items():
-        history.enqueue_run(name, fleet, asked, None, datetime.now(UTC))
-    _until(lambda: history.show_run("exercises-again").round >= ROUNDS, "the third run has not begun")
+def _learn(history: History, fleet: str, run: RunDescription) -> None:
+    for name, differs in COMPARED.items():
+        history.enqueue_run(name, fleet, _but(run, differs), None, datetime.now(UTC))
+    history.enqueue_run(AGAIN, fleet, _but(run, {"rounds": LONG}), None, datetime.now(UTC))
+    _until(lambda: history.show_run(AGAIN).round >= ROUNDS, "the last run has not begun")
+
+
+def _but(run: RunDescription, differs: Mapping[str, Any]) -> RunDescription:
+    return RunDescription.model_validate(run.model_dump(exclude_unset=True) | differs)
 
 
 def _until(holds: Any, otherwise: str) -> None:

@@ -239,7 +239,7 @@ def test_a_coordinator_that_is_gone_is_said_and_its_round_stays(browser: Browser
         watched.go("/run")
         watched.see("h1", "r1")
         stage.teller.say(node("cloud", None, role="cloud", state="offline"))
-        watched.see(".hw-banner", "The coordinator cloud is away since")
+        watched.see(".hw-banner", "The coordinator cloud has been away since")
         assert watched.figure("round") == "3 of 9"
         stage.teller.say(node("cloud", None, role="cloud", boot="b2"))
         watched.page.locator(".hw-banner").wait_for(state="hidden", timeout=SEEN_MS)
@@ -258,6 +258,19 @@ def test_a_refusal_is_read_with_its_reason_on_both_pages(browser: Browser, stage
         watched.see("td", "stale")
         watched.go("/events?node=nobody")
         watched.see(".hw-empty", "Nothing of this kind")
+
+
+def test_of_what_nobody_knows_a_page_promises_nothing(browser: Browser, stage: Stage) -> None:
+    with tab(browser, stage.url) as watched:
+        watched.go("/run/nope")
+        watched.see(".hw-empty", "No run of this name is known")
+        watched.go("/node/nope")
+        watched.see(".hw-empty", "No node of this name was heard of")
+        assert watched.page.locator(".hw-card:visible").count() == 0
+        watched.go("/node/cloud")
+        watched.see(".hw-head a", "run")
+        watched.see(".hw-card", "software")
+        assert watched.page.locator(".hw-card:visible").count() == 1
 
 
 def test_names_from_the_network_are_text_and_no_markup(browser: Browser, stage: Stage) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headwater.dashboard.pages.compare import along_of
 from headwater.dashboard.view import charts
 from headwater.dashboard.view.course import Point, heard_course, merged, thinned, trained
 from headwater.dashboard.view.runs import RunRow, all_runs
@@ -127,6 +128,27 @@ def test_runs_are_compared_along(axis: charts.Axis, places: list[float]) -> None
     courses = {"a": (point(1, loss=1.0), point(2, loss=0.5))}
     (line,) = charts.compared(courses, STYLE, axis=axis, value="loss")["series"]
     assert line["data"] == [[places[0], 1.0], [places[1], 0.5]]
+
+
+def test_what_runs_cost_begins_with_nothing_and_ends_at_a_number_that_can_be_read() -> None:
+    courses = {"a": (point(1, loss=1.0), point(2, loss=0.5))}
+    for axis in ("seconds", "bytes"):
+        along = charts.compared(courses, STYLE, axis=axis, value="loss")["xAxis"]
+        assert (along["min"], along["max"]) == (0, None)
+    assert charts.compared(courses, STYLE, axis="round", value="loss")["xAxis"]["min"] == "dataMin"
+
+
+@pytest.mark.parametrize(
+    ("asked", "along"), [("bytes", "bytes"), ("seconds", "seconds"), ("miles", "round"), (None, "round")]
+)
+def test_an_address_says_along_what(asked: str | None, along: charts.Axis) -> None:
+    assert along_of(asked) == along
+
+
+def test_bars_beside_each_other_can_be_told_apart() -> None:
+    course = tuple(point(number) for number in range(1, 500))
+    bars = sum(len(series["data"]) for series in charts.transfers(course, STYLE)["series"])
+    assert bars == charts.MAX_BARS
 
 
 def test_lines_beside_each_other_differ_in_more_than_colour() -> None:

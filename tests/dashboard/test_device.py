@@ -3,13 +3,16 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from headwater.dashboard.view.device import of_newest_run, refusals_of, strip, turns_of
+import pytest
+
+from headwater.dashboard.view import charts
+from headwater.dashboard.view.device import of_newest_run, part_of, refusals_of, strip, turns_of
 from headwater.dashboard.view.recorded import point, turns_and_refusals
 from headwater.dashboard.view.state import Fleet, Happening, RoundName, Turn
 from headwater.dashboard.view.summary import found, node_figures, said_of_itself
 from headwater.schemas.http import NodeDetail, Part, RefusalEntry, Round
 from headwater.schemas.statuses import DeviceFigures, Figures, NodeStatus, Times
-from support.told import at_gateway, event, heard, member, node, round_status
+from support.told import at_gateway, event, heard, member, node, round_status, run
 
 
 def turn(number: int, state: str = "received", *, run: str = "r1", parent: str = "gw", at: float | None = None) -> Turn:
@@ -31,6 +34,29 @@ def test_the_history_names_no_parent_where_it_is_the_cloud() -> None:
     fleet = heard((1.0, node("cloud", None, role="cloud")))
     told = turns_of(Fleet(cloud=fleet.cloud, turns={"gw": (turn(3, parent="cloud"),)}), "gw", (turn(3, parent=""),))
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "is_recorded", "part"),
+    [
+        ("cloud", False, "leads"),
+        ("gw", False, "takes part"),
+        ("d1", False, "takes part"),
+        ("d9", False, "nobody"),
+        ("d9", True, "takes part"),
+    ],
+)
+def test_what_a_node_has_to_do_with_rounds(name: str, is_recorded: bool, part: str) -> None:
+    """Of the cloud, and of nobody, a page promises no rounds."""
+    closed = at_gateway(round_status("gw", 2, "closed", received=1, members=(member("d1", "received", 30),)))
+    fleet = heard((1.0, node("cloud", None, role="cloud")), (2.0, run("running", 2)), (3.0, closed))
+    assert part_of(fleet, name, is_recorded) == part
+
+
+def test_a_share_is_nothing_where_nothing_was_given() -> None:
+    turns = (turn(1), turn(2, "refused")._replace(share=None))
+    (share,) = charts.device_share(turns, charts.theme(dark=False))["series"]
+    assert share["data"] == [[1, 50.0], [2, 0.0]]
 
 
 def test_charts_show_one_run_in_the_order_of_its_rounds() -> None:

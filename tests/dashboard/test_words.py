@@ -83,7 +83,7 @@ def test_what_is_away_is_said_by_name_with_its_time() -> None:
     said = problems(fleet, Trouble("http://cloud", "no connection", 180.0), UTC, 200.0)
     assert [
         any(part in line for line in said)
-        for part in ("10.0.0.7:1883", "may not read x", "cloud is away", "http://cloud")
+        for part in ("10.0.0.7:1883", "may not read x", "cloud has been away since", "http://cloud")
     ] == [True] * 4
     assert [time in line for time, line in zip(("00:01:00", "", "00:02:00", "00:03:00"), said, strict=True)] == [
         True

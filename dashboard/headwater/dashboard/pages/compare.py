@@ -28,7 +28,7 @@ EMPTY: Final = "Choose runs above. Runs that are over are known by the cloud's H
 
 
 def page(site: Site, visitor: Visitor, args: PageArguments) -> None:
-    """`?runs=ID,ID` chooses from the beginning."""
+    """`?runs=ID,ID` chooses from the beginning, and `&along=` seconds or bytes."""
     given = [run for run in args.query_parameters.get("runs", "").split(",") if run]
     heading(1, "Compare runs")
     with ui.element("div").classes("hw-filters"):
@@ -37,7 +37,8 @@ def page(site: Site, visitor: Visitor, args: PageArguments) -> None:
             .props(f'dense outlined options-dense use-chips max-values="{MAX_COMPARED}"')
             .classes("hw-wide")
         )
-        axis = ui.toggle(dict(AXES), value="round").props('no-caps unelevated aria-label="Along"')
+        along = along_of(args.query_parameters.get("along"))
+        axis = ui.toggle(dict(AXES), value=along).props('no-caps unelevated aria-label="Along"')
     with ui.element("div").classes("hw-grid three"):
         accuracy = chart("Accuracy", EMPTY)
         loss = chart("Training loss", EMPTY)
@@ -56,10 +57,15 @@ def page(site: Site, visitor: Visitor, args: PageArguments) -> None:
         courses: dict[str, tuple[Point, ...]] = {
             run: course_of(fleet, run, site.history.course(run)) for run in (box.value or [])[:MAX_COMPARED]
         }
-        along: Axis = axis.value if axis.value in get_args(Axis) else "round"
+        along = along_of(axis.value)
         accuracy.show(charts.compared(courses, visitor.theme, axis=along, value="accuracy"))
         loss.show(charts.compared(courses, visitor.theme, axis=along, value="loss"))
         worst.show(charts.compared(courses, visitor.theme, axis=along, value="worst"))
         rows.show(outcome_lines(known, courses))
 
     every_tick(site, show, also=lambda: (site.history.revision, visitor.dark, tuple(box.value or ()), axis.value))
+
+
+def along_of(asked: object) -> Axis:
+    """By rounds, where it is none that there is."""
+    return next((axis for axis in get_args(Axis) if axis == asked), "round")

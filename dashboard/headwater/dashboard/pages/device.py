@@ -11,7 +11,7 @@ from headwater.dashboard.pages.events import COLUMNS
 from headwater.dashboard.pages.parts import every_tick
 from headwater.dashboard.pages.site import Site, Visitor
 from headwater.dashboard.view import charts
-from headwater.dashboard.view.device import of_newest_run, refusals_of, strip, turn_lines, turns_of
+from headwater.dashboard.view.device import of_newest_run, part_of, refusals_of, strip, turn_lines, turns_of
 from headwater.dashboard.view.events import lines
 from headwater.dashboard.view.state import Fleet, Seen
 from headwater.dashboard.view.summary import node_figures, place_of, said_of_itself
@@ -30,6 +30,10 @@ TURNS: Final = (
     Column("size", True),
 )
 NOT_YET: Final = "It comes with the first round that it takes part in while somebody listens."
+NOBODY: Final = (
+    "No node of this name was heard of: is it written as in the tree? A device whose broker this dashboard does not "
+    "listen to is known from the first round that it takes part in."
+)
 
 
 def page(site: Site, visitor: Visitor, name: str) -> None:
@@ -37,30 +41,38 @@ def page(site: Site, visitor: Visitor, name: str) -> None:
         heading(1, name)
         word = Markup("span")
         place = Markup("span", "hw-faint")
-    numbers = Markup("dl", "hw-figures")
-    with ui.element("section").classes("hw-card"):
-        heading(2, "Its rounds of the newest run, oldest first")
-        marks = Markup("div", "hw-strip", 'role="img"')
+    nobody = ui.label(NOBODY).classes("hw-empty")
+    with ui.element("div").classes("hw-column") as parts:
+        numbers = Markup("dl", "hw-figures")
+        with ui.element("section").classes("hw-card"):
+            heading(2, "Its rounds of the newest run, oldest first")
+            marks = Markup("div", "hw-strip", 'role="img"')
     with ui.element("div").classes("hw-grid"):
         loss = chart("Training loss", NOT_YET)
         speed = chart("Speed", NOT_YET)
         share = chart("Share of its parent's examples", NOT_YET)
-        with ui.element("section").classes("hw-card"):
+        with ui.element("section").classes("hw-card") as said:
             heading(2, "What it says of itself")
             about = Markup("dl", "hw-about")
-    with ui.element("section").classes("hw-card"):
-        heading(2, "Refused, and why")
-        refused = Rows("Refusals of this node", COLUMNS, "Nothing of it was refused since somebody listened.")
-    with ui.element("section").classes("hw-card"):
-        heading(2, "Its newest rounds")
-        rows = Rows("Rounds of this node, newest first", TURNS, NOT_YET)
+    with ui.element("div").classes("hw-column") as past:
+        with ui.element("section").classes("hw-card"):
+            heading(2, "Refused, and why")
+            refused = Rows("Refusals of this node", COLUMNS, "Nothing of it was refused since somebody listened.")
+        with ui.element("section").classes("hw-card"):
+            heading(2, "Its newest rounds")
+            rows = Rows("Rounds of this node, newest first", TURNS, NOT_YET)
 
     def show(fleet: Fleet) -> None:
         seen, recorded = fleet.nodes.get(name), site.history.node(name)
         every = turns_of(fleet, name, recorded.turns)
         turns = of_newest_run(every)
+        part = part_of(fleet, name, bool(recorded.turns or recorded.refusals))
+        nobody.set_visibility(part == "nobody")
+        said.set_visibility(part != "nobody")
+        for shown in (parts, past, loss.card, speed.card, share.card):
+            shown.set_visibility(part == "takes part")
         word.show(state(seen.status.state if seen else ("unknown" if not turns else "online")))
-        place.show(_place(fleet, name, seen, visitor))
+        place.show(_place(fleet, name, seen, visitor) if part != "nobody" else "")
         numbers.show(figures(node_figures(seen, turns, time.time())))
         _strip(marks, strip(turns))
         style = visitor.theme
@@ -77,6 +89,7 @@ def page(site: Site, visitor: Visitor, name: str) -> None:
 def _place(fleet: Fleet, name: str, seen: Seen | None, visitor: Visitor) -> str:
     role, parent = place_of(fleet, name)
     below = f' below <a href="/node/{escape(parent)}">{escape(parent)}</a>' if parent else ""
+    below = ', which leads the rounds of the <a href="/run">run</a>' if name == fleet.cloud else below
     since = f", {seen.status.state} since {visitor.clock(seen.since)}" if seen and seen.since is not None else ""
     since = since if seen else ", known from its parent's rounds"
     return f"{escape(role)}{below}{escape(since)}"

@@ -18,6 +18,10 @@ from headwater.dashboard.view.table import Column
 from headwater.dashboard.view.words import percent
 
 NO_RUN: Final = "No run was heard of yet. Start one: headwater run start docs/examples/run.toml"
+NO_SUCH_RUN: Final = (
+    "No run of this name is known. Choose another above; those from before this dashboard began to listen are known by "
+    "the cloud's HTTP API: --api http://HOST:PORT"
+)
 NO_ROUND: Final = "No round of this run was heard; it may be over."
 LINKS: Final = (
     Column("between"),
@@ -50,18 +54,21 @@ def page(site: Site, visitor: Visitor, name: str) -> None:
     bar = Markup("div", "hw-progress", 'role="progressbar" aria-label="rounds that are over" aria-valuemin="0"')
     note = ui.label(NO_RUN).classes("hw-empty")
     numbers = Markup("dl", "hw-figures")
-    with ui.element("div").classes("hw-grid"):
-        accuracy = chart("Accuracy, and its spread over devices", "It comes with the first model that was measured.")
-        loss = chart("Loss by round", "It comes with the first round that is over.")
-        spent = chart("How the time of a round was spent", "It comes with the first round that is over.")
-        moved = chart("Bytes at the cloud's links", "It comes with the first round that is over.")
-    epsilon = chart("Privacy budget", "This run spends none.")
-    with ui.element("section").classes("hw-card"):
-        heading(2, "Bytes on the links of each parent, in its newest round")
-        links = Rows("Bytes on links", LINKS, NO_ROUND)
-    with ui.element("section").classes("hw-card"):
-        heading(2, "Who is at it now")
-        members = Rows("Members of the newest rounds", MEMBERS, NO_ROUND)
+    with ui.element("div").classes("hw-column") as parts:
+        with ui.element("div").classes("hw-grid"):
+            accuracy = chart(
+                "Accuracy, and its spread over devices", "It comes with the first model that was measured."
+            )
+            loss = chart("Loss by round", "It comes with the first round that is over.")
+            spent = chart("How the time of a round was spent", "It comes with the first round that is over.")
+            moved = chart("Bytes at the cloud's links", "It comes with the first round that is over.")
+        epsilon = chart("Privacy budget", "This run spends none.")
+        with ui.element("section").classes("hw-card"):
+            heading(2, "Bytes on the links of each parent, in its newest round")
+            links = Rows("Bytes on links", LINKS, NO_ROUND)
+        with ui.element("section").classes("hw-card"):
+            heading(2, "Who is at it now")
+            members = Rows("Members of the newest rounds", MEMBERS, NO_ROUND)
 
     def show(fleet: Fleet) -> None:
         run = name or (fleet.run.run if fleet.run else "")
@@ -71,8 +78,11 @@ def page(site: Site, visitor: Visitor, name: str) -> None:
         status, course = status_of(fleet, run), course_of(fleet, run, site.history.course(run))
         title.set_content(escape(run or "No run yet"))
         word.show(state(row.state) if row else "")
-        note.set_visibility(not (row or course))
-        numbers.element.set_visibility(bool(row or course))
+        is_known = bool(row or course)
+        note.set_text(NO_SUCH_RUN if run else NO_RUN)
+        note.set_visibility(not is_known)
+        numbers.element.set_visibility(is_known)
+        parts.set_visibility(is_known)
         numbers.show(figures(run_figures(status, course) | ({} if status or not row else {"round": _so_far(row)})))
         _progress(bar, row)
         style = visitor.theme

@@ -31,10 +31,10 @@ def problems(fleet: Fleet, history: Trouble | None, zone: tzinfo, now: float) ->
             said.append(f"Broker {link.name}: {link.problem}")
     cloud = fleet.nodes.get(fleet.cloud)
     if cloud is not None and cloud.status.state == "offline":
-        since = f" since {clock(cloud.since, zone, now=now)}" if cloud.since is not None else ""
+        away = f"has been away since {clock(cloud.since, zone, now=now)}" if cloud.since is not None else "is away"
         said.append(
-            f"The coordinator {fleet.cloud} is away{since}. Devices keep what they have; the same round goes "
-            "on when it, or a standby, is back."
+            f"The coordinator {fleet.cloud} {away}. Devices keep what they have; the same round goes on when it, or a "
+            "standby, is back."
         )
     if history is not None:
         since = clock(history.since, zone, now=now)

@@ -16,7 +16,7 @@ Axis = Literal["round", "seconds", "bytes"]
 
 AXES: Final[Mapping[Axis, str]] = {"round": "by round", "seconds": "by seconds", "bytes": "by megabytes"}
 MAX_BARS: Final = 120
-"""Beside each other, so that each can be seen."""
+"""Beside each other, so that each can be seen; of two for each round half as many."""
 
 _DASHES: Final = ("solid", "dashed", "dotted", "solid", "dashed", "dotted")
 _MARKS: Final = ("circle", "triangle", "rect", "diamond", "emptyCircle", "emptyRect")
@@ -127,7 +127,7 @@ def _label(point: Point) -> str:
 
 def transfers(course: Sequence[Point], style: Theme) -> Options:
     """Kilobytes that crossed the cloud's links in each round."""
-    points = thinned(tuple(course), MAX_BARS)
+    points = thinned(tuple(course), MAX_BARS // 2)
     series = [
         _bar("down", [_rounded(point.bytes_down / 1000) for point in points], style.series[0], stack=""),
         _bar("up", [_rounded(point.bytes_up / 1000) for point in points], style.series[1], stack=""),
@@ -161,17 +161,10 @@ def device_speed(turns: Sequence[Turn], style: Theme) -> Options:
 
 def device_share(turns: Sequence[Turn], style: Theme) -> Options:
     """Its part of its parent's round, in per cent of the examples; nothing where it gave nothing."""
-    told = [turn for turn in turns if turn.task == "train"]
-    data = [_rounded(turn.share * 100) if turn.share is not None else 0 for turn in told]
-    options = _framed(
-        style, [_bar("share of the round's examples", data, style.series[0])], x="round", y="%", least=0.0
-    )
-    options["xAxis"] |= {"type": "category", "data": [_round_label(turn) for turn in told]}
-    return options
-
-
-def _round_label(turn: Turn) -> str:
-    return f"{turn.round.round}" + (f".{turn.round.step}" if turn.round.step else "")
+    shares = _of(turns, lambda turn: 0.0 if turn.share is None else turn.share * 100)
+    steps = _line("share of the round's examples", shares, style, 0)
+    steps |= {"step": "middle", "areaStyle": {"opacity": 0.18}}
+    return _framed(style, [steps], x="round", y="%", least=0.0)
 
 
 def _of(turns: Sequence[Turn], value: Callable[[Turn], float | None]) -> list[list[float]]:
@@ -191,7 +184,11 @@ def compared(
         for place, (name, course) in enumerate(list(courses.items())[:MAX_COMPARED])
     ]
     units = {"round": "round", "seconds": "seconds", "bytes": "MB"}
-    return _framed(style, series, x=units[axis], y={"worst": "worst tenth of devices"}.get(value, value))
+    options = _framed(style, series, x=units[axis], y={"worst": "worst tenth of devices"}.get(value, value))
+    if axis != "round":
+        # What a run cost begins with nothing; the axis ends at a number that can be read.
+        options["xAxis"] |= {"min": 0, "max": None}
+    return options
 
 
 def _along(points: Sequence[Point], axis: Axis, value: str) -> list[list[float]]:
@@ -271,7 +268,7 @@ def _framed(
     most: float | None = None,
 ) -> Options:
     text = {"color": style.faint, "fontSize": 11}
-    axis = {
+    axis: Options = {
         "nameTextStyle": text | {"align": "left"},
         "axisLabel": text | {"hideOverlap": True},
         "axisLine": {"lineStyle": {"color": style.line}},
@@ -302,6 +299,8 @@ def _framed(
         },
         "xAxis": axis
         | {
+            # The last one would be cut off by the chart's edge.
+            "axisLabel": axis["axisLabel"] | {"alignMaxLabel": "right"},
             "type": "value",
             "name": x,
             "nameLocation": "middle",

@@ -1,6 +1,6 @@
 """Law: a node's page tells of each round what it gave, how fast, and how much of the whole that was."""
 
-from typing import Final
+from typing import Final, Literal
 
 from headwater.dashboard.view.fold import SAME_WITHIN_S
 from headwater.dashboard.view.state import Fleet, Happening, RoundName, Turn
@@ -8,6 +8,16 @@ from headwater.dashboard.view.table import Line, line, mark, run
 from headwater.dashboard.view.words import count, duration, number, percent, size
 
 MAX_LINES: Final = 25
+
+Part = Literal["nobody", "leads", "takes part"]
+
+
+def part_of(fleet: Fleet, node: str, is_recorded: bool) -> Part:
+    """What a node has to do with rounds: the cloud leads them; of nobody neither a broker nor the history knows."""
+    if node == fleet.cloud:
+        return "leads"
+    is_heard = node in fleet.nodes or node in fleet.turns or node in fleet.rounds
+    return "takes part" if is_heard or is_recorded else "nobody"
 
 
 def turns_of(fleet: Fleet, node: str, recorded: tuple[Turn, ...]) -> tuple[Turn, ...]:

@@ -2,7 +2,7 @@
 export default {
   template: `
     <div class="hw-table" tabindex="0" role="region" :aria-label="caption">
-      <table>
+      <table v-if="rows.length">
         <caption>{{ caption }}</caption>
         <thead><tr><th v-for="column in columns" scope="col" :class="{ num: column.num }">{{ column.label }}</th></tr></thead>
         <tbody>

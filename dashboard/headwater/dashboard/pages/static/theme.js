@@ -1,13 +1,7 @@
 // What has to be known before the first paint, and what only the browser knows: its scheme, its zone, its choice.
 const hw = {
   scheme: window.matchMedia("(prefers-color-scheme: dark)"),
-  choice() {
-    try {
-      return localStorage.getItem("headwater-theme") || "auto";
-    } catch {
-      return "auto"; // a browser that keeps nothing
-    }
-  },
+  choice: () => localStorage.getItem("headwater-theme") || "auto",
   isDark: () => (hw.choice() === "auto" ? hw.scheme.matches : hw.choice() === "dark"),
   paint: () => (document.documentElement.dataset.theme = hw.isDark() ? "dark" : "light"),
   choose(choice) {
