@@ -18,7 +18,7 @@ from headwater.node.child import Assignment, Child
 from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
-from headwater.node.parent import IN_FLIGHT_BYTES, Parent
+from headwater.node.parent import IN_FLIGHT_BYTES, Audience, Parent, SiteLink
 from headwater.node.store import NodeStore
 from headwater.schemas.messages import Bundle, Delta, Model, Plan, RoundKey
 from headwater.schemas.statuses import DataStatus, RoundStatus
@@ -80,12 +80,11 @@ async def one_round(folder: Path, seen: Seen, deadline_s: float = 60.0) -> Round
 
     objects, journal = ObjectStore(10**8), NodeStore(folder / "gw.db", 10**9)
     parent = Parent(
-        connect(PARENTS_LINK),
+        SiteLink(connect(PARENTS_LINK), "gw"),
         Identity("plant", "gw", "gateway", None, boot="gw"),
         objects,
-        client="gw",
-        tell_people=tell,
-        journal=journal,
+        journal,
+        Audience(tell),
     )
     tasks = [asyncio.create_task(parent.run())]
     data = {"d": DataStatus(train_examples=1, test_examples=0)}

@@ -13,7 +13,7 @@ from headwater.node.child import Child
 from headwater.node.hosting import Opening, open_hosted
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
-from headwater.node.parent import Parent
+from headwater.node.parent import Audience, Parent, SiteLink
 from headwater.node.store import NodeStore
 from headwater.schemas.messages import Announcement, Chunk, Delta, Plan, Receipt, Refusal, RoundKey, Want
 from headwater.schemas.settings import BrokerSettings
@@ -78,7 +78,7 @@ def test_no_payload_on_any_topic_breaks_a_node_or_reaches_a_round(messages: list
     async def feed() -> None:
         identity = Identity("plant", "gw", "gateway", "cloud")
         connect, nothing = partial(Session, BrokerSettings()), NodeStore(Path("never-written.db"), 1000)
-        parent = Parent(connect, identity, ObjectStore(1000), client="gw", tell_people=silent, journal=nothing)
+        parent = Parent(SiteLink(connect, "gw"), identity, ObjectStore(1000), nothing, Audience(silent))
         child = Child(connect, Identity("plant", "d1", "device", "gw"), ObjectStore(1000), Outbox(nothing), data=dict)
         birth = NodeStatus(node="d1", role="device", parent="gw", state="online")
         parent._on_message(TOPICS.status("d1"), encode_status(birth), True)

@@ -11,7 +11,7 @@ from headwater.core.select import Chosen
 from headwater.node import parent as parent_module
 from headwater.node.hosting import Opening, open_hosted
 from headwater.node.identity import Identity
-from headwater.node.parent import Parent
+from headwater.node.parent import Audience, Parent, SiteLink
 from headwater.node.store import NodeStore
 from headwater.schemas.manifest import Parameter
 from headwater.schemas.messages import Delta
@@ -38,7 +38,7 @@ async def test_what_a_child_that_has_gone_left_half_way_makes_room(
     monkeypatch.setattr(parent_module, "MAX_ASSEMBLING_BYTES", 500_000)
     connect, journal = partial(Session, BrokerSettings()), NodeStore(tmp_path / "gw.db", 10**7)
     identity = Identity("plant", "gw", "gateway", None)
-    parent = Parent(connect, identity, ObjectStore(1000), client="gw", tell_people=silent, journal=journal)
+    parent = Parent(SiteLink(connect, "gw"), identity, ObjectStore(1000), journal, Audience(silent))
     children = {node: Identity("plant", node, "device", "gw") for node in ("d0", "d1")}
     about = plan(1, ObjectStore(10**6))
 

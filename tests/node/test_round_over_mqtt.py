@@ -21,7 +21,7 @@ from headwater.node.child import Assignment, Child, Decline
 from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
 from headwater.node.outbox import Outbox
-from headwater.node.parent import Parent
+from headwater.node.parent import Audience, Parent, SiteLink
 from headwater.node.store import NodeStore
 from headwater.schemas.messages import Bundle, Chunk, Delta, Metric, Model, Plan, RoundKey
 from headwater.schemas.settings import BrokerSettings
@@ -113,12 +113,11 @@ async def bench(port: int, name: str = "") -> AsyncIterator[Bench]:
         told.append(status)
 
     parent = Parent(
-        partial(Session, BrokerSettings(port=port)),
+        SiteLink(partial(Session, BrokerSettings(port=port)), name),
         Identity("plant", name, "gateway", None),
         store,
-        client=name,
-        tell_people=tell,
-        journal=NodeStore(folder / f"{name}.db", 10**8),
+        NodeStore(folder / f"{name}.db", 10**8),
+        Audience(tell),
     )
     bench_ = Bench(port, name, parent, store, folder, told)
     bench_.tasks["parent"] = [asyncio.create_task(parent.run())]

@@ -9,7 +9,7 @@ import pytest
 from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
 from headwater.node.journal import Entry
-from headwater.node.parent import Parent
+from headwater.node.parent import Audience, Parent, SiteLink
 from headwater.node.store import NodeStore
 from headwater.schemas.messages import Delta, RoundKey
 from headwater.schemas.settings import BrokerSettings
@@ -29,7 +29,7 @@ async def silent(*_: object) -> None:
 def begun(store: NodeStore) -> Parent:
     """A parent that nobody hears."""
     connect, identity = partial(Session, BrokerSettings()), Identity("plant", "gw", "gateway", None)
-    return Parent(connect, identity, ObjectStore(1000), client="gw", tell_people=silent, journal=store)
+    return Parent(SiteLink(connect, "gw"), identity, ObjectStore(1000), store, Audience(silent))
 
 
 def entry(sender: str) -> Entry:

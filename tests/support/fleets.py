@@ -12,12 +12,13 @@ from typing import ClassVar
 import numpy as np
 
 from headwater.gateway.relay import Relay
+from headwater.node.announcing import UNSIGNED, Voice
 from headwater.node.child import Assignment, Child, Decline, Refused, Work
 from headwater.node.hosting import RoundResult
 from headwater.node.identity import Identity
 from headwater.node.observing import Observer, nobody
 from headwater.node.outbox import Outbox
-from headwater.node.parent import HEARTBEAT_S, Parent
+from headwater.node.parent import HEARTBEAT_S, Audience, Parent, SiteLink
 from headwater.node.parents import MakeChild, Parents, Second
 from headwater.node.store import NodeStore
 from headwater.node.trusting import Trust
@@ -81,19 +82,22 @@ class Fleet:
 
         identity = Identity(self.name, node, "gateway", above)
         parent = Parent(
-            self.connect,
+            SiteLink(self.connect, f"{node}.site"),
             identity,
             objects or ObjectStore(10**7),
-            client=f"{node}.site",
-            tell_people=tell,
-            journal=self.store(node),
+            self.store(node),
+            Audience(tell, observe),
+            voice=self.voice(node),
             heartbeat_s=heartbeat_s,
-            trust=self.trust(node),
-            epoch=self.store(node).next_epoch(lambda last: last + 1) if self.pki is not None else 0,
-            observe=observe,
         )
         self.tasks.setdefault(node, []).append(asyncio.create_task(parent.run()))
         return parent
+
+    def voice(self, node: str) -> Voice:
+        """Of the start that comes now."""
+        if self.pki is None:
+            return UNSIGNED
+        return Voice(self.trust(node), self.store(node).next_epoch(lambda last: last + 1))
 
     def device(self, node: str, parent: str, *, after_s: float = 0.0) -> Child:
         return self.doing(node, parent, self.work(node, after_s))

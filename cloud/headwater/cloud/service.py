@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from headwater.cloud.api.service import Api, Standing
 from headwater.cloud.clusters import Clusters
@@ -24,12 +23,13 @@ from headwater.cloud.history import History, LeaseLost, open_history
 from headwater.cloud.leading import Leadership
 from headwater.cloud.patience import Patience
 from headwater.cloud.rolling_out import RollingOut
+from headwater.node.announcing import Voice
 from headwater.node.envelope import trust_of
 from headwater.node.herald import Herald
 from headwater.node.identity import Identity, new_boot
 from headwater.node.listening import listening
 from headwater.node.observing import Observer
-from headwater.node.parent import Parent
+from headwater.node.parent import Audience, Parent, SiteLink
 from headwater.node.service import together
 from headwater.node.watching import UNWATCHED, Gauge, Sights, Watch, disk, metrics
 from headwater.schemas.settings import CloudSettings, EnrolmentSettings
@@ -38,9 +38,6 @@ from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Connect, Ear, LinkDown, Session, with_ears
-
-if TYPE_CHECKING:
-    from headwater.node.trusting import Trust
 
 log = logging.getLogger("headwater.cloud")
 
@@ -72,14 +69,6 @@ class Duty:
     def standing(self) -> Standing:
         parent = self.parent
         return Standing(leads=parent is not None, is_connected=parent is not None and parent.session.connected)
-
-
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """By what a leader's fleet knows its words, and that they are not those of the leader before."""
-
-    trust: "Trust | None"
-    epoch: int
 
 
 @dataclass(slots=True)
@@ -236,18 +225,13 @@ def _parent(post: Post, history: History, store: ObjectStore, voice: Voice, ear:
             await parent.session.publish(topics.run, encode_status(last.status), retain=True)
 
     parent = Parent(
-        with_ears(post.connect, ear),
+        SiteLink(with_ears(post.connect, ear), settings.node, identity.status("offline", {}), be_born),
         identity,
         store,
-        client=settings.node,
-        tell_people=tell_of_round,
-        journal=history.journal,
+        history.journal,
+        Audience(tell_of_round, post.watch.saw),
+        voice=voice,
         heartbeat_s=settings.heartbeat_s,
-        will=identity.status("offline", {}),
-        on_connect=be_born,
-        trust=trust,
-        epoch=voice.epoch,
-        observe=post.watch.saw,
     )
     return parent
 

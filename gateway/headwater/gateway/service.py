@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 
 from headwater.gateway import releasing
 from headwater.gateway.relay import Relay
+from headwater.node.announcing import UNSIGNED, Voice
 from headwater.node.child import Child
 from headwater.node.enrolling import enrol_if_new
 from headwater.node.envelope import epoch_at, now_utc, trust_of
@@ -17,7 +18,7 @@ from headwater.node.herald import Herald
 from headwater.node.identity import Identity
 from headwater.node.journal import JournalFull
 from headwater.node.outbox import Outbox
-from headwater.node.parent import Parent
+from headwater.node.parent import Audience, Parent, SiteLink
 from headwater.node.parents import Parents, Second, second_of
 from headwater.node.releases import Software
 from headwater.node.service import together
@@ -79,16 +80,13 @@ async def join(
             await parent.session.publish(topic, payload, retain=True)
 
     parent = Parent(
-        site,
+        SiteLink(site, f"{settings.node}.site"),
         identity,
         objects,
-        client=f"{settings.node}.site",
-        tell_people=tell_people,
-        journal=store,
+        store,
+        Audience(tell_people, watch.saw),
+        voice=Voice(trust, _epoch(store, clock())) if trust is not None else UNSIGNED,
         heartbeat_s=settings.heartbeat_s,
-        trust=trust,
-        epoch=_epoch(store, clock()) if trust is not None else 0,
-        observe=watch.saw,
     )
     relay = Relay(settings.node, parent, objects, store)
     outlets = [parents.publish] + ([parent.session.publish] if settings.site != settings.uplink else [])

@@ -9,12 +9,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from headwater.core import admission
 from headwater.core import members as membership
 from headwater.core import round as rounds
 from headwater.core.compress.prune import Mask
+from headwater.node.announcing import UNSIGNED, Announcer, Voice
 from headwater.node.choosing import Choosing
 from headwater.node.envelope import Opener, Unproven, opened, unsigned
 from headwater.node.heartbeat import beat_down
@@ -65,9 +66,6 @@ from headwater.schemas.wire import WireError, decode, decode_object, decode_stat
 from headwater.transport.objects import Assembly, ObjectStore, chunk_count
 from headwater.transport.session import Caller, Connect, LinkDown, Publication
 
-if TYPE_CHECKING:
-    from headwater.node.trusting import Trust
-
 log = logging.getLogger("headwater.node")
 
 PROGRESS_EVERY_S: Final = 0.25
@@ -87,9 +85,6 @@ MAX_HELD_BYTES: Final = 64 * 1024 * 1024
 
 READ_ASIDE_BYTES: Final = 4 * 1024 * 1024
 """Where a delta may be larger reading one takes so long that it is done in a thread: .2 s of a million values."""
-
-SAY_AGAIN_EVERY_S: Final = 30.0
-"""For children who do not take the word that they have: they might all be told at once, and all answer."""
 
 HEARTBEAT_S: Final = 30.0
 MAX_DATA_KEYS: Final = 64
@@ -111,44 +106,53 @@ def data_of(statuses: Iterable[NodeStatus]) -> dict[str, DataStatus]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class SiteLink:
+    """A parent's link to its children's broker: the way to it, the name of its client there, and its last will.
+
+    `on_connect` is what else it does first at each connection.
+    """
+
+    connect: Connect
+    client: str
+    will: Publication | None = None
+    on_connect: Callable[[], Awaitable[None]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who hears of a parent's rounds: `tell_people` publishes a round's status, `observe` is told what it sees."""
+
+    tell_people: Callable[[RoundStatus], Awaitable[None]]
+    observe: Observer = nobody
+
+
 class Parent:
     """One node's side towards its children.
 
     Args:
         store: serves models and bundles; the caller puts them there before it hosts a round that names them.
-        tell_people: publishes the round's status for people.
         journal: holds what this parent acknowledged.
         heartbeat_s: how often it gives a sign of life, and looks whether its children do.
-        trust: what it signs with, and whom it believes; None where it believes what its broker brings.
-        epoch: of its words where it signs them: higher at each of its starts.
-        observe: is told what this parent sees.
     """
 
     def __init__(
         self,
-        connect: Connect,
+        link: SiteLink,
         identity: Identity,
         store: ObjectStore,
-        *,
-        client: str,
-        tell_people: Callable[[RoundStatus], Awaitable[None]],
         journal: Journal,
+        audience: Audience,
+        *,
+        voice: Voice = UNSIGNED,
         heartbeat_s: float = HEARTBEAT_S,
-        will: Publication | None = None,
-        on_connect: Callable[[], Awaitable[None]] | None = None,
-        trust: "Trust | None" = None,
-        epoch: int = 0,
-        observe: Observer = nobody,
     ) -> None:
         self._identity = identity
-        self._trust = trust
-        self._epoch = epoch
-        self._number = 0
-        self._say_again_at = 0.0
-        self._observe = observe
-        self._tell_people = tell_people
+        self._link = link
+        self._audience = audience
+        self._observe = audience.observe
+        self._trust = voice.trust
         self._heartbeat_s = heartbeat_s
-        self._also_on_connect = on_connect
         self._topics = Topics(identity.fleet)
         self._news = News()
         self._tasks = Background(MAX_BACKGROUND)
@@ -156,11 +160,6 @@ class Parent:
         self._pacing = Pacing()
         self._choosing = Choosing(self._pacing)
         self._hosted: Hosted | None = None
-        self._announcement = Announcement(parent=identity.node)
-        self._numbered: Announcement | None = None
-        # A process that begins does not know yet whether a round is open, and says nothing of it.
-        self._knows = False
-        self._rollout: bytes | None = None
         self._assemblies: dict[str, Assembly] = {}
         self._progress_at: dict[str, float] = {}
         self._queue = admission.open_queue(IN_FLIGHT_BYTES, GRANT_TIMEOUT_S)
@@ -168,18 +167,21 @@ class Parent:
         self._reading: dict[tuple[str, bytes], int] = {}
         self._one_at_a_time = asyncio.Lock()
         self._receipts = Receipts(journal, self._send_receipt)
-        self.session = connect(
-            Caller(
-                fleet=identity.fleet,
-                node=identity.node,
-                client=client,
-                filters=(self._topics.status(), self._topics.all_up(identity.node)),
-                on_message=self._on_message,
-                on_connect=self._on_connect,
-                will=will,
-            )
-        )
+        self.session = link.connect(self._caller())
         self._provider = Provider(self.session, self._topics, identity.node, store, self._tasks)
+        self._announcer = Announcer(self.session, self._topics, identity.node, voice)
+
+    def _caller(self) -> Caller:
+        node = self._identity.node
+        return Caller(
+            fleet=self._identity.fleet,
+            node=node,
+            client=self._link.client,
+            filters=(self._topics.status(), self._topics.all_up(node)),
+            on_message=self._on_message,
+            on_connect=self._on_connect,
+            will=self._link.will,
+        )
 
     @property
     def news(self) -> News:
@@ -254,7 +256,7 @@ class Parent:
         hosted.keep_payloads = keep_payloads
         self._observe(Opened(plan.key, plan.task, len(hosted.round.cohort)))
         self._take_up(hosted, entries)
-        await self._announce(self._announcement_of(hosted))
+        await self._announcer.announce(self._announcement_of(hosted))
         model = plan.patch.patch if plan.patch is not None else plan.model
         beside = (plan.mask,) if plan.mask is not None else ()
         self._tasks.start(self._provider.broadcast((plan.bundle, *beside, model)))
@@ -277,24 +279,15 @@ class Parent:
         self._hosted = None
         self._assemblies.clear()
         self._held.clear()
-        await self._announce(Announcement(parent=self._identity.node, closed=self._announcement.closed))
+        closed = self._announcer.current.closed
+        await self._announcer.announce(Announcement(parent=self._identity.node, closed=closed))
 
     async def tell_release(self, rollout: Rollout, wheel: bytes | None) -> None:
         """Say what software the devices below should run, now and at each connection. The wheel may be left out where
         nobody is asked."""
         if wheel is not None:
             self._provider.keep(wheel)
-        self._rollout = encode(rollout)
-        await self._say_release()
-
-    async def _say_release(self) -> None:
-        if self._rollout is not None:
-            try:
-                await self.session.publish(
-                    self._topics.down(self._identity.node, "release"), self._rollout, retain=True
-                )
-            except LinkDown as error:
-                log.info("the word on a release waits for the link: %s", error)
+        await self._announcer.tell_release(rollout)
 
     async def drain(self) -> None:
         """Before this node ends: what it has received goes into the journal, so that its round can go on from there."""
@@ -348,21 +341,21 @@ class Parent:
             parent=self._identity.node,
             plan=hosted.plan,
             cohort=cohort,
-            closed=self._announcement.closed,
+            closed=self._announcer.current.closed,
             offers=len(hosted.round.cohort) * hosted.max_delta_bytes > OFFERS_BEYOND_BYTES,
         )
 
     async def _invite(self, hosted: Hosted, now: float) -> None:
         """Announce the round again where others take the places of those who declined, once in `INVITE_EVERY_S`."""
-        told = self._announcement.cohort
+        told = self._announcer.current.cohort
         if told is None or len(told) == len(hosted.round.cohort) or now < hosted.invited_at + INVITE_EVERY_S:
             return
         hosted.invited_at = now
-        await self._announce(self._announcement_of(hosted))
+        await self._announcer.announce(self._announcement_of(hosted))
 
     async def _ended(self, hosted: Hosted, now: float) -> RoundResult:
         await self._receipts.end()
-        self._announcement = self._announcement.model_copy(update={"closed": hosted.plan.key})
+        self._announcer.note_closed(hosted.plan.key)
         told = self._status(hosted, now)
         self.tell(told)
         result = result_of(hosted, told, self.session.traffic)
@@ -379,39 +372,15 @@ class Parent:
         if last is not None and last.is_tolerant and last.round.state == "closed":
             await self._receipts.send_all()
 
-    async def _announce(self, announcement: Announcement) -> None:
-        self._announcement = announcement
-        self._knows = True
-        await self._say_where_things_stand()
-
-    def _word(self) -> bytes:
-        """The announcement as it goes out. Signed words are numbered, and one that is said again has its number."""
-        if self._trust is None:
-            return encode(self._announcement)
-        if self._numbered is not self._announcement:
-            self._numbered = self._announcement
-            self._number += 1
-        return self._trust.said(self._announcement, self._epoch, self._number)
-
     async def say_again(self) -> None:
         """What is the case, with the certificate that this node has by now. Nothing where that is not known yet."""
-        if self._knows:
-            await self._say_where_things_stand()
-
-    async def _say_where_things_stand(self) -> None:
-        topic = self._topics.down(self._identity.node, "announcement")
-        try:
-            await self.session.publish(topic, self._word(), retain=True)
-        except LinkDown as error:
-            log.info("the announcement waits for the link: %s", error)
+        await self._announcer.say_again()
 
     async def _on_connect(self) -> None:
-        if self._also_on_connect is not None:
-            await self._also_on_connect()
+        if self._link.on_connect is not None:
+            await self._link.on_connect()
         self._change_members(membership.Relinked())
-        await self._say_release()
-        if self._knows:
-            await self._say_where_things_stand()
+        await self._announcer.on_connect()
 
     # ── who is there ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -629,10 +598,8 @@ class Parent:
         self._remind()
 
     def _remind(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._trust is not None and now >= self._say_again_at:
-            self._say_again_at = now + SAY_AGAIN_EVERY_S
-            self._tasks.start(self.say_again())
+        if self._announcer.may_remind(asyncio.get_running_loop().time()):
+            self._tasks.start(self._announcer.say_again())
 
     # ── what is decided ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -720,7 +687,7 @@ class Parent:
 
     async def _say(self, status: RoundStatus) -> None:
         try:
-            await self._tell_people(status)
+            await self._audience.tell_people(status)
         except LinkDown as error:
             log.debug("a status for people was lost with the link: %s", error)
 
