@@ -24,7 +24,7 @@ from headwater.cloud.leading import Leadership
 from headwater.cloud.patience import Patience
 from headwater.cloud.rolling_out import RollingOut
 from headwater.node.announcing import Voice
-from headwater.node.envelope import trust_of
+from headwater.node.envelope import looking_after, trust_of
 from headwater.node.herald import Herald
 from headwater.node.identity import Identity, new_boot
 from headwater.node.listening import listening
@@ -184,7 +184,7 @@ async def coordinate(
 
 async def lead(post: Post, history: History, keep_lease: Callable[[], Awaitable[None]], voice: Voice) -> None:
     """Coordinate the fleet. Raises LeaseLost, with nothing said to the fleet, when another leads it."""
-    fleet, machine, trust = post.settings.fleet, post.machine, voice.trust
+    fleet, machine = post.settings.fleet, post.machine
     store = ObjectStore(post.settings.store_size_bytes)
     clusters = Clusters(fleet, partial(_record, history, fleet, machine))
     last = LastWord()
@@ -204,7 +204,7 @@ async def lead(post: Post, history: History, keep_lease: Callable[[], Awaitable[
     try:
         telling = post.watch.run(_sights(post.settings, parent), parent.session.publish)
         beside = (coordinator.serve(), rolling_out.run(), keep_lease(), clusters.run(), telling)
-        looking = [] if trust is None else [trust.look_after(parent.say_again)]
+        looking = looking_after(voice.trust, parent.say_again)
         await together(parent.run(), *(_or_quietly(parent, service) for service in beside), *looking)
     finally:
         await parent.drain()

@@ -1,10 +1,10 @@
 """Law: a device agent is its data, its link and its work, running until it is told to stop."""
 
 import asyncio
-import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,23 +22,20 @@ from headwater.device.sources.live.listening import services
 from headwater.device.state import LocalState, training_state
 from headwater.device.telling import Battery, Word, tell_changes
 from headwater.device.updating.updater import Surroundings, updater_of
-from headwater.node.child import Assignment, Child, Decline
+from headwater.node.child import Assignment, Decline
 from headwater.node.enrolling import enrol_if_new
-from headwater.node.envelope import trust_of
+from headwater.node.envelope import looking_after
 from headwater.node.identity import Identity
-from headwater.node.outbox import Outbox
 from headwater.node.parents import Parents, second_of
 from headwater.node.places import own
-from headwater.node.releases import Software
 from headwater.node.service import together
-from headwater.node.store import NodeStore
+from headwater.node.stock import Account, Stock, open_stock
 from headwater.node.watching import Gauge, Sights, Watch, disk, metrics
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.messages import Delta
 from headwater.schemas.settings import DeviceSettings
 from headwater.schemas.topics import Topics
-from headwater.transport.objects import ObjectStore
-from headwater.transport.session import Connect, LinkDown, Session
+from headwater.transport.session import Session
 
 if TYPE_CHECKING:
     from headwater.device.serving.server import Server
@@ -58,7 +55,57 @@ async def serve(settings: DeviceSettings) -> None:
         await _serve(settings, identity, Watch(metrics=counting))
 
 
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """What a device is, whoever its parent: its data and sensors, the process that runs graphs, what it keeps and tells
+    of itself, and the agent that puts them to work."""
+
+    sources: Mapping[str, Source]
+    sensors: Sensors
+    worker: Worker
+    state: LocalState
+    sharing: Sharing
+    battery: Battery | None
+    agent: Agent
+
+    def percent(self) -> float | None:
+        """Of the battery, where there is one and it is told of."""
+        return self.battery.percent() if self.battery is not None else None
+
+    async def word(self) -> Word:
+        await self.sharing.look(self.sources)
+        return Word(self.agent.data(), self.percent())
+
+
 async def _serve(settings: DeviceSettings, identity: Identity, watch: Watch) -> None:
+    body = await _body(settings)
+    stock = open_stock(settings, has_two_parents=settings.fallback is not None)
+    parents = Parents(
+        partial(Session, settings.broker),
+        identity,
+        stock.making(Account(body.agent.data, body.agent.refused, body.percent)),
+        heartbeat_s=settings.heartbeat_s,
+        second=second_of(settings.fallback, identity, settings.broker),
+    )
+    server = _server(settings, body, parents) if settings.serving.enabled else None
+    try:
+        await together(
+            parents.run(watch.working(partial(_work, settings.node, body.agent, server))),
+            watch.run(_sights(settings, body, stock, parents)),
+            tell_changes(body.word, parents.tell_status),
+            keep_told(Supervisor.of(os.environ), parents.standing),
+            *services(settings.node, settings.broker, body.sources.values()),
+            *([_serving(server, body.worker)] if server is not None else []),
+            *looking_after(stock.trust, parents.tell_status_soon),
+            *_updating(settings, body, stock, parents),
+        )
+    finally:
+        body.worker.close()
+        stock.store.close()
+
+
+async def _body(settings: DeviceSettings) -> _Body:
+    """Raises ConfigError where a rule or what is to be shared contradicts what there is, DataError for a source."""
     beside = _beside(settings)
     sensors = Sensors()
     sources = open_sources(settings.data, settings.state / "data" / settings.node)
@@ -73,92 +120,37 @@ async def _serve(settings: DeviceSettings, identity: Identity, watch: Watch) -> 
     sharing = _sharing(settings, state)
     await sharing.look(sources)
     battery = Battery(sensors, time.monotonic) if settings.sharing.battery else None
-    percent = battery.percent if battery is not None else lambda: None
-    agent = Agent(
-        settings.node,
-        sources,
-        time_limit_s=settings.training_limit_s,
-        means=Means(worker=worker, state=state, beside=beside, sharing=sharing),
-    )
-    store = NodeStore(settings.state / f"{settings.node}.db", settings.kept_size_bytes)
-    objects = ObjectStore(settings.store_size_bytes)
-    outbox = Outbox(store, has_two_parents=settings.fallback is not None)
-    trust = trust_of(settings.trust, settings.fleet, settings.node, store)
-    software = Software()
+    means = Means(worker=worker, state=state, beside=beside, sharing=sharing)
+    agent = Agent(settings.node, sources, time_limit_s=settings.training_limit_s, means=means)
+    return _Body(sources, sensors, worker, state, sharing, battery, agent)
 
-    def child(connect: Connect, identity: Identity) -> Child:
-        return Child(
-            connect,
-            identity,
-            objects,
-            outbox,
-            data=agent.data,
-            refused=agent.refused,
-            battery=percent,
-            trust=trust,
-            software=software,
-        )
 
-    parents = Parents(
-        partial(Session, settings.broker),
-        identity,
-        child,
-        heartbeat_s=settings.heartbeat_s,
-        second=second_of(settings.fallback, identity, settings.broker),
-    )
-    live = services(settings.node, settings.broker, sources.values())
+async def _work(node: str, agent: Agent, server: "Server | None", assignment: Assignment) -> Delta | Decline:
+    """What a plan asks for; the model that came with it is then offered to whoever scores."""
+    result = await agent.work(assignment)
+    if server is not None and isinstance(result, Delta):
+        server.offer(own(assignment, node))
+    return result
 
-    async def word() -> Word:
-        await sharing.look(sources)
-        return Word(agent.data(), percent())
 
-    server = _server(settings, sources, worker, state, parents) if settings.serving.enabled else None
-
-    async def work(assignment: Assignment) -> Delta | Decline:
-        result = await agent.work(assignment)
-        if server is not None and isinstance(result, Delta):
-            server.offer(own(assignment, settings.node))
-        return result
-
-    async def check_self() -> None:
-        await asyncio.to_thread(worker.check)
-
-    around = Surroundings(lambda: not agent.is_busy and not outbox.size_bytes, check_self, parents.tell_status)
-    serving = [_serving(server, worker)] if server else []
-    trusting = [trust.look_after(partial(_tell_certificate, parents))] if trust else []
-    sights = Sights(
+def _sights(settings: DeviceSettings, body: _Body, stock: Stock, parents: Parents) -> Sights:
+    return Sights(
         links={"uplink": lambda: parents.session},
-        data=agent.data,
-        gauges={
-            **disk(settings.state),
-            **_gauges(sensors, worker),
-            "headwater_outbox_bytes": lambda: outbox.size_bytes,
-            "headwater_journal_bytes": lambda: store.file_bytes,
-        },
+        data=body.agent.data,
+        gauges={**disk(settings.state), **_gauges(body.sensors, body.worker), **stock.gauges},
     )
-    updating = []
-    if settings.update is not None:
-        updating = [updater_of(settings.update, settings.fleet, settings.node, software, around).run()]
-    try:
-        await together(
-            parents.run(watch.working(work)),
-            watch.run(sights),
-            tell_changes(word, parents.tell_status),
-            keep_told(Supervisor.of(os.environ), parents.standing),
-            *live,
-            *serving,
-            *trusting,
-            *updating,
-        )
-    finally:
-        worker.close()
-        store.close()
 
 
-async def _tell_certificate(parents: Parents) -> None:
-    # The next connection tells it too.
-    with contextlib.suppress(LinkDown):
-        await parents.tell_status()
+def _updating(settings: DeviceSettings, body: _Body, stock: Stock, parents: Parents) -> list[Awaitable[None]]:
+    """What takes new software, where that is wished."""
+    if settings.update is None:
+        return []
+    around = Surroundings(
+        is_quiet=lambda: not body.agent.is_busy and not stock.outbox.size_bytes,
+        check_self=partial(asyncio.to_thread, body.worker.check),
+        tell=parents.tell_status,
+    )
+    return [updater_of(settings.update, settings.fleet, settings.node, stock.software, around).run()]
 
 
 def _sharing(settings: DeviceSettings, state: LocalState) -> Sharing:
@@ -188,16 +180,14 @@ def _beside(settings: DeviceSettings) -> Beside:
     return Beside(watch(conditions, Sensors(), datetime.now), conditions, consent=consent)
 
 
-def _server(
-    settings: DeviceSettings, sources: Mapping[str, Source], worker: Worker, state: LocalState, parents: Parents
-) -> "Server":
+def _server(settings: DeviceSettings, body: _Body, parents: Parents) -> "Server":
     """Raises ConfigError where there is nothing to serve."""
     # What is off is not loaded: a device that only trains is small.
     from headwater.device.serving.server import Server
 
-    live = {key: source for key, source in sources.items() if isinstance(source, LiveSource)}
+    live = {key: source for key, source in body.sources.items() if isinstance(source, LiveSource)}
     if not live:
-        known = ", ".join(sources)
+        known = ", ".join(body.sources)
         raise ConfigError(
             f'serving.enabled: none of the data ({known}) is live; give a source of kind = "mqtt", or take it out'
         )
@@ -207,8 +197,8 @@ def _server(
         settings.serving,
         live,
         folder=settings.state / "serving" / settings.node,
-        open_bundle=lambda bundle: Trainer(bundle, worker),
-        kept=state.kept,
+        open_bundle=lambda bundle: Trainer(bundle, body.worker),
+        kept=body.state.kept,
         publish=lambda payload: parents.publish(topic, payload),
     )
 

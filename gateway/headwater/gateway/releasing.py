@@ -4,7 +4,6 @@ It takes the wheel in before it says a word of it, so that whoever asks is serve
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
@@ -12,7 +11,6 @@ from typing import Final, NoReturn
 from headwater.node.parent import Parent
 from headwater.node.releases import Begun, Software, asks_anyone, sum_up
 from headwater.schemas.messages import Rollout
-from headwater.transport.session import LinkDown
 
 log = logging.getLogger("headwater.gateway")
 
@@ -21,7 +19,7 @@ LOOK_EVERY_S: Final = 1.0
 
 
 async def relay(software: Software, parent: Parent, tell_status: Callable[[], Awaitable[None]]) -> NoReturn:
-    """Hand on, and tell. Runs until cancelled."""
+    """Hand on, and tell: now, or with the next connection. Runs until cancelled."""
     handed_on: Rollout | None = None
     begun = Begun()
     while True:
@@ -35,9 +33,7 @@ async def relay(software: Software, parent: Parent, tell_status: Callable[[], Aw
                 below, begun = sum_up(rollout, release, parent.members, begun)
                 if below != software.below:
                     software.below = below
-                    # The next connection tells it too.
-                    with contextlib.suppress(LinkDown):
-                        await tell_status()
+                    await tell_status()
         await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
         for change in changes:
             change.cancel()

@@ -3,7 +3,7 @@
 Nothing here knows cryptography: signed or not, a word is opened, and never checked. `trusting` checks.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
@@ -59,6 +59,19 @@ def trust_of(
     from headwater.node.trusting import open_trust
 
     return open_trust(settings, fleet, node, words, clock)
+
+
+def looking_after(trust: "Trust | None", *tell: Callable[[], Awaitable[None]]) -> list[Awaitable[None]]:
+    """What takes up new certificates until it is cancelled, and has each of these told of a node's own; nothing where
+    it signs nothing."""
+    if trust is None:
+        return []
+
+    async def changed() -> None:
+        for one in tell:
+            await one()
+
+    return [trust.look_after(changed)]
 
 
 def believed(payload: bytes) -> Announcement:

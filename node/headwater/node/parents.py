@@ -9,6 +9,7 @@ on it sends the node to the other one.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -138,6 +139,11 @@ class Parents:
     async def tell_status(self) -> None:
         """Say who this node is and what data it has. Raises LinkDown where nobody hears it."""
         await self._present().tell_status()
+
+    async def tell_status_soon(self) -> None:
+        """The same, now or with the next connection, which tells it too."""
+        with contextlib.suppress(LinkDown):
+            await self.tell_status()
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         """Hand a message to the broker of the parent that is followed. Raises LinkDown."""
