@@ -101,22 +101,25 @@ def image(
         node=node,
         settings=settings,
         version=version("headwater"),
-        token=_text("--token-file", token_file).strip() if token_file else None,
+        token=_line("--token-file", token_file) if token_file else None,
         authority=_text("--ca", ca) if ca else None,
-        login=Login(login, _text("--ssh-key", ssh_key).strip()) if login else None,
-        wireless=Wireless(wifi, _text("--wifi-password-file", wifi_password_file).strip(), wifi_country)
-        if wifi
-        else None,
+        login=Login(login, _line("--ssh-key", ssh_key)) if login else None,
+        wireless=Wireless(wifi, _line("--wifi-password-file", wifi_password_file), wifi_country) if wifi else None,
     )
     _lay(output, card(board))
     if wheel is not None:
-        (output / "headwater" / "wheel").mkdir()
-        shutil.copy(wheel, output / "headwater" / "wheel")
-        if carry:
-            _fetch(wheel, output / "headwater" / "wheelhouse", python)
+        _lay_wheel(wheel, output / "headwater", python if carry else None)
     typer.echo(f"{output}: the card of {node}; what to do with it is in {output / 'headwater.txt'}")
     if board.of_cloud_init:
         typer.echo(f"{' and '.join(board.of_cloud_init)}: for images with cloud-init (Raspberry Pi OS from 2025-11 on)")
+
+
+def _lay_wheel(wheel: Path, folder: Path, carried_for: str | None) -> None:
+    """The wheel, and where a board's Python is given every package that it needs."""
+    (folder / "wheel").mkdir()
+    shutil.copy(wheel, folder / "wheel")
+    if carried_for is not None:
+        _fetch(wheel, folder / "wheelhouse", carried_for)
 
 
 def _lay(output: Path, files: Mapping[str, str]) -> None:
@@ -135,6 +138,10 @@ def _fetch(wheel: Path, folder: Path, python: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise HeadwaterError(f"--carry: {done.stderr.strip()}")
+
+
+def _line(option: str, path: Path | None) -> str:
+    return _text(option, path).strip()
 
 
 def _text(option: str, path: Path | None) -> str:
