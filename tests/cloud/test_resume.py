@@ -8,7 +8,7 @@ import asyncio
 import gc
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -286,6 +286,14 @@ def lived_through(
     world = World(folder, description, virtual(), full, asks, restarts_at_s)
     live(world, dies_at, behind, stay_s)
     return world
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _others_garbage_is_left_alone() -> Iterator[None]:
+    """What was there before these worlds is not looked through behind each of them."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def live(world: World, dies_at: int | None, behind: bool = False, stay_s: float = 0.0) -> None:
