@@ -4,6 +4,7 @@ It comes by the cloud's own connection, and is no part of what a round sends and
 alone. What is heard while the database is away waits, the newest `MAX_WAITING` rounds of it.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NoReturn
@@ -19,6 +20,9 @@ log = logging.getLogger("headwater.cloud")
 MAX_WAITING: Final = 256
 AT_ONCE: Final = 32
 """Rounds in one transaction."""
+
+GATHER_S: Final = 0.25
+"""So long they are gathered for one: it costs as much as what is in it, and takes its turn with the rounds' own."""
 
 Key = tuple[str, str, int, int, int, str]
 
@@ -69,6 +73,7 @@ class Clusters:
         while True:
             if not self._waiting:
                 await self._news.wait()
+                await asyncio.sleep(GATHER_S)
             some = dict(list(self._waiting.items())[:AT_ONCE])
             await self._record(tuple(some.values()))
             for key in some:
