@@ -213,6 +213,14 @@ def test_an_idle_worker_is_ended_unless_it_is_kept() -> None:
     worker.close()
 
 
+def test_an_interrupt_from_a_terminal_is_for_the_agent() -> None:
+    worker = Worker(Bounds(niceness=0))
+    still_works(worker)
+    assert worker.pid is not None
+    assert os.getpgid(worker.pid) != os.getpgid(0)
+    worker.close()
+
+
 ORPHAN = """
 import sys
 sys.path.insert(0, sys.argv[1])

@@ -314,12 +314,15 @@ def test_the_demo_takes_nothing_from_a_folder_that_is_not_its_own(tmp_path: Path
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, after_s: float) -> None:
     folder = tmp_path / "demo"
     command = [sys.executable, "-m", "headwater.cli.main", "demo", "--rounds", "1000", "--folder", str(folder)]
-    demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    demo = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     assert demo.stdout is not None
     # Before its first line it has started nothing that could be left behind.
     assert "Starting" in demo.stdout.readline()
     time.sleep(after_s)
-    demo.send_signal(signal.SIGINT)
+    # As a terminal does: the demo and all that it started.
+    os.killpg(demo.pid, signal.SIGINT)
     output, _ = demo.communicate(timeout=30)
     assert demo.returncode == 130, output
     assert "Traceback" not in output

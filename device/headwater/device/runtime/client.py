@@ -173,8 +173,14 @@ class Worker:
         # The settings' variables hold passwords, and a graph has no business with them.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
         command = [sys.executable, "-P", "-m", MODULE, str(self._bounds.memory_limit_bytes), str(self._bounds.niceness)]
+        # Ctrl-C on a terminal reaches a whole group of processes, and the worker ends when its agent says so.
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=inherited | _ENVIRONMENT
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=inherited | _ENVIRONMENT,
+            process_group=0,
         )
         for pipe in (_fd(process.stdin), _fd(process.stdout)):
             os.set_blocking(pipe, False)
