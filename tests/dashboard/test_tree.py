@@ -94,6 +94,12 @@ def test_how_far_the_round_is_stands_beside_its_parent() -> None:
     assert (row.words, row.progress, row.down, row.up) == ("round 4.2, attempt 2: 1 of 2 in", 0.5, "1.5 kB", "12 B")
 
 
+def test_what_only_measures_is_no_round_beyond_those_that_were_asked_for() -> None:
+    status = round_status("gw", 41, "closed", task="evaluate", received=2)
+    (row,) = pictured(heard((1.0, at_gateway(status)))).rows
+    assert row.words == "measurement, closed: 2 of 2 in"
+
+
 def test_bytes_flow_while_a_run_goes_on_and_no_longer() -> None:
     told = [(1.0, node("cloud", None, role="cloud")), (1.0, node("gw", "cloud", role="gateway"))]
     told += [(2.0, at_cloud(round_status("cloud", 1, bytes_down=9, elapsed_s=0.1)))]

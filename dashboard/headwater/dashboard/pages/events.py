@@ -12,7 +12,7 @@ from headwater.dashboard.view.state import Fleet
 from headwater.dashboard.view.table import Column
 
 COLUMNS: Final = (
-    Column("time"),
+    Column("time", is_whole=True),
     Column("what"),
     Column("node"),
     Column("run"),

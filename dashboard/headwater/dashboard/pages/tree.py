@@ -18,7 +18,7 @@ from headwater.dashboard.view.tree import WORDS, Picture, tally
 
 MAX_FOUND: Final = 12
 MAX_NEWS: Final = 8
-NEWS: Final = (Column("time"), Column("what"), Column("about"))
+NEWS: Final = (Column("time", is_whole=True), Column("what"), Column("about"))
 
 NOBODY: Final = (
     "Nobody was heard of yet. Start a cloud, gateways and devices of this fleet at these brokers, or say which fleet "

@@ -7,8 +7,8 @@ from typing import Final
 from headwater.dashboard.view.course import Point, heard_course, merged, trained
 from headwater.dashboard.view.state import Fleet, Heard, RunHeard
 from headwater.dashboard.view.table import Cell, Line, line, mark, node, run
-from headwater.dashboard.view.words import UNKNOWN, count, duration, number, percent, rate, size
-from headwater.schemas.statuses import MemberStatus, RunStatus
+from headwater.dashboard.view.words import UNKNOWN, count, duration, number, percent, rate, size, turn
+from headwater.schemas.statuses import MemberStatus, RoundStatus, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ MAX_LINES: Final = 400
 def member_lines(fleet: Fleet, run: str) -> tuple[Line, ...]:
     """Who is in the newest round of each parent that works on this run: the cloud's children, then each cluster's."""
     lines = [
-        _member_line(told.status.parent, told.status.round, told.status.step, member)
+        _member_line(told.status, member)
         for told in _newest(fleet, run)
         for member in sorted(told.status.members, key=_by_need)
         if member.state != "idle"
@@ -84,7 +84,7 @@ def link_lines(fleet: Fleet, run: str) -> tuple[Line, ...]:
         line(
             told.status.parent,
             Cell(f"{told.status.parent} and those below it", f"/node/{told.status.parent}"),
-            _numbered(told.status.round, told.status.step),
+            turn(told.status).removeprefix("round "),
             size(told.status.bytes_down),
             size(told.status.bytes_up),
             rate(told.rate_down),
@@ -99,21 +99,17 @@ def _newest(fleet: Fleet, run: str) -> list[Heard]:
     return sorted(heard, key=lambda told: (told.status.parent != fleet.cloud, told.status.parent))
 
 
-def _numbered(round_: int, step: int) -> str:
-    return f"{round_}" + (f".{step}" if step else "")
-
-
 def _by_need(member: MemberStatus) -> tuple[bool, bool, str]:
     """Those first that something is the matter with, then those that are waited for."""
     return member.state not in ("refused", "left"), member.state != "waiting", member.node
 
 
-def _member_line(parent: str, round_: int, step: int, member: MemberStatus) -> Line:
+def _member_line(of: RoundStatus, member: MemberStatus) -> Line:
     return line(
-        f"{parent}/{member.node}",
+        f"{of.parent}/{member.node}",
         node(member.node),
         mark(member.state),
-        f"{parent}, round {_numbered(round_, step)}",
+        f"{of.parent}, {turn(of)}",
         count(member.examples) if member.examples else UNKNOWN,
         number(member.loss),
         duration(member.after_s),

@@ -5,8 +5,11 @@ from typing import Any, NamedTuple
 
 
 class Column(NamedTuple):
+    """`is_whole`: it is too short to be broken over lines."""
+
     label: str
     is_number: bool = False
+    is_whole: bool = False
 
 
 class Cell(NamedTuple):
@@ -42,7 +45,7 @@ def mark(state: str, text: str | None = None) -> Cell:
 
 
 def as_columns(columns: Sequence[Column]) -> list[dict[str, Any]]:
-    return [{"label": column.label, "num": column.is_number} for column in columns]
+    return [{"label": column.label, "num": column.is_number, "whole": column.is_whole} for column in columns]
 
 
 def as_rows(lines: Sequence[Line]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from headwater.dashboard.view.state import Fleet, Heard
-from headwater.dashboard.view.words import count, size
+from headwater.dashboard.view.words import count, size, turn
 from headwater.schemas.statuses import MemberStatus
 
 MAX_CELLS: Final = 3_000
@@ -223,10 +223,9 @@ def _words(heard: Heard | None, children: int) -> str:
     if heard is None:
         return f"{count(children)} below, no round yet" if children else "nobody below yet"
     status = heard.status
-    name = f"round {status.round}" + (f".{status.step}" if status.step else "")
     attempt = f", attempt {status.attempt + 1}" if status.attempt else ""
     ended = {"open": "", "closed": ", closed", "failed": ", failed"}[status.state]
-    return f"{name}{attempt}{ended}: {count(status.received)} of {count(status.cohort)} in"
+    return f"{turn(status)}{attempt}{ended}: {count(status.received)} of {count(status.cohort)} in"
 
 
 def _flow(fleet: Fleet, node: str) -> str:

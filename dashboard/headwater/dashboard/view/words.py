@@ -3,6 +3,8 @@
 from datetime import datetime, tzinfo
 from typing import Final
 
+from headwater.schemas.statuses import RoundStatus
+
 UNKNOWN: Final = "–"
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
@@ -16,6 +18,13 @@ def size(size_bytes: float | None) -> str:
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
     return f"{value:.0f} {_UNITS[unit]}" if unit == 0 or value >= 99.95 else f"{value:.1f} {_UNITS[unit]}"
+
+
+def turn(status: RoundStatus) -> str:
+    """A round by its number; what only measures, or only counts, is no round that people asked for."""
+    if status.task != "train":
+        return {"evaluate": "measurement", "statistics": "statistics"}[status.task]
+    return f"round {status.round}" + (f".{status.step}" if status.step else "")
 
 
 def rate(bytes_per_s: float) -> str:

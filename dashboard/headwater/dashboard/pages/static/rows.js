@@ -7,7 +7,7 @@ export default {
         <thead><tr><th v-for="column in columns" scope="col" :class="{ num: column.num }">{{ column.label }}</th></tr></thead>
         <tbody>
           <tr v-for="row in rows" :key="row.key">
-            <td v-for="(cell, place) in row.cells" :class="{ num: columns[place].num, blank: !cell.text || cell.text === '–' }" :data-label="columns[place].label">
+            <td v-for="(cell, place) in row.cells" :class="{ num: columns[place].num, whole: columns[place].whole, blank: !cell.text || cell.text === '–' }" :data-label="columns[place].label">
               <a v-if="cell.href" :href="cell.href">{{ cell.text }}</a>
               <span v-else :class="cell.mark">{{ cell.text }}</span>
             </td>
