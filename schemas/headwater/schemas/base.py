@@ -1,6 +1,6 @@
 """Law: inside Headwater data are typed and frozen; what does not fit is refused with its name."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -40,11 +40,19 @@ def added_later(default: Any) -> Any:
     return Field(exclude_if=lambda value: bool(value == default))
 
 
-NodeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+_ENTRY_POINT: Final = r"^[\w.]+:[\w.]+$"
+IN_WORDS: Final = {
+    _NAME: "use 1 to 64 letters, digits, '_', '.' or '-', the first of them a letter or a digit",
+    _ENTRY_POINT: "give package.module:function",
+}
+"""What a pattern means, for whoever did not meet it."""
+
+NodeId = Annotated[str, Field(pattern=_NAME)]
 """One level of a topic: no slash, no wildcard, no space."""
 
-RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-EntryPoint = Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
+RunId = Annotated[str, Field(pattern=_NAME)]
+EntryPoint = Annotated[str, Field(pattern=_ENTRY_POINT)]
 """A function of an owner's, `package.module:function`."""
 
 Version = Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9.+!_-]{0,63}$")]

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar, Union, get_
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from headwater.schemas.base import IN_WORDS
 from headwater.schemas.errors import ConfigError
 
 T = TypeVar("T", bound=BaseModel)
@@ -242,6 +243,8 @@ def _problem(model: type[BaseModel], item: Any, data: dict[str, Any], origins: M
         return f"{place}: {dotted}: missing; give it a value"
     if item["type"] == "union_tag_not_found":
         return f"{place}: {dotted}.kind: missing; say what kind it is"
+    if item["type"] == "string_pattern_mismatch":
+        message = IN_WORDS.get(item["ctx"]["pattern"], message)
     if item["type"] == "union_tag_invalid":
         message = f"{item['ctx']['tag']!r} is none of {item['ctx']['expected_tags']}"
     value = "" if isinstance(item["input"], dict) or not path else f" (it is {shown(path, item['input'])})"
