@@ -11,7 +11,8 @@ help:            ## what there is
 demo: $(VENV)/.demo  ## watch a fleet learn, in under a minute
 	@$(BIN)/headwater demo $(ARGS)
 
-WORKERS ?= 2
+# Twice the cores of a small machine: tests of services wait as long as they compute.
+WORKERS ?= 4
 test: $(VENV)/.test  ## run all tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
