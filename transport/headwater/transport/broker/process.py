@@ -62,7 +62,11 @@ def spawn(config: BrokerConfig) -> BrokerProcess:
         BrokerStartError: the broker said why it cannot start, or said nothing within twenty seconds.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "headwater.transport.broker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "headwater.transport.broker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # Ctrl-C on a terminal goes to who spawned it alone, who ends it.
+        process_group=0,
     )
     try:
         return BrokerProcess(process, config.host, _hand_over(process, config))
