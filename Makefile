@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test containers check sim documents docs bench clean help
+.PHONY: demo test images containers check sim documents docs bench clean help
 
 help:            ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -15,6 +15,10 @@ demo: $(VENV)/.demo  ## watch a fleet learn, in under a minute
 WORKERS ?= 4
 test: $(VENV)/.test  ## run all tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+images:          ## build the images of docker-compose.yml
+	@docker compose version >/dev/null 2>&1 && compose="docker compose" || compose=docker-compose; \
+	  $$compose --profile chaos build --quiet
 
 containers: $(VENV)/.test  ## build the images, bring the fleet of docker-compose.yml up, and try it
 	$(BIN)/pytest -m compose tests/compose $(ARGS)

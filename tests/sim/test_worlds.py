@@ -16,7 +16,7 @@ from sim.checkers import judged
 from sim.scenario import Crash, scenario, weight_of
 from sim.world import run_world
 
-WORLDS: Final = 250
+WORLDS: Final = 200
 ROOT: Final = Path(__file__).parents[2]
 
 
