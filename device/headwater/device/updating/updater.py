@@ -26,7 +26,9 @@ from headwater.transport.session import LinkDown
 
 log = logging.getLogger("headwater.device")
 
-LOOK_EVERY_S: Final = 0.25
+LOOK_EVERY_S: Final = 0.05
+"""Rounds of a small model on fast links leave no longer pauses."""
+
 QUIET_LOOKS: Final = 2
 """So many looks in a row must find nothing under way."""
 
