@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NoReturn
 
+from headwater.cloud.history.records import ClusterKey
 from headwater.node.news import News
 from headwater.schemas.statuses import RoundStatus
 from headwater.schemas.topics import Topics
@@ -24,8 +25,6 @@ AT_ONCE: Final = 32
 GATHER_S: Final = 0.25
 """So long they are gathered for one: it costs as much as what is in it, and takes its turn with the rounds' own."""
 
-Key = tuple[str, str, int, int, int, str]
-
 
 class Clusters:
     """The cloud's ear for its clusters' rounds.
@@ -38,8 +37,8 @@ class Clusters:
         self._record = record
         self._topics = Topics(fleet)
         self._news = News()
-        self._waiting: dict[Key, RoundStatus] = {}
-        self._last: dict[str, Key] = {}
+        self._waiting: dict[ClusterKey, RoundStatus] = {}
+        self._last: dict[str, ClusterKey] = {}
 
     @property
     def ear(self) -> Ear:
@@ -55,7 +54,7 @@ class Clusters:
         if topic != self._topics.cluster(status.parent):
             log.warning("dropped the round of cluster %s: it came on %s", status.parent, topic)
             return
-        key = _key(status)
+        key = ClusterKey.of(status)
         # A retained one comes again with every connection.
         if status.state == "open" or self._last.get(status.parent) == key or key in self._waiting:
             return
@@ -64,7 +63,9 @@ class Clusters:
             oldest = next(iter(self._waiting))
             del self._waiting[oldest]
             log.warning(
-                "round %d of cluster %s is not written down: too much waits for the database", oldest[2], oldest[0]
+                "round %d of cluster %s is not written down: too much waits for the database",
+                oldest.round,
+                oldest.gateway,
             )
         self._news.tell()
 
@@ -79,8 +80,4 @@ class Clusters:
             for key in some:
                 self._waiting.pop(key, None)
                 # At most one for each of the broker's users.
-                self._last[key[0]] = key
-
-
-def _key(status: RoundStatus) -> Key:
-    return status.parent, status.run, status.round, status.step, status.attempt, status.task
+                self._last[key.gateway] = key

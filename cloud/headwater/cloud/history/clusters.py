@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from headwater.cloud.history import tables
 from headwater.cloud.history.nodes import meet
+from headwater.cloud.history.records import ClusterKey
 from headwater.cloud.history.rows import MEMBER_FIELDS
 from headwater.cloud.history.transactions import Transactions
 from headwater.schemas.run import RunDescription
@@ -20,8 +21,7 @@ from headwater.schemas.statuses import RoundStatus
 AT_ONCE: Final = 500
 """Names in one statement."""
 
-Key = tuple[Any, ...]
-_KEY: Final = tuple(getattr(tables.ClusterRound, column) for column in tables.CLUSTER_KEY)
+_KEY: Final = tuple(getattr(tables.ClusterRound, column) for column in ClusterKey._fields)
 
 ANSWERED: Final = ("received", "refused")
 """The states of a member from which something was heard in the round."""
@@ -41,21 +41,17 @@ class ClusterRounds(Transactions):
             return len(told)
 
 
-def _new(session: Session, fleet: str, statuses: Sequence[RoundStatus]) -> dict[Key, RoundStatus]:
+def _new(session: Session, fleet: str, statuses: Sequence[RoundStatus]) -> dict[ClusterKey, RoundStatus]:
     runs = session.scalars(select(tables.Run).where(tables.Run.id.in_({status.run for status in statuses})))
     asked = {run.id: RunDescription.model_validate_json(run.description) for run in runs if run.fleet == fleet}
     told = {
-        _key(status): status
+        ClusterKey.of(status): status
         for status in statuses
         if status.state != "open" and status.run in asked and _is_of(asked[status.run], status)
     }
     for key in session.execute(select(*_KEY).where(tuple_(*_KEY).in_(told))):
-        del told[tuple(key)]
+        del told[ClusterKey(*key)]
     return told
-
-
-def _key(status: RoundStatus) -> Key:
-    return status.run, status.round, status.parent, status.step, status.attempt, status.task
 
 
 def _is_of(asked: RunDescription, status: RoundStatus) -> bool:
@@ -65,11 +61,11 @@ def _is_of(asked: RunDescription, status: RoundStatus) -> bool:
     )
 
 
-def _write(session: Session, told: Mapping[Key, RoundStatus], now: datetime) -> None:
+def _write(session: Session, told: Mapping[ClusterKey, RoundStatus], now: datetime) -> None:
     rounds: list[dict[str, Any]] = []
     members: list[dict[str, Any]] = []
     for key, status in told.items():
-        columns = dict(zip(tables.CLUSTER_KEY, key, strict=True))
+        columns = key._asdict()
         counted = {"state": status.state, "examples": status.examples, "devices": status.devices}
         rounds.append(columns | counted | {"recorded_at": now, "status": status.model_dump_json(exclude={"members"})})
         # A gateway that tells one twice is no reason to end.

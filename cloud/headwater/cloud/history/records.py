@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from headwater.cloud.history.states import Rest
 from headwater.node.hosting import Contribution, Refused
@@ -10,6 +11,21 @@ from headwater.schemas.base import Task
 from headwater.schemas.messages import Counts, Metric
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import DataStatus, Figures, RoundStatus, RunState, Times
+
+
+class ClusterKey(NamedTuple):
+    """Which of its rounds a gateway tells of."""
+
+    run: str
+    round: int
+    gateway: str
+    step: int
+    attempt: int
+    task: Task
+
+    @classmethod
+    def of(cls, status: RoundStatus) -> "ClusterKey":
+        return cls(status.run, status.round, status.parent, status.step, status.attempt, status.task)
 
 
 @dataclass(frozen=True, slots=True)

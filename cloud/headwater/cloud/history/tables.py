@@ -304,7 +304,7 @@ class ClusterRound(Base):
     status: Mapped[str] = mapped_column(Text, comment="All that the gateway told, as JSON, without the members.")
 
 
-CLUSTER_KEY = ("run", "round", "gateway", "step", "attempt", "task")
+_CLUSTER_KEY = ("run", "round", "gateway", "step", "attempt", "task")
 
 
 class ClusterMember(Base):
@@ -312,7 +312,7 @@ class ClusterMember(Base):
 
     __tablename__ = "cluster_members"
     __table_args__ = (
-        ForeignKeyConstraint(CLUSTER_KEY, [f"cluster_rounds.{column}" for column in CLUSTER_KEY]),
+        ForeignKeyConstraint(_CLUSTER_KEY, [f"cluster_rounds.{column}" for column in _CLUSTER_KEY]),
         Index("cluster_rounds_of_a_node", "node"),
         {"comment": "What each child of a gateway had to do with a round of its cluster."},
     )
