@@ -40,18 +40,18 @@ def added_later(default: Any) -> Any:
     return Field(exclude_if=lambda value: bool(value == default))
 
 
-_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 _ENTRY_POINT: Final = r"^[\w.]+:[\w.]+$"
 IN_WORDS: Final = {
-    _NAME: "use 1 to 64 letters, digits, '_', '.' or '-', the first of them a letter or a digit",
+    NAME: "use 1 to 64 letters, digits, '_', '.' or '-', the first of them a letter or a digit",
     _ENTRY_POINT: "give package.module:function",
 }
 """What a pattern means, for whoever did not meet it."""
 
-NodeId = Annotated[str, Field(pattern=_NAME)]
+NodeId = Annotated[str, Field(pattern=NAME)]
 """One level of a topic: no slash, no wildcard, no space."""
 
-RunId = Annotated[str, Field(pattern=_NAME)]
+RunId = Annotated[str, Field(pattern=NAME)]
 EntryPoint = Annotated[str, Field(pattern=_ENTRY_POINT)]
 """A function of an owner's, `package.module:function`."""
 

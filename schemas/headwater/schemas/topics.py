@@ -26,10 +26,10 @@ hw/1/<fleet>/enrol/<token>/answer               the certificate, or why not
 import re
 from typing import Final, Literal
 
-from headwater.schemas.base import Frozen
+from headwater.schemas.base import IN_WORDS, NAME, Frozen
 
 ROOT: Final = "hw/1"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAME: Final = re.compile(NAME)
 
 Up = Literal["delta", "want", "refusal", "offer", "alive"]
 Inbox = Literal["receipt", "refusal", "want", "chunk"]
@@ -53,10 +53,7 @@ class NodeTopic(Frozen):
 
 def _level(value: str, what: str) -> str:
     if not _NAME.fullmatch(value):
-        raise ValueError(
-            f"{what}: {value!r} cannot be a topic level; use 1 to 64 letters, digits, '_', '-' and '.', "
-            "beginning with a letter or a digit"
-        )
+        raise ValueError(f"{what}: {value!r} cannot be a topic level; {IN_WORDS[NAME]}")
     return value
 
 
