@@ -5,7 +5,7 @@ from typing import Final, Literal
 from headwater.dashboard.view.fold import SAME_WITHIN_S
 from headwater.dashboard.view.state import Fleet, Happening, RoundName, Turn
 from headwater.dashboard.view.table import Line, line, mark, run
-from headwater.dashboard.view.words import count, duration, number, percent, size
+from headwater.dashboard.view.words import count, duration, number, numbered, percent, size
 
 MAX_LINES: Final = 25
 
@@ -45,10 +45,9 @@ def turn_lines(turns: tuple[Turn, ...]) -> tuple[Line, ...]:
 
 def _line(turn: Turn) -> Line:
     name = turn.round
-    number_of = f"{name.round}" + (f".{name.step}" if name.step else "")
     return line(
         "/".join(map(str, name)),
-        number_of + (f" try {name.attempt + 1}" if name.attempt else ""),
+        numbered(name.round, name.step) + (f" try {name.attempt + 1}" if name.attempt else ""),
         run(name.run),
         turn.task,
         mark(turn.state),

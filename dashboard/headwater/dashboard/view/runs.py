@@ -84,7 +84,7 @@ def link_lines(fleet: Fleet, run: str) -> tuple[Line, ...]:
         line(
             told.status.parent,
             Cell(f"{told.status.parent} and those below it", f"/node/{told.status.parent}"),
-            turn(told.status).removeprefix("round "),
+            turn(told.status, before=""),
             size(told.status.bytes_down),
             size(told.status.bytes_up),
             rate(told.rate_down),

@@ -20,11 +20,16 @@ def size(size_bytes: float | None) -> str:
     return f"{value:.0f} {_UNITS[unit]}" if unit == 0 or value >= 99.95 else f"{value:.1f} {_UNITS[unit]}"
 
 
-def turn(status: RoundStatus) -> str:
+def numbered(round_: int, step: int) -> str:
+    """A round, and where it has several which of its edge rounds."""
+    return f"{round_}" + (f".{step}" if step else "")
+
+
+def turn(status: RoundStatus, before: str = "round ") -> str:
     """A round by its number; what only measures, or only counts, is no round that people asked for."""
     if status.task != "train":
         return {"evaluate": "measurement", "statistics": "statistics"}[status.task]
-    return f"round {status.round}" + (f".{status.step}" if status.step else "")
+    return f"{before}{numbered(status.round, status.step)}"
 
 
 def rate(bytes_per_s: float) -> str:
