@@ -37,7 +37,7 @@ def watched(rounds: int, times: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    lines = [("who watches", *(text for title in FIGURES.values() for text in (title, "\u00d7")))]
+    lines = [("who watches", *(text for title in FIGURES.values() for text in (title, "×")))]
     before = results["nobody"]
     for way, runs in results.items():
         cells = [way]

@@ -15,7 +15,10 @@ from mkdocs.structure.pages import Page
 
 ROOT: Final = Path(__file__).parents[2]
 _OUTSIDE: Final = {"benchmarks.md": "benchmarks/README.md", "contributing.md": "CONTRIBUTING.md"}
-_ELSEWHERE: Final = {"../benchmarks/README.md": "benchmarks.md", "contract/asyncapi.json": "wire.md"}
+_ELSEWHERE: Final = {
+    "contract/asyncapi.json": "wire.md",
+    **{f"../{source}": page for page, source in _OUTSIDE.items()},
+}
 """What a page links to so that the link leads somewhere in the repository too, and the page of the site that it is."""
 
 _BASE: Final = "hw/1/{fleet}/"

@@ -23,7 +23,6 @@ from support.guests import Guest, Papers
 from support.waiting import eventually
 
 FLEET = "plant"
-GATEWAYS = ("gw1", "gw2")
 CHILDREN = {"cloud": ("gw1", "gw2"), "gw1": ("d1",), "gw2": ("d2",)}
 NODES = ("cloud", "gw1", "gw2", "d1", "d2")
 WIRETAP = "wiretap"
@@ -104,7 +103,7 @@ def described(place: Path, authority: Folder, ports: dict[str, int], parents: tu
         folder=place,
         parents=parents,
         children={parent: CHILDREN[parent] for parent in parents},
-        gateways=GATEWAYS,
+        gateways=CHILDREN["cloud"],
         host="127.0.0.1",
         port=ports["nodes"],
         tls=ServerTls(
@@ -134,7 +133,7 @@ def _embedded(stack: ExitStack, folder: Path, parents: tuple[str, ...], holes: S
             FLEET,
             parents=parents,
             children={parent: CHILDREN[parent] for parent in parents},
-            gateways=GATEWAYS,
+            gateways=CHILDREN["cloud"],
             viewers=(VIEWER,),
             enrolment="cloud",
         ),

@@ -62,6 +62,10 @@ def gateway_of(site: str) -> str:
     return f"gateway-{site}"
 
 
+def gateways() -> tuple[str, ...]:
+    return tuple(map(gateway_of, SITES))
+
+
 def devices_of(site: str) -> str:
     return f"devices-{site}"
 
@@ -74,7 +78,7 @@ def broker_of(site: str) -> str:
 def volumes() -> tuple[str, ...]:
     """The folders in which the volumes are mounted together: of whom each is."""
     servers = [broker_of(site) for site in (CLOUD, *SITES)]
-    return (AUTHORITY, *servers, POSTGRES, CLOUD, *map(gateway_of, SITES), *map(devices_of, SITES), *PEOPLE, EMQX)
+    return (AUTHORITY, *servers, POSTGRES, CLOUD, *gateways(), *map(devices_of, SITES), *PEOPLE, EMQX)
 
 
 def identities() -> Iterator[Identity]:
@@ -83,7 +87,7 @@ def identities() -> Iterator[Identity]:
         name = broker_of(site)
         yield Identity(Path(name), name, (name, "localhost", "127.0.0.1"))
     yield Identity(Path(EMQX), EMQX, ("emqx-1", "emqx-2"))
-    for node in (CLOUD, *map(gateway_of, SITES)):
+    for node in (CLOUD, *gateways()):
         yield Identity(Path(node), node)
 
 
@@ -99,7 +103,7 @@ def seats(count: int) -> Iterator[Seat]:
 
 def emqx_rules() -> Acl:
     """What Mosquitto says door by door, in one list, for EMQX has one for all of its doors."""
-    return joined(fleet_acl(FLEET, parents=[CLOUD], gateways=[*map(gateway_of, SITES)]), viewers_acl(FLEET, PEOPLE))
+    return joined(fleet_acl(FLEET, parents=[CLOUD], gateways=gateways()), viewers_acl(FLEET, PEOPLE))
 
 
 def fleet_broker(site: str) -> FleetBroker:
@@ -108,7 +112,7 @@ def fleet_broker(site: str) -> FleetBroker:
         fleet=FLEET,
         folder=HOME,
         parents=(CLOUD if site == CLOUD else gateway_of(site),),
-        gateways=tuple(map(gateway_of, SITES)) if site == CLOUD else (gateway_of(site),),
+        gateways=gateways() if site == CLOUD else (gateway_of(site),),
         tls=ServerTls(
             certificate=HOME / "node.pem", key=HOME / "node.key", ca=HOME / "ca.pem", revoked=HOME / "revoked.pem"
         ),
