@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from headwater.schemas.config import MASK, Invalid, explain, load, locate, resolve
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.run import RunDescription
-from headwater.schemas.settings import BrokerSettings, CloudSettings, DeviceSettings, GatewaySettings
+from headwater.schemas.settings import BrokerSettings, CloudSettings, DashboardSettings, DeviceSettings, GatewaySettings
 from headwater.testbed.toml import to_toml
 
 DEVICE = """# a comment
@@ -84,6 +84,13 @@ def test_a_problem_is_told_with_its_line_and_its_mend(old: str, new: str, proble
     (told, *more) = caught.value.problems
     assert told.startswith(problem)
     assert more == []
+
+
+def test_what_is_no_host_is_told_in_words() -> None:
+    with pytest.raises(
+        Invalid, match=r"d\.toml:3: access\.hosts\.0: give a host's name alone, .*\(it is http://hill\)"
+    ):
+        resolve(DashboardSettings, text='fleet = "p"\n[access]\nhosts = ["http://hill"]\n', name="d.toml")
 
 
 @pytest.mark.parametrize(

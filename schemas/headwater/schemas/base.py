@@ -42,9 +42,11 @@ def added_later(default: Any) -> Any:
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 _ENTRY_POINT: Final = r"^[\w.]+:[\w.]+$"
+_HOST: Final = r"^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?$"
 IN_WORDS: Final = {
     NAME: "use 1 to 64 letters, digits, '_', '.' or '-', the first of them a letter or a digit",
     _ENTRY_POINT: "give package.module:function",
+    _HOST: "give a host's name alone, of letters, digits, '-', '_' and '.'",
 }
 """What a pattern means, for whoever did not meet it."""
 
@@ -54,6 +56,8 @@ NodeId = Annotated[str, Field(pattern=NAME)]
 RunId = Annotated[str, Field(pattern=NAME)]
 EntryPoint = Annotated[str, Field(pattern=_ENTRY_POINT)]
 """A function of an owner's, `package.module:function`."""
+
+HostName = Annotated[str, Field(pattern=_HOST)]
 
 Version = Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9.+!_-]{0,63}$")]
 """Of this software; it names a folder too, and none that means something else."""

@@ -9,13 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, SecretStr, model_validator
 
-from headwater.schemas.base import EntryPoint, Fraction, Frozen, Name, NodeId, Positive, Weight
+from headwater.schemas.base import EntryPoint, Fraction, Frozen, HostName, Name, NodeId, Positive, Weight
 from headwater.schemas.links import BrokerSettings as BrokerSettings
 from headwater.schemas.links import Port
 from headwater.schemas.links import TlsSettings as TlsSettings
 from headwater.schemas.sources import SourceSpec
-
-HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?$")]
 
 
 class LogSettings(Frozen):
