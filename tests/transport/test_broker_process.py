@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import aiomqtt
 import pytest
@@ -176,6 +178,20 @@ def test_the_process_fails_with_one_line_and_a_code(config: bytes, error: bytes)
     assert finished.returncode == 1
     assert finished.stdout.startswith(b'{"error": ')
     assert error in finished.stdout
+
+
+def test_a_child_that_ends_before_it_reads_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(subprocess.Popen[bytes]):
+        """Gone before it is written to, as when a terminal's Ctrl-C meets it before it has a group of its own."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.wait()
+
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    monkeypatch.setattr(subprocess, "Popen", Ended)
+    with pytest.raises(BrokerStartError, match="the broker process ended with code 1"):
+        spawn(BrokerConfig(port=0))
 
 
 async def test_a_stopped_broker_can_be_stopped_again_and_another_takes_its_port() -> None:

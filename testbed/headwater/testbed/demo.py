@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,7 +153,8 @@ async def _watch(
         stack.callback(halt.set)
         api = free_port()
         settings = {"cloud": {"http": {"port": api}}} if showing.dashboard else {}
-        fleet = stack.enter_context(standing(replace(scenario.tree(), settings=settings), folder))
+        with _interrupt_first():
+            fleet = stack.enter_context(standing(replace(scenario.tree(), settings=settings), folder))
         if showing.dashboard:
             await show(fleet, api, showing, console)
         observer = Observer(fleet.tree.fleet, fleet.ports)
@@ -169,6 +170,18 @@ async def _watch(
         outcome = _outcome(scenario, folder, run, fleet, _links(observer), await judging, started)
         await over(outcome)
     return outcome
+
+
+@contextlib.contextmanager
+def _interrupt_first() -> Iterator[None]:
+    """An interrupt also ends a child that has no group of its own yet: then it is the reason, not that child."""
+    try:
+        yield
+    except HeadwaterError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from None
+        raise
 
 
 def _outcome(

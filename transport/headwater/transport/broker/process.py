@@ -172,8 +172,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
         process.wait(_STOP_TIMEOUT_S)
     for stream in (process.stdin, process.stdout):
-        if stream:
-            stream.close()
+        # What the child did not live to read would be written once more.
+        with suppress(BrokenPipeError):
+            if stream:
+                stream.close()
 
 
 def _say(answer: dict[str, int | str]) -> None:
