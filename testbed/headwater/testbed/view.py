@@ -123,9 +123,16 @@ def _node(name: str, status: RoundStatus | None) -> Text:
     if status is None:
         return Text(name, style="dim")
     text = Text(name, style="bold")
-    text.append(f"  round {status.round}.{status.step}  {status.received}/{status.cohort} in", style="default not bold")
+    text.append(f"  {_doing(status)}  {status.received}/{status.cohort} in", style="default not bold")
     text.append(f"  ↓{_size(status.bytes_down)} ↑{_size(status.bytes_up)}", style="dim not bold")
     return text
+
+
+def _doing(status: RoundStatus) -> str:
+    """A round of training by its number, with its edge rounds; the one behind a run's last has no number there."""
+    if status.task == "train":
+        return f"round {status.round}.{status.step}" if status.step else f"round {status.round}"
+    return "measures the model" if status.task == "evaluate" else "gathers statistics"
 
 
 def _device(name: str, state: str) -> Text:
