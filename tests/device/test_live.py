@@ -798,8 +798,8 @@ name = "x"
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ('"a/b"', '"a/#"', "topic: string should match pattern"),
-        ('"$.x"', '"x"', "path: string should match pattern"),
+        ('"a/b"', '"a/#"', "topic: give one topic, without the wildcards + and # (it is a/#)"),
+        ('"$.x"', '"x"', "path: give $ for a whole payload, or where in it the value lies, as $.sensors[0].value"),
         ('"$.x"', '"$.x"\nformat = "text"', "path: $.x in a text; a text has no parts"),
         ("window = 4", "window = 4\nchannels = []", "channels"),
         ("window = 4", "window = 0", "d.toml:4: data.pump.window: input should be greater than or equal to 1"),

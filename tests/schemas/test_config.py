@@ -1,17 +1,27 @@
 """Configuration: rising layers, problems by line, and secrets nowhere."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from headwater.schemas.config import MASK, Invalid, explain, load, locate, resolve
 from headwater.schemas.errors import ConfigError
+from headwater.schemas.patterns import IN_WORDS
 from headwater.schemas.run import RunDescription
-from headwater.schemas.settings import BrokerSettings, CloudSettings, DashboardSettings, DeviceSettings, GatewaySettings
+from headwater.schemas.settings import (
+    BridgeSettings,
+    BrokerSettings,
+    CloudSettings,
+    DashboardSettings,
+    DeviceSettings,
+    GatewaySettings,
+)
 from headwater.testbed.toml import to_toml
 
 DEVICE = """# a comment
@@ -247,7 +257,10 @@ def test_a_run_needs_little_and_survives_json() -> None:
         ),
         ('model = {kind = "onnx", classes = 2}', "model.path: missing"),
         ('objective = "hinge"', "objective: input should be 'cross_entropy', 'binary_cross_entropy', 'mse', 'mae'"),
-        ('initial = "run:"', "initial: string should match pattern"),
+        (
+            'initial = "run:"',
+            "initial: give random, run:RUN for the last model of that run, or a file that ends in .npz (it is run:)",
+        ),
         ("cohort = {quorum = 0}", "cohort.quorum: input should be greater than 0"),
         ("cohort = {over_selection = 0.3}", "over_selection: 0.3 asks for more children than there are"),
         ("cohort = {deadline_s = -1}", "cohort.deadline_s: input should be greater than 0"),
@@ -259,3 +272,32 @@ def test_a_run_that_could_not_work_is_refused(line: str, problem: str) -> None:
     with pytest.raises(Invalid) as caught:
         resolve(RunDescription, text=f'name = "n"\ndata = "d"\nrounds = 3\n{model}{line}\n', name="run.toml")
     assert problem in str(caught.value)
+
+
+WRITTEN = (RunDescription, DeviceSettings, GatewaySettings, CloudSettings, DashboardSettings, BridgeSettings)
+
+
+@pytest.mark.parametrize("model", WRITTEN, ids=lambda model: model.__name__)
+def test_nobody_is_told_a_regular_expression(model: type[BaseModel]) -> None:
+    # Serialization: what is sent has a schema for every part, where some of what is read has none.
+    schema = json.dumps(model.model_json_schema(mode="serialization"))
+    patterns = {json.loads(found) for found in re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', schema)}
+    assert patterns
+    assert patterns <= set(IN_WORDS)
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "problem"),
+    [
+        (DeviceSettings, '[conditions]\nhours = "22-6"', "conditions.hours: give two times of a day of 24 hours"),
+        (DashboardSettings, 'api = "cloud:8080"', "api: give an address without a user, as http://cloud.example:8080"),
+        (BridgeSettings, 'system = "home-assistant"\nprefix = "#"', "prefix: give what topics begin with"),
+        (DeviceSettings, '[data.d]\nkind = "prepared"\nname = "../x"\nparts = ["a"]', "name: use 1 to 64 letters"),
+        (DeviceSettings, '[data.d]\nkind = "python"\nentry = "here"', "entry: give package.module:function"),
+    ],
+)
+def test_what_a_text_must_be_is_told_in_words(model: type[BaseModel], text: str, problem: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        resolve(model, text=text + "\n", name="a.toml")
+    assert problem in str(caught.value)
+    assert "pattern" not in str(caught.value)

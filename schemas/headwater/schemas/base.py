@@ -1,6 +1,6 @@
 """Law: inside Headwater data are typed and frozen; what does not fit is refused with its name."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -11,7 +11,7 @@ from pydantic import (
     model_serializer,
 )
 
-from headwater.schemas import limits
+from headwater.schemas import limits, patterns
 
 
 class Frozen(BaseModel):
@@ -40,24 +40,14 @@ def added_later(default: Any) -> Any:
     return Field(exclude_if=lambda value: bool(value == default))
 
 
-NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-_ENTRY_POINT: Final = r"^[\w.]+:[\w.]+$"
-_HOST: Final = r"^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?$"
-IN_WORDS: Final = {
-    NAME: "use 1 to 64 letters, digits, '_', '.' or '-', the first of them a letter or a digit",
-    _ENTRY_POINT: "give package.module:function",
-    _HOST: "give a host's name alone, of letters, digits, '-', '_' and '.'",
-}
-"""What a pattern means, for whoever did not meet it."""
-
-NodeId = Annotated[str, Field(pattern=NAME)]
+NodeId = Annotated[str, Field(pattern=patterns.NAME)]
 """One level of a topic: no slash, no wildcard, no space."""
 
-RunId = Annotated[str, Field(pattern=NAME)]
-EntryPoint = Annotated[str, Field(pattern=_ENTRY_POINT)]
+RunId = Annotated[str, Field(pattern=patterns.NAME)]
+EntryPoint = Annotated[str, Field(pattern=patterns.ENTRY_POINT)]
 """A function of an owner's, `package.module:function`."""
 
-HostName = Annotated[str, Field(pattern=_HOST)]
+HostName = Annotated[str, Field(pattern=patterns.HOST)]
 
 Version = Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9.+!_-]{0,63}$")]
 """Of this software; it names a folder too, and none that means something else."""
@@ -69,6 +59,9 @@ Weight = Annotated[FiniteFloat, Field(ge=0)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 Fraction = Annotated[FiniteFloat, Field(gt=0, le=1)]
 Sha256 = Annotated[bytes, Field(min_length=32, max_length=32)]
+HexSha256 = Annotated[str, Field(pattern=patterns.SHA256)]
+"""The same in text, as people compare it."""
+
 Task = Literal["train", "evaluate", "statistics"]
 Split = Literal["train", "test", "personal", "local"]
 """Of the training and of the test part; and on the test part, of a device's personal model and of one trained alone."""

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar, Union, get_
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from headwater.schemas.base import IN_WORDS
 from headwater.schemas.errors import ConfigError
+from headwater.schemas.patterns import IN_WORDS
 
 T = TypeVar("T", bound=BaseModel)
 PREFIX: Final = "HEADWATER_"

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat
 from pydantic.config import JsonDict
 
 from headwater.schemas import limits
-from headwater.schemas.base import Count, Frozen, Name, NodeId, RunId
+from headwater.schemas.base import Count, Frozen, HexSha256, Name, NodeId, RunId
 from headwater.schemas.config import Invalid, checked
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import DataStatus, Figures, NodeState, RoundStatus, RunState, Times
@@ -259,7 +259,7 @@ class ModelVersion(Answer):
     """A version of a run's model. `sha256` and `size_bytes` are of the stored parameters, not of the ONNX file."""
 
     version: Count
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: HexSha256
     size_bytes: Count
     created_at: datetime
 

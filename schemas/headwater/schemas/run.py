@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from headwater.schemas import limits
+from headwater.schemas import limits, patterns
 from headwater.schemas.base import Count, Fraction, Frozen, Name, Positive
 from headwater.schemas.combinations import first_conflict
 from headwater.schemas.learning import Clusters, Compression, Learning, Pace, Personal, Pruning, Selection, Strategy
@@ -302,7 +302,7 @@ class RunDescription(Frozen):
     edge_rounds: Annotated[int, Field(ge=1, le=1000)] = 1
     evaluate_every: Count = 1
     seed: Count = 0
-    initial: Annotated[str, Field(pattern=r"^(random|run:[A-Za-z0-9][A-Za-z0-9_.-]{0,63}|.+\.npz)$")] = "random"
+    initial: Annotated[str, Field(pattern=patterns.INITIAL)] = "random"
     local: LocalTraining = Field(default_factory=LocalTraining)
     cohort: Cohort = Field(default_factory=Cohort)
     aggregation: Aggregation = Field(default_factory=Aggregation)

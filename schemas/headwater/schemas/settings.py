@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, SecretStr, model_validator
 
+from headwater.schemas import patterns
 from headwater.schemas.base import EntryPoint, Fraction, Frozen, HostName, Name, NodeId, Positive, Weight
 from headwater.schemas.links import BrokerSettings as BrokerSettings
 from headwater.schemas.links import Port
@@ -73,7 +74,7 @@ class ConditionSettings(Frozen):
     only_while_charging: bool = False
     min_battery_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
     max_temperature_c: FiniteFloat | None = None
-    hours: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")] | None = None
+    hours: Annotated[str, Field(pattern=patterns.HOURS)] | None = None
     patience_s: Weight | None = None
     rule: EntryPoint | None = None
 
@@ -209,7 +210,7 @@ class BridgeSettings(Frozen):
     fleet: NodeId = "fleet"
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     target: BrokerSettings = Field(default_factory=BrokerSettings)
-    prefix: Annotated[str, Field(pattern=r"^[^#+]{1,128}$")] = "homeassistant"
+    prefix: Annotated[str, Field(pattern=patterns.TOPIC_PREFIX)] = "homeassistant"
     client: NodeId = "headwater-bridge"
     log: LogSettings = Field(default_factory=LogSettings)
 
@@ -310,7 +311,7 @@ class DashboardSettings(Frozen):
     brokers: Annotated[dict[Name, BrokerSettings], Field(min_length=1, max_length=64)] = Field(
         default_factory=lambda: {"cloud": BrokerSettings()}
     )
-    api: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = None
+    api: Annotated[str, Field(pattern=patterns.HTTP_ADDRESS)] | None = None
     api_token_file: Path | None = None
     host: str = "127.0.0.1"
     port: Port = 8090

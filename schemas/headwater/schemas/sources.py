@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
+from headwater.schemas import patterns
 from headwater.schemas.base import EntryPoint, Frozen, Name, Positive
 from headwater.schemas.links import BrokerSettings
 
@@ -68,7 +69,7 @@ class PythonSource(Frozen):
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
-PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+PartName = Annotated[str, Field(pattern=patterns.PART)]
 """A file or folder of that name lies right where it is looked for, and nowhere else."""
 
 
@@ -84,10 +85,10 @@ class PreparedSource(Frozen):
     folder: Path | None = None
 
 
-TopicName = Annotated[str, Field(pattern=r"^[^+#\x00]+$", max_length=1024)]
+TopicName = Annotated[str, Field(pattern=patterns.TOPIC, max_length=1024)]
 """One MQTT topic, without wildcards."""
 
-JsonPath = Annotated[str, Field(pattern=r"^\$(\.[^.\[\]]+|\[\d{1,6}\])*$", max_length=256)]
+JsonPath = Annotated[str, Field(pattern=patterns.JSON_PATH, max_length=256)]
 """Where in a payload the value lies: `$`, `$.a.b[0]`."""
 
 PayloadFormat = Literal["json", "msgpack", "text"]

@@ -26,7 +26,8 @@ hw/1/<fleet>/enrol/<token>/answer               the certificate, or why not
 import re
 from typing import Final, Literal
 
-from headwater.schemas.base import IN_WORDS, NAME, Frozen
+from headwater.schemas.base import Frozen
+from headwater.schemas.patterns import IN_WORDS, NAME
 
 ROOT: Final = "hw/1"
 _NAME: Final = re.compile(NAME)

@@ -16,7 +16,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from headwater.schemas.base import Frozen, NodeId, Role
+from headwater.schemas.base import Frozen, HexSha256, NodeId, Role
 
 ID_SIZE_BYTES: Final = 8
 SECRET_SIZE_BYTES: Final = 20
@@ -26,7 +26,6 @@ PROOF_SIZE_BYTES: Final = 32
 _PREFIX: Final = "hw1"
 
 TokenWhy = Literal["unknown", "expired", "used", "wrong_proof", "malformed"]
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class TokenRefused(ValueError):
@@ -60,8 +59,8 @@ class TokenRecord(Frozen):
     role: Role
     hosts: Annotated[tuple[str, ...], Field(max_length=32)] = ()
     valid_until: datetime
-    stored_key: Hash
-    server_key: Hash
+    stored_key: HexSha256
+    server_key: HexSha256
     request: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 

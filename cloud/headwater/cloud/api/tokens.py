@@ -15,7 +15,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from headwater.schemas.base import Frozen, NodeId
+from headwater.schemas.base import Frozen, HexSha256, NodeId
 from headwater.schemas.config import checked
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.http import TokenRole
@@ -36,7 +36,7 @@ class Token(Frozen):
 
     name: NodeId
     role: TokenRole
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: HexSha256
 
 
 class _File(Frozen):
