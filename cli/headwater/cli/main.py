@@ -9,6 +9,7 @@ import sys
 from typing import Final
 
 from headwater.schemas.errors import HeadwaterError
+from headwater.schemas.loading import loading
 from headwater.schemas.quiet import QUIET
 
 _EXTRAS: Final = {
@@ -28,8 +29,8 @@ def main() -> int:
     """The console script. A wrong call ends in the command-line library's own words, with 2."""
     os.environ.update(QUIET)
     try:
-        from headwater.cli.app import app
-
+        with loading():
+            from headwater.cli.app import app
         app()
     except ModuleNotFoundError as error:
         print(f"headwater: {error.name} is missing; pip install 'headwater[{_extra(error.name)}]'", file=sys.stderr)

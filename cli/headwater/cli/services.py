@@ -12,6 +12,7 @@ import typer
 from pydantic import BaseModel
 
 from headwater.schemas.config import Key, Resolved, explain, load
+from headwater.schemas.loading import loading
 from headwater.schemas.settings import BridgeSettings, CloudSettings, DashboardSettings, DeviceSettings, GatewaySettings
 
 S = TypeVar("S", BridgeSettings, CloudSettings, DashboardSettings, DeviceSettings, GatewaySettings)
@@ -62,7 +63,8 @@ def device(
     if print_config:
         _print(resolved, as_json)
         return
-    from headwater.device.service import serve
+    with loading():
+        from headwater.device.service import serve
 
     _run(resolved.value, resolved.value.node, serve)
 
@@ -91,7 +93,8 @@ def gateway(
     if print_config:
         _print(resolved, as_json)
         return
-    from headwater.gateway.service import serve
+    with loading():
+        from headwater.gateway.service import serve
 
     _run(resolved.value, resolved.value.node, serve)
 
@@ -122,7 +125,8 @@ def cloud(
     if print_config:
         _print(resolved, as_json)
         return
-    from headwater.cloud.service import serve
+    with loading():
+        from headwater.cloud.service import serve
 
     _run(resolved.value, resolved.value.node, serve)
 
@@ -156,7 +160,8 @@ def bridge(
     if print_config:
         _print(resolved, as_json)
         return
-    from headwater.bridges.service import serve
+    with loading():
+        from headwater.bridges.service import serve
 
     _run(resolved.value, f"bridge to {system}", serve)
 
@@ -186,7 +191,8 @@ def dashboard(
     if print_config:
         _print(resolved, as_json)
         return
-    from headwater.dashboard.service import serve
+    with loading():
+        from headwater.dashboard.service import serve
 
     _run(resolved.value, "dashboard", partial(serve, tell=_told(opens)))
 

@@ -8,12 +8,15 @@ import os
 import sys
 from pathlib import Path
 
-from headwater.device.service import serve
-from headwater.node.logs import set_up_logging
-from headwater.node.service import run_service
-from headwater.schemas.config import load
-from headwater.schemas.errors import HeadwaterError
-from headwater.schemas.settings import CloudSettings, DeviceSettings, GatewaySettings
+from headwater.schemas.loading import loading
+
+with loading():
+    from headwater.device.service import serve
+    from headwater.node.logs import set_up_logging
+    from headwater.node.service import run_service
+    from headwater.schemas.config import load
+    from headwater.schemas.errors import HeadwaterError
+    from headwater.schemas.settings import CloudSettings, DeviceSettings, GatewaySettings
 
 USAGE = """\
 usage: headwater-device [DEVICE.toml]                    run the agent
