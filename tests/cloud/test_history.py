@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, OperationalError
 
 from headwater.cloud.history import History, HistoryAway, open_history
 from headwater.cloud.history.faults import named
-from headwater.cloud.history.opening import _address, _config, _engine
+from headwater.cloud.history.migrating import configured
+from headwater.cloud.history.opening import MIGRATIONS, _address, _engine, revisions
 from headwater.cloud.history.reading import Part
 from headwater.cloud.history.states import Rest
 from headwater.cloud.history.tables import Base, Object
@@ -38,9 +41,7 @@ from support.histories import DESCRIPTION, KEY, NOW, ROUND, entry, started
 def migrate_down(url: str, revision: str) -> None:
     engine = _engine(_address(url))
     with engine.begin() as connection:
-        config = _config()
-        config.attributes["connection"] = connection
-        command.downgrade(config, revision)
+        command.downgrade(configured(connection, MIGRATIONS), revision)
     engine.dispose()
 
 
@@ -327,6 +328,20 @@ def test_the_migrations_make_what_the_tables_say(history: History, url: str) -> 
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
     engine.dispose()
+
+
+def test_the_files_of_migrations_are_named_as_alembic_finds_them() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    found = ScriptDirectory.from_config(config).walk_revisions()
+    assert tuple(script.revision for script in found)[::-1] == revisions()
+
+
+def test_who_finds_nothing_to_migrate_does_not_load_alembic(url: str) -> None:
+    open_history(url).close()
+    script = "import sys; from headwater.cloud.history import open_history; open_history(sys.argv[1]).close()"
+    script += "; sys.exit('alembic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script, url], timeout=60).returncode == 0
 
 
 def test_a_newer_database_is_left_alone(url: str) -> None:
