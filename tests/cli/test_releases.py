@@ -98,7 +98,7 @@ def test_what_a_device_says_of_its_failure_orders_the_readers_terminal_nothing(f
     assert record is not None
     failed = FailedUpdate(node="d1", detail="\x1b[2Jall is well\nrelease 1, version 2.0: done")
     report = RolloutStatus(counter=1, stage=0, failed=1, failures=(failed,))
-    progress = replace(record.progress, state="stopped", detail=f"d1: {failed.detail}", report=report)
+    progress = replace(record.progress, state="paused", detail=f"d1: {failed.detail}", report=report)
     history.releases.keep("plant", progress, None, datetime.now(UTC))
     history.close()
     told = call("status")

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from headwater.schemas.http import (
     Problem,
     Readiness,
     Refusals,
+    ReleaseEntry,
+    Releases,
     Rounds,
     Run,
     RunDetail,
@@ -36,7 +39,8 @@ from headwater.schemas.http import (
     Runs,
 )
 from headwater.schemas.run import RunDescription
-from support.api import DESCRIPTION, DEVICES, OPERATOR, ROUNDS, RUN, VIEWER, Served, fill, served, tokens
+from headwater.schemas.statuses import FailedUpdate, RolloutStatus
+from support.api import DESCRIPTION, DEVICES, OPERATOR, ROUNDS, RUN, VERSIONS, VIEWER, Served, fill, served, tokens
 from support.postgres import database_url
 
 API = "/api/v1"
@@ -63,6 +67,7 @@ def api(filled: str, tmp_path: Path) -> Iterator[Served]:
         with opened.history._transaction("forget") as session:
             session.execute(text(f"DELETE FROM runs WHERE id != '{RUN}'"))
             session.execute(text("DELETE FROM leases WHERE fleet != 'plant'"))
+            session.execute(text("UPDATE releases SET wish = ''"))
 
 
 @pytest.fixture
@@ -95,14 +100,20 @@ READERS = [
     f"{OF_RUN}/models/1.onnx",
     f"{API}/nodes",
     f"{API}/nodes/d0",
+    f"{API}/releases",
+    f"{API}/releases/1",
 ]
-WRITERS = [f"{API}/runs", *(f"{OF_RUN}/{verb}" for verb in ("stop", "pause", "resume"))]
+WRITERS = [
+    f"{API}/runs",
+    *(f"{OF_RUN}/{verb}" for verb in ("stop", "pause", "resume")),
+    *(f"{API}/releases/1/{verb}" for verb in ("pause", "resume")),
+]
 OPEN = ["/health", "/ready", "/openapi.json"]
 
 
 async def test_every_path_is_in_the_table_of_roles(viewer: httpx.AsyncClient) -> None:
     described = (await viewer.get("/openapi.json")).json()["paths"]
-    plain = {"{run}": RUN, "{round}": "1", "{version}": "1", "{node}": "d0"}
+    plain = {"{run}": RUN, "{round}": "1", "{version}": "1", "{node}": "d0", "{counter}": "1"}
     found = set()
     for path, methods in described.items():
         for name, value in plain.items():
@@ -237,6 +248,7 @@ async def test_lists_come_in_pages_that_make_the_whole(operator: httpx.AsyncClie
         f"{OF_RUN}/rounds/1/contributions": (Contributions, "contributions", "skip"),
         f"{OF_RUN}/rounds/1/clusters": (ClusterRounds, "clusters", "skip"),
         f"{API}/nodes/d0": (NodeDetail, "contributions", "skip"),
+        f"{API}/releases": (Releases, "releases", "before"),
     }
     for path, (kind, name, cursor) in whole.items():
         expected = getattr(await read(operator, path, kind, limit=MAX_PAGE), name)
@@ -326,6 +338,9 @@ async def test_a_model_is_what_run_export_writes_and_is_fetched_once(api: Served
         (f"{API}/runs?before=nobody", 404, "run 'nobody': no such run"),
         (f"{API}/runs/a%20b", 422, "path.run: "),
         (f"{API}/runs/a%00b", 422, "path.run: "),
+        (f"{API}/releases/9", 404, "release 9: fleet 'plant' has no such release; the newest is 3"),
+        (f"{API}/releases/1?fleet=ward", 404, "fleet 'ward': has no release; publish one first"),
+        (f"{API}/releases/0", 422, "path.counter: "),
     ],
 )
 async def test_what_cannot_be_told_is_a_problem_that_names_the_mend(
@@ -447,6 +462,61 @@ async def test_a_body_has_a_bound_with_its_length_and_without(operator: httpx.As
         gate.MAX_RUN_BODY_BYTES = before  # type: ignore[misc]
     assert unsaid.status_code == 413
     assert "more than 1000000 bytes" in unsaid.json()["detail"]
+
+
+# ── the devices' software ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_release_is_told_as_the_coordinator_left_it(api: Served, viewer: httpx.AsyncClient) -> None:
+    fresh = await read(viewer, f"{API}/releases", Releases)
+    assert [(one.counter, one.version, one.is_current) for one in fresh.releases] == [
+        (3, VERSIONS[2], True), (2, VERSIONS[1], False), (1, VERSIONS[0], False),
+    ]  # fmt: skip
+    current = fresh.releases[0]
+    assert (current.state, current.stage, current.stages, current.shares) == ("canary", 0, 3, (0.0, 0.5, 1.0))
+    assert (current.canaries, current.report, current.well_since, current.wish) == (("d0",), None, None, None)
+    record = api.history.releases.current("plant")
+    assert record is not None
+    failed = FailedUpdate(node="d1", detail="did not prove itself in 3 starts")
+    report = RolloutStatus(counter=3, stage=1, updated=2, failed=1, away=1, failures=(failed,))
+    stopped = replace(record.progress, stage=1, state="paused", said=2, detail="1 of 3 that tried", report=report)
+    now = datetime.now(UTC)
+    try:
+        api.history.releases.keep("plant", replace(stopped, well_since=now.timestamp()), None, now)
+        told = await read(viewer, f"{API}/releases/3", ReleaseEntry)
+        assert (told.state, told.stage, told.detail, told.report) == ("paused", 1, "1 of 3 that tried", report)
+        assert (told.well_since, told.changed_at) == (now, now)
+    finally:
+        api.history.releases.keep("plant", record.progress, None, now)
+
+
+async def test_a_release_is_paused_and_resumed_by_its_counter(api: Served, operator: httpx.AsyncClient) -> None:
+    for wish in ("pause", "resume"):
+        answer = await operator.post(f"{API}/releases/3/{wish}")
+        assert answer.status_code == 200, answer.text
+        assert ReleaseEntry.model_validate_json(answer.content).wish == wish
+        record = api.history.releases.current("plant")
+        assert record is not None
+        assert record.wish == wish
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "says"),
+    [
+        ("2/pause", 409, "release 2: was replaced by release 3; ask that of release 3"),
+        ("9/resume", 404, "the newest is 3"),
+        ("3/pause?fleet=ward", 404, "fleet 'ward': has no release; publish one first"),
+        ("3/stop", 404, "is none of this API"),
+        ("3", 405, "POST is not for"),
+    ],
+)
+async def test_what_cannot_be_asked_of_a_release_is_a_problem(
+    operator: httpx.AsyncClient, path: str, status: int, says: str
+) -> None:
+    answer = await operator.post(f"{API}/releases/{path}")
+    assert answer.status_code == status
+    assert says in answer.json()["detail"]
+    assert [one.wish for one in (await read(operator, f"{API}/releases", Releases)).releases] == [None] * 3
 
 
 # ── who leads, and who waits ────────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.cloud.history import History, LeaseLost
+from headwater.cloud.history.faults import Conflict
 from headwater.cloud.releasing import Announce, Asked, Keep, Policy, Progress, Told, begin, step, word
 from headwater.schemas.errors import RunFailed
 from headwater.schemas.messages import Release
@@ -172,7 +173,7 @@ def test_a_release_is_kept_as_it_was_signed_and_the_newest_is_the_one(history: H
     assert (record.release.version, record.progress) == ("2.1", begin(2, POLICY))
     assert record.encoded == encode(record.release)
     assert history.releases.wheel(record.release) == b"another"
-    assert [r.release.counter for r in history.releases.published("plant")] == [2, 1]
+    assert [r.release.counter for r in history.reading.releases("plant").entries] == [2, 1]
     assert history.releases.current("other") is None
 
 
@@ -213,6 +214,15 @@ def test_an_older_version_may_be_published_anew(history: History) -> None:
     record = history.releases.current("plant")
     assert record is not None
     assert record.release.version == "2.0"
+
+
+def test_what_is_asked_of_a_release_that_was_replaced_is_not_asked_of_the_newer_one(history: History) -> None:
+    published(history)
+    published(history, "2.1", 2, b"another")
+    with pytest.raises(Conflict, match="was replaced by release 2"):
+        history.releases.ask("plant", "pause", NOW, 1)
+    assert [record.wish for record in history.reading.releases("plant").entries] == [None, None]
+    assert history.releases.ask("plant", "pause", NOW, 2).wish == "pause"
 
 
 def test_without_a_release_there_is_nothing_to_pause(history: History) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.cloud.history.faults import RunConflict
+from headwater.cloud.history.faults import Conflict
 from headwater.cloud.history.states import Request, Rest, Standing, asked, held
 from headwater.schemas.statuses import RunState
 
@@ -37,7 +37,7 @@ def test_a_request_has_one_answer_in_each_state(state: RunState, request_: Reque
     if isinstance(becomes, Standing):
         assert asked("r", standing, request_, NOW) == becomes
         return
-    with pytest.raises(RunConflict, match=becomes):
+    with pytest.raises(Conflict, match=becomes):
         asked("r", standing, request_, NOW)
 
 

@@ -1,4 +1,4 @@
-"""A history that a small real fleet has filled, and callers of the API over it."""
+"""A history that a small real fleet has filled, with releases, and callers of the API over it."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,8 +14,10 @@ from headwater.cloud.api.gate import Application
 from headwater.cloud.api.service import Api, Standing
 from headwater.cloud.api.tokens import TokenBook, of_secret, write
 from headwater.cloud.history import History, open_history
+from headwater.cloud.releasing import Policy
 from headwater.schemas.run import RunDescription
 from headwater.testbed.tree import Tree, standing
+from support.releases import publish
 from support.waiting import eventually, wait_online
 
 ROUNDS = 3
@@ -37,6 +39,9 @@ DESCRIPTION = RunDescription.model_validate(
         "cohort": {"deadline_s": 20.0, "quorum": 1.0, "min_children": 3},
     }
 )
+VERSIONS = ("2.0", "2.1", "2.0")
+"""Of the releases 1, 2 and 3; the last takes the second one back."""
+
 SECRETS = {"eve": "hw_viewer", "ops": "hw_operator"}
 VIEWER, OPERATOR = ({"Authorization": f"Bearer {secret}"} for secret in SECRETS.values())
 
@@ -53,6 +58,9 @@ def fill(folder: Path, url: str) -> None:
         clusters = history.reading.clusters
         # What gateways tell comes beside the rounds.
         eventually(lambda: len(clusters(RUN, ROUNDS, _all()).entries) == 4, 10)
+    with contextlib.closing(open_history(url)) as history:
+        for version in VERSIONS:
+            publish(history, version, Policy(canaries=("d0",), canary_share=0.0, shares=(0.5,), soak_s=60.0))
 
 
 def _all() -> Any:

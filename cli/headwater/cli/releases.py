@@ -118,9 +118,10 @@ def rollback(
 
     policy = Policy(canaries=tuple(canary or ()), canary_share=0.0 if canary else canary_share, soak_s=soak_s)
     with opened(database) as history:
-        older = next((r for r in history.releases.published(fleet) if r.release.version == version), None)
+        published = history.reading.releases(fleet).entries
+        older = next((r for r in published if r.release.version == version), None)
         if older is None:
-            known = ", ".join(dict.fromkeys(r.release.version for r in history.releases.published(fleet))) or "none"
+            known = ", ".join(dict.fromkeys(r.release.version for r in published)) or "none"
             raise RunFailed(f"version: {version} was never published; published were: {known}")
         payload = history.releases.wheel(older.release)
         record = _published(history, fleet, version, payload, key, policy)
@@ -147,7 +148,7 @@ def resume(database: Database = DEFAULT, fleet: Fleet = "fleet", as_json: AsJson
 def status(database: Database = DEFAULT, fleet: Fleet = "fleet", as_json: AsJson = False) -> None:
     """Show the fleet's releases, newest first; the first of them is the one that is rolled out."""
     with opened(database) as history:
-        records = history.releases.published(fleet)
+        records = history.reading.releases(fleet).entries
     lines = [*map(_line, records[:1]), *(_failures(records[0]) if records else ()), *map(_older, records[1:])]
     answer(as_json, [_told(record) for record in records], "\n".join(lines) or "no release yet")
 
@@ -215,15 +216,7 @@ def _older(record: "ReleaseRecord") -> str:
 
 
 def _told(record: "ReleaseRecord") -> dict[str, Any]:
-    progress = record.progress
-    return {
-        "counter": record.release.counter,
-        "version": record.release.version,
-        "wheel": record.release.wheel.sha256.hex(),
-        "state": progress.state,
-        "stage": progress.stage,
-        "stages": len(progress.policy.stages),
-        "detail": progress.detail,
-        "report": progress.report.model_dump(mode="json") if progress.report is not None else None,
-        "published_at": record.published_at.isoformat(),
-    }
+    """As the API tells of it."""
+    from headwater.cloud.api.answers import release_of
+
+    return release_of(record).model_dump(mode="json")

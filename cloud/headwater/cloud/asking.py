@@ -29,7 +29,7 @@ def ask(
     Raises:
         ConfigError: the model and its file do not belong together, or a name holds what is no text.
         UnsupportedModel: the owner's model cannot be trained.
-        RunConflict: there is a run of this name.
+        Conflict: there is a run of this name.
     """
     for field in ("name", "data"):
         _check_text(field, getattr(description, field))

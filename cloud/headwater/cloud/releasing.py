@@ -12,19 +12,18 @@ stays as it is. Taking a release back is a newer release of an older version.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from pydantic import Field, FiniteFloat
 
 from headwater.schemas import limits
 from headwater.schemas.base import Frozen, NodeId, Weight
+from headwater.schemas.http import ReleaseState, ReleaseWish
 from headwater.schemas.messages import Rollout
 from headwater.schemas.statuses import RolloutStatus
 
 MAX_STAGES: Final = 16
 
-State = Literal["canary", "wider", "done", "paused"]
-Wish = Literal["pause", "resume"]
 Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
 
 
@@ -63,7 +62,7 @@ class Told:
 class Asked:
     """An operator wishes it."""
 
-    wish: Wish
+    wish: ReleaseWish
 
 
 Event = Told | Asked
@@ -99,7 +98,7 @@ class Progress:
     counter: int
     policy: Policy
     stage: int = 0
-    state: State = "canary"
+    state: ReleaseState = "canary"
     said: int = 0
     well_since: float | None = None
     forgiven: int = 0
@@ -133,7 +132,7 @@ def step(progress: Progress, event: Event, now: float) -> tuple[Progress, tuple[
         case Asked("pause"), "canary" | "wider" | "done":
             return _said(replace(progress, state="paused", detail="paused by an operator"))
         case Asked("resume"), "paused":
-            state: State = "canary" if progress.stage == 0 and not progress.is_last else "wider"
+            state: ReleaseState = "canary" if progress.stage == 0 and not progress.is_last else "wider"
             failed = progress.report.failed if progress.report is not None else 0
             return _said(replace(progress, state=state, detail="", forgiven=failed))
         case Told(report), "canary" | "wider" | "done" if (report.counter, report.stage) == (

@@ -14,7 +14,7 @@ from headwater.schemas import limits
 from headwater.schemas.base import Count, Frozen, HexSha256, Name, NodeId, RunId
 from headwater.schemas.config import Invalid, checked
 from headwater.schemas.run import RunDescription
-from headwater.schemas.statuses import DataStatus, Figures, NodeState, RoundStatus, RunState, Times
+from headwater.schemas.statuses import DataStatus, Figures, NodeState, RolloutStatus, RoundStatus, RunState, Times
 
 PREFIX: Final = "/api/v1"
 DEFAULT_PAGE: Final = 50
@@ -26,7 +26,10 @@ MAX_FORWARD_LENGTH: Final = 4 * ((limits.MAX_OBJECT_SIZE_BYTES + 2) // 3)
 """Characters of base64 of the largest ONNX file."""
 
 TokenRole = Literal["viewer", "operator"]
-"""Who reads; and who reads, and starts, stops, pauses and resumes runs."""
+"""Who reads; and who reads, starts, stops, pauses and resumes runs, and pauses and resumes releases."""
+
+ReleaseState = Literal["canary", "wider", "done", "paused"]
+ReleaseWish = Literal["pause", "resume"]
 
 
 class Answer(Frozen):
@@ -269,6 +272,43 @@ class Models(Answer):
 
     models: tuple[ModelVersion, ...]
     clusters: tuple[str, ...] = ()
+    next: Count | None = None
+
+
+class ReleaseEntry(Answer):
+    """A release of the devices' software, and how far it is; of one that is not `is_current`, how far it was.
+
+    `stage` counts from 0, and `shares` has of each stage the share of all devices that it asks, beside the `canaries`,
+    which each stage asks. One is passed when all whom it asks, and who are there, have been well for `soak_s`;
+    `well_since` is when that was first so. `detail` says what it waits for, or why it is paused. `report` is what the
+    devices last said, null before they did; its own `stage` counts each word that went to the fleet. `wish` is an
+    operator's that the coordinator has not seen yet.
+    """
+
+    fleet: NodeId
+    counter: Count
+    version: str
+    wheel: HexSha256
+    is_current: bool
+    state: ReleaseState
+    stage: Count
+    stages: Count
+    shares: tuple[FiniteFloat, ...]
+    canaries: tuple[NodeId, ...]
+    soak_s: FiniteFloat
+    max_failures: FiniteFloat
+    well_since: datetime | None
+    detail: str
+    report: RolloutStatus | None
+    wish: ReleaseWish | None
+    published_at: datetime
+    changed_at: datetime
+
+
+class Releases(Answer):
+    """Newest first; `next` is for `before`."""
+
+    releases: tuple[ReleaseEntry, ...]
     next: Count | None = None
 
 

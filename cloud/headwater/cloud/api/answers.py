@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from headwater.cloud.history.records import (
@@ -16,6 +16,7 @@ from headwater.cloud.history.records import (
     RunRecord,
     VersionRecord,
 )
+from headwater.cloud.history.releases import ReleaseRecord
 from headwater.schemas.http import (
     ClusterRound,
     Coordinator,
@@ -24,6 +25,7 @@ from headwater.schemas.http import (
     Node,
     Part,
     RefusalEntry,
+    ReleaseEntry,
     Round,
     Run,
     RunDetail,
@@ -125,4 +127,29 @@ def version_of(record: VersionRecord) -> ModelVersion:
         sha256=record.sha256.hex(),
         size_bytes=record.size_bytes,
         created_at=record.created_at,
+    )
+
+
+def release_of(record: ReleaseRecord) -> ReleaseEntry:
+    release, progress = record.release, record.progress
+    policy, since = progress.policy, progress.well_since
+    return ReleaseEntry(
+        fleet=release.fleet,
+        counter=release.counter,
+        version=release.version,
+        wheel=release.wheel.sha256.hex(),
+        is_current=record.is_current,
+        state=progress.state,
+        stage=progress.stage,
+        stages=len(policy.stages),
+        shares=policy.stages,
+        canaries=policy.canaries,
+        soak_s=policy.soak_s,
+        max_failures=policy.max_failures,
+        well_since=None if since is None else datetime.fromtimestamp(since, UTC),
+        detail=progress.detail,
+        report=progress.report,
+        wish=record.wish,
+        published_at=record.published_at,
+        changed_at=record.changed_at,
     )

@@ -7,7 +7,7 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 
-from headwater.cloud.api import fleets, health, models, nodes, rounds, runs
+from headwater.cloud.api import fleets, health, models, nodes, releases, rounds, runs
 from headwater.cloud.api.gate import Application, Gate
 from headwater.cloud.api.pages import only_known
 from headwater.cloud.api.problems import tell_problems
@@ -16,9 +16,10 @@ from headwater.cloud.api.tokens import TokenBook
 from headwater.schemas.http import PREFIX, Problem
 
 DESCRIPTION: Final = (
-    "The round history of a cloud coordinator, and the runs that are asked of it. Every path below `/api/v1` wants "
-    "`Authorization: Bearer TOKEN` where the coordinator has a file of tokens: a viewer's to read, an operator's to "
-    "start, stop, pause and resume. Problems are told as RFC 9457 says it. Lists come in pages."
+    "The round history of a cloud coordinator, the runs that are asked of it, and the releases of its devices' "
+    "software. Every path below `/api/v1` wants `Authorization: Bearer TOKEN` where the coordinator has a file of "
+    "tokens: a viewer's to read, an operator's to start, stop, pause and resume. Problems are told as RFC 9457 says "
+    "it. Lists come in pages."
 )
 
 _TOKEN: Final = HTTPBearer(auto_error=False, scheme_name="token", description="Made by `headwater token add`.")
@@ -37,7 +38,7 @@ def create_app(api: Api, book: TokenBook | None) -> Application:
     app.include_router(health.router(api))
     # The gate has judged by the time that a path is reached; here it is only described.
     described = [Depends(_TOKEN), Depends(only_known)]
-    for paths in (fleets, runs, rounds, models, nodes):
+    for paths in (fleets, runs, rounds, models, nodes, releases):
         app.include_router(paths.router(api), prefix=PREFIX, dependencies=described)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return Gate(app, book)

@@ -2,7 +2,7 @@
 
     without tokens   whoever is on this machine reads; nobody writes
     viewer           reads
-    operator         reads, and starts, stops, pauses and resumes runs
+    operator         reads, starts, stops, pauses and resumes runs, and pauses and resumes releases
 
 A browser's page from elsewhere is nobody: nothing is told to other origins, and without tokens the host must be asked
 for by a name of this machine, so that no name of a stranger's can lead here.

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from headwater.cloud.history import HistoryAway
-from headwater.cloud.history.faults import NotThere, RunConflict
+from headwater.cloud.history.faults import Conflict, NotThere
 from headwater.schemas.errors import ConfigError, HeadwaterError, ModelError
 from headwater.schemas.http import Problem
 
@@ -27,7 +27,7 @@ MAX_SAID_LENGTH: Final = 100
 
 _STATUS_OF: Final[tuple[tuple[type[HeadwaterError], int], ...]] = (
     (NotThere, 404),
-    (RunConflict, 409),
+    (Conflict, 409),
     (ConfigError, 422),
     (ModelError, 422),
     (HistoryAway, 503),

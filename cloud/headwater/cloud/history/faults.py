@@ -24,8 +24,8 @@ class NotThere(RunFailed):
     """What was asked for by name is not in the history."""
 
 
-class RunConflict(RunFailed):
-    """A run is there, and is not in a state in which this can be done."""
+class Conflict(RunFailed):
+    """A run, or a release, is there, and is not in a state in which this can be done."""
 
 
 @contextmanager

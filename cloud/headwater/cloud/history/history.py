@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from headwater.cloud.history import states, tables
 from headwater.cloud.history.clusters import ClusterRounds
-from headwater.cloud.history.faults import RunConflict
+from headwater.cloud.history.faults import Conflict
 from headwater.cloud.history.journal import RoundJournal
 from headwater.cloud.history.leases import Leases
 from headwater.cloud.history.lookups import existing_run, last_round, no_version
@@ -79,11 +79,11 @@ class History(Transactions):
         """Ask for a run; it begins when those before it in its fleet have ended.
 
         Raises:
-            RunConflict: there is a run of this name.
+            Conflict: there is a run of this name.
         """
         with self._transaction("enqueue run") as session:
             if session.get(tables.Run, run):
-                raise RunConflict(f"run {run!r}: there is one of this name; give another with --id, or leave it out")
+                raise Conflict(f"run {run!r}: there is one of this name; give another with --id, or leave it out")
             row = tables.Run(
                 id=run,
                 fleet=fleet,
@@ -124,7 +124,7 @@ class History(Transactions):
 
         Raises:
             NotThere: there is no such run.
-            RunConflict: it cannot do that any more, or not yet.
+            Conflict: it cannot do that any more, or not yet.
         """
         with self._transaction(f"request {request}") as session:
             row = existing_run(session, run, locked=True)

@@ -25,6 +25,13 @@ from headwater.cloud.history.records import (
     RunRecord,
     VersionRecord,
 )
+from headwater.cloud.history.releases import (
+    ReleaseRecord,
+    existing_release,
+    newest_counter,
+    release_record,
+    releases_of,
+)
 from headwater.cloud.history.rows import cluster_record, figures_by_version, node_record, round_record, run_record
 from headwater.cloud.history.transactions import Transactions
 
@@ -216,6 +223,22 @@ class Reading(Transactions):
         with self._transaction("read refusals of node") as session:
             of_fleet = select(tables.Run.id).where(tables.Run.fleet == fleet)
             return _refusals(session, part, lambda table: (table.node == node) & table.run.in_(of_fleet))
+
+    # ── releases ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def releases(self, fleet: str, limit: int | None = None, before: int | None = None) -> Page[ReleaseRecord]:
+        """Newest first, those below the counter `before`; without a `limit` all."""
+        with self._transaction("read releases") as session:
+            query, newest = releases_of(fleet), newest_counter(session, fleet)
+            if before is not None:
+                query = query.where(tables.Release.counter < before)
+            rows = session.scalars(query if limit is None else query.limit(limit + 1)).all()
+            return _page([release_record(row, newest) for row in rows], limit or len(rows))
+
+    def release(self, fleet: str, counter: int) -> ReleaseRecord:
+        """Raises NotThere."""
+        with self._transaction("read release") as session:
+            return release_record(existing_release(session, fleet, counter), newest_counter(session, fleet))
 
 
 # ── what the named transactions share ───────────────────────────────────────────────────────────────────────────

@@ -1,6 +1,7 @@
 """Law: a release is kept as it was signed, with its wheel, for as long as the history; how far it is, under the lease.
 
 Publishing one, and asking for a pause, is anybody's who may write the database: a device believes the signature alone.
+What others are told of releases is read in `reading.py`.
 """
 
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from headwater.cloud.history import tables
+from headwater.cloud.history.faults import Conflict, NotThere
 from headwater.cloud.history.transactions import READS, Transactions
-from headwater.cloud.releasing import Policy, Progress, Wish, begin
+from headwater.cloud.releasing import Policy, Progress, begin
 from headwater.schemas.errors import RunFailed
+from headwater.schemas.http import ReleaseWish
 from headwater.schemas.messages import Release
 from headwater.schemas.statuses import RolloutStatus
 from headwater.schemas.wire import decode
@@ -23,13 +26,15 @@ from headwater.schemas.wire import decode
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRecord:
-    """A release and how far it is. `wish` is an operator's that the coordinator has not seen yet."""
+    """A release and how far it is, or was when a newer one came. `wish` is an operator's that the coordinator has not
+    seen yet; `is_current` says that it is the fleet's newest, which is the one that is rolled out."""
 
     release: Release
     encoded: bytes
     signature: bytes
     progress: Progress
-    wish: Wish | None
+    is_current: bool
+    wish: ReleaseWish | None
     published_at: datetime
     changed_at: datetime
 
@@ -45,8 +50,7 @@ class Releases(Transactions):
 
     def next_counter(self, fleet: str) -> int:
         with self._looking("next release") as session:
-            newest = session.scalar(select(func.max(tables.Release.counter)).where(tables.Release.fleet == fleet))
-            return (newest or 0) + 1
+            return newest_counter(session, fleet) + 1
 
     def publish(
         self, release: Release, encoded: bytes, signature: bytes, wheel: bytes, policy: Policy, now: datetime
@@ -57,12 +61,12 @@ class Releases(Transactions):
             RunFailed: its counter is not above the last one's, or its version was one of another wheel.
         """
         with self._transaction("publish release") as session:
-            newest = session.scalars(_of(release.fleet)).first()
+            newest = session.scalars(releases_of(release.fleet)).first()
             if newest is not None and newest.counter >= release.counter:
                 raise RunFailed(
                     f"counter: {release.counter}; {newest.counter} is published already, so sign a later one"
                 )
-            other = session.scalars(_of(release.fleet).where(tables.Release.version == release.version)).first()
+            other = session.scalars(releases_of(release.fleet).where(tables.Release.version == release.version)).first()
             if other is not None and other.wheel != release.wheel.sha256:
                 raise RunFailed(
                     f"version: {release.version} was published with another wheel; a version stands for one: give "
@@ -87,18 +91,13 @@ class Releases(Transactions):
             _write(row, begin(release.counter, policy), now)
             session.add(row)
             session.flush()
-            return _record(row)
+            return release_record(row, release.counter)
 
     def current(self, fleet: str) -> ReleaseRecord | None:
         """The newest release, which is the one that is rolled out."""
         with self._looking("read release") as session:
-            row = session.scalars(_of(fleet)).first()
-            return _record(row) if row is not None else None
-
-    def published(self, fleet: str) -> tuple[ReleaseRecord, ...]:
-        """Newest first."""
-        with self._looking("list releases") as session:
-            return tuple(_record(row) for row in session.scalars(_of(fleet)))
+            row = session.scalars(releases_of(fleet)).first()
+            return release_record(row, row.counter) if row is not None else None
 
     def wheel(self, release: Release) -> bytes:
         with self._looking("read wheel") as session:
@@ -106,21 +105,26 @@ class Releases(Transactions):
                 select(tables.Object.payload).where(tables.Object.sha256 == release.wheel.sha256)
             ).one()
 
-    def ask(self, fleet: str, wish: Wish, now: datetime) -> ReleaseRecord:
+    def ask(self, fleet: str, wish: ReleaseWish, now: datetime, counter: int | None = None) -> ReleaseRecord:
         """Ask the coordinator to pause the fleet's release, or to go on.
 
+        Args:
+            counter: the release that is meant; by default whichever is current.
+
         Raises:
-            RunFailed: there is none.
+            NotThere: there is none, or none of this counter.
+            Conflict: it was replaced by a newer one.
         """
         with self._transaction("ask of release") as session:
-            row = session.scalars(_of(fleet)).first()
-            if row is None:
-                raise RunFailed(f"fleet {fleet!r}: has no release; publish one first")
+            row = existing_release(session, fleet, counter)
+            newest = newest_counter(session, fleet)
+            if row.counter != newest:
+                raise Conflict(f"release {counter}: was replaced by release {newest}; ask that of release {newest}")
             row.wish, row.changed_at = wish, now
             session.flush()
-            return _record(row)
+            return release_record(row, newest)
 
-    def keep(self, fleet: str, progress: Progress, seen: Wish | None, now: datetime) -> None:
+    def keep(self, fleet: str, progress: Progress, seen: ReleaseWish | None, now: datetime) -> None:
         """How far a release is; the wish that was `seen` is fulfilled. Raises LeaseLost."""
         with self._leading("keep release") as session:
             row = session.get(tables.Release, (fleet, progress.counter))
@@ -130,8 +134,26 @@ class Releases(Transactions):
                     row.wish = ""
 
 
-def _of(fleet: str) -> Select[Any]:
+def releases_of(fleet: str) -> Select[Any]:
+    """Newest first."""
     return select(tables.Release).where(tables.Release.fleet == fleet).order_by(tables.Release.counter.desc())
+
+
+def newest_counter(session: Session, fleet: str) -> int:
+    """0 where nothing was published."""
+    return session.scalar(select(func.max(tables.Release.counter)).where(tables.Release.fleet == fleet)) or 0
+
+
+def existing_release(session: Session, fleet: str, counter: int | None) -> tables.Release:
+    """The release of this counter, or the newest. Raises NotThere."""
+    query = releases_of(fleet) if counter is None else releases_of(fleet).where(tables.Release.counter == counter)
+    row: tables.Release | None = session.scalars(query).first()
+    if row is not None:
+        return row
+    newest = newest_counter(session, fleet)
+    if not newest:
+        raise NotThere(f"fleet {fleet!r}: has no release; publish one first")
+    raise NotThere(f"release {counter}: fleet {fleet!r} has no such release; the newest is {newest}")
 
 
 def _write(row: tables.Release, progress: Progress, now: datetime) -> None:
@@ -141,7 +163,8 @@ def _write(row: tables.Release, progress: Progress, now: datetime) -> None:
     row.changed_at = now
 
 
-def _record(row: tables.Release) -> ReleaseRecord:
+def release_record(row: tables.Release, newest: int) -> ReleaseRecord:
+    """`newest` is the counter of the fleet's newest release."""
     progress = Progress(
         counter=row.counter,
         policy=Policy.model_validate_json(row.policy),
@@ -158,6 +181,7 @@ def _record(row: tables.Release) -> ReleaseRecord:
         encoded=row.release,
         signature=row.signature,
         progress=progress,
+        is_current=row.counter == newest,
         wish=row.wish or None,  # type: ignore[arg-type]
         published_at=row.published_at,
         changed_at=row.changed_at,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal
 
-from headwater.cloud.history.faults import RunConflict
+from headwater.cloud.history.faults import Conflict
 from headwater.schemas.statuses import RunState
 
 Request = Literal["stop", "pause", "resume"]
@@ -70,13 +70,13 @@ def asked(run: str, standing: Standing, request: Request, now: datetime) -> Stan
     """The standing behind a request at this time.
 
     Raises:
-        RunConflict: the run cannot do that any more, or not yet.
+        Conflict: the run cannot do that any more, or not yet.
     """
     match standing.state, request:
         case "queued", "stop":
             return replace(standing, state="stopped", stop_requested=True)
         case "queued", _:
-            raise RunConflict(f"run {run!r}: is queued, and has not begun; {request} it once it runs, or stop it now")
+            raise Conflict(f"run {run!r}: is queued, and has not begun; {request} it once it runs, or stop it now")
         case (("running" | "paused"), "stop"):
             return replace(standing, stop_requested=True)
         case (("running" | "paused"), "pause"):
@@ -86,7 +86,7 @@ def asked(run: str, standing: Standing, request: Request, now: datetime) -> Stan
         case "paused", "resume":
             return replace(standing, state="running", pause_requested=False, rest=standing.rest.ended(now))
         case _:
-            raise RunConflict(f"run {run!r}: is {standing.state} already; start another one")
+            raise Conflict(f"run {run!r}: is {standing.state} already; start another one")
 
 
 def held(standing: Standing, now: datetime) -> Standing:
