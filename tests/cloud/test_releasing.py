@@ -66,7 +66,7 @@ def test_behind_its_time_a_canary_stage_that_is_well_is_followed_by_the_next() -
     ("counts", "says"),
     [
         ({"waiting": 1}, "1 wait"),
-        ({"under_way": 2}, "2 are under way"),
+        ({"under_way": 2}, "2 under way"),
         ({"away": 1}, "1 that had begun are not there"),
         ({"named": ()}, "canaries that are not there, or cannot be updated: d1"),
         ({"updated": 0, "named": ("d1",)}, "the stage asks nobody who is there"),

@@ -182,7 +182,8 @@ def _too_many(progress: Progress, report: RolloutStatus) -> str | None:
 def _not_yet(progress: Progress, report: RolloutStatus) -> str | None:
     """What the stage waits for."""
     if report.waiting or report.under_way:
-        return f"{report.waiting} wait, {report.under_way} are under way"
+        counts = ((report.under_way, "under way"), (report.waiting, "waiting"))
+        return ", ".join(f"{number} {words}" for number, words in counts if number)
     tolerated = 0.0 if progress.state == "canary" else progress.policy.max_failures * (report.updated + report.away)
     if report.away > tolerated:
         return f"{report.away} that had begun are not there"
