@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,20 +12,24 @@ from playwright.sync_api import Browser
 
 from headwater.cloud.api.tokens import new_secret, of_secret, write
 from headwater.cloud.history import open_history
+from headwater.cloud.releasing import Policy
 from headwater.dashboard.view.fold import Message
 from headwater.schemas.config import resolve
 from headwater.schemas.run import RunDescription
+from headwater.schemas.statuses import UpdateState
 from headwater.testbed.brokers import Embedded
 from headwater.testbed.machine import free_port, wait_for_port
+from headwater.testbed.processes import Processes
 from headwater.testbed.tree import Tree, standing
 from headwater.transport.broker import BrokerConfig
-from support.browsers import SEEN_MS, Shown, Teller, again_and_again, shown, soon, tab, telling
+from support.browsers import SEEN_MS, Shown, Teller, Watched, again_and_again, shown, soon, tab, telling
+from support.releases import publish
 from support.told import at_cloud, at_gateway, event, member, node, round_status, run
 
 pytestmark = pytest.mark.timeout(300)
 """Fleets of processes, brokers and a browser start on a machine that others use, too."""
 
-PATHS = ("/", "/run", "/node/d1", "/compare", "/events")
+PATHS = ("/", "/run", "/node/d1", "/compare", "/software", "/events")
 PHONE = {"viewport": {"width": 390, "height": 844}}
 
 
@@ -115,15 +120,21 @@ def test_a_fleet_learns_before_ones_eyes(browser: Browser, tmp_path: Path) -> No
 # ── who may do something ────────────────────────────────────────────────────────────────────────────────────────
 
 
+def two_tokens(folder: Path) -> dict[str, str]:
+    """A file of tokens, and one with the viewer's; the secrets by role."""
+    secrets = {role: new_secret() for role in ("viewer", "operator")}
+    write(folder / "tokens.toml", [of_secret(role, role, secret) for role, secret in secrets.items()])
+    (folder / "viewer").write_text(secrets["viewer"])
+    return secrets
+
+
 def digits_tree(folder: Path) -> tuple[Tree, dict[str, str], int]:
     """A flat fleet of two whose cloud has an API; its tokens by role, and the API's port."""
     data = {
         name: {"digits": {"kind": "digits", "devices": 2, "index": index, "alpha": 0.3}}
         for index, name in enumerate(("d0", "d1"))
     }
-    secrets = {role: new_secret() for role in ("viewer", "operator")}
-    write(folder / "tokens.toml", [of_secret(role, role, secret) for role, secret in secrets.items()])
-    (folder / "viewer").write_text(secrets["viewer"])
+    secrets = two_tokens(folder)
     port = free_port()
     http = {"port": port, "tokens": str(folder / "tokens.toml")}
     return (
@@ -139,6 +150,20 @@ rounds = 2000
 model = { kind = "mlp", features = 64, classes = 10 }
 cohort = { deadline_s = 15.0, min_children = 2 }
 """
+
+
+def become_operator(watched: Watched, secret: str) -> None:
+    watched.page.click("button:has-text('Read only')")
+    watched.page.get_by_label("Token", exact=True).fill(secret)
+    watched.page.keyboard.press("Enter")
+    watched.see("button", "Operator")
+
+
+def confirmed(watched: Watched, button: str) -> None:
+    """Press a button, and the one that asks again."""
+    watched.page.get_by_role("button", name=button, exact=True).click()
+    watched.see(".hw-dialog h2", f"{button} ")
+    watched.page.locator(".hw-dialog").get_by_role("button", name=button, exact=True).click()
 
 
 def test_an_operator_starts_holds_and_ends_a_run_and_a_viewer_does_not(browser: Browser, tmp_path: Path) -> None:
@@ -172,9 +197,7 @@ def test_an_operator_starts_holds_and_ends_a_run_and_a_viewer_does_not(browser: 
         watched.see(".hw-state.running", "running")
 
         for button, state in (("Pause", "paused"), ("Resume", "running"), ("Stop", "stopped")):
-            page.get_by_role("button", name=button, exact=True).click()
-            watched.see(".hw-dialog h2", f"{button} ")
-            page.locator(".hw-dialog").get_by_role("button", name=button, exact=True).click()
+            confirmed(watched, button)
             watched.see(f"main .hw-state.{state}", state)
 
         assert secrets["operator"] not in page.url
@@ -183,6 +206,53 @@ def test_an_operator_starts_holds_and_ends_a_run_and_a_viewer_does_not(browser: 
         page.get_by_role("button", name="Start a run").wait_for(state="detached", timeout=SEEN_MS)
     assert secrets["operator"] not in opened.process.log.read_text()
     assert not any(secrets["operator"] in file.read_text(errors="ignore") for file in tmp_path.rglob("*.json"))
+
+
+def device(name: str, state: UpdateState, counter: int = 0, detail: str = "") -> Message:
+    """A device right below the cloud, whose software is updated over the tree."""
+    version = "2.0" if counter else "1.0"
+    update = {"version": version, "state": state, "counter": counter, "detail": detail}
+    software = version if state == "updated" else "1.0"
+    return node(name, "cloud", boot=f"{name}-{software}", software=software, update=update)
+
+
+def test_a_release_is_stopped_by_a_canary_and_an_operator_goes_on_and_holds_it(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """The coordinator is real, and rolls it out by what devices tell; the devices only tell."""
+    secrets, port, database = two_tokens(tmp_path), free_port(), f"sqlite:///{tmp_path / 'history.db'}"
+    http = {"port": port, "tokens": str(tmp_path / "tokens.toml")}
+    api = {"api": f"http://127.0.0.1:{port}", "api_token_file": str(tmp_path / "viewer")}
+    with (
+        Embedded(BrokerConfig(port=free_port())) as broker,
+        Processes(tmp_path / "cloud") as processes,
+        telling(broker.port) as teller,
+        closing(open_history(database)) as history,
+    ):
+        publish(history, "1.0", Policy())
+        publish(history, "2.0", Policy(canaries=("d1", "d2"), canary_share=0.0, soak_s=0.0))
+        about = {"fleet": "plant", "node": "cloud", "database": database, "broker": {"port": broker.port}}
+        processes.start("cloud", about | {"http": http})
+        teller.say(device("d1", "updated", 2), device("d2", "downloading", 2), device("d3", "updated"))
+        wait_for_port(port, 60.0)
+        with (
+            shown(tmp_path / "seen", "plant", {"cloud": broker.port}, **api) as opened,
+            tab(browser, opened.url) as watched,
+        ):
+            watched.go("/software")
+            watched.see(".hw-bars li", "2 devices, 67 %")
+            watched.see("td .hw-state.waiting", "downloading")
+            teller.say(device("d2", "failed", 2, "numpy: is 1.0 here"))
+            watched.see("h2", "Release 2, version 2.0")
+            watched.see(".hw-bars li", "d1, d2")
+            watched.see("td", "replaced")
+            become_operator(watched, secrets["operator"])
+            watched.see(".hw-reason", "1 of 2 that tried have failed; d2: numpy: is 1.0 here")
+            for button, state in (("Resume", "running"), ("Pause", "paused")):
+                confirmed(watched, button)
+                watched.see(f"main .hw-head .hw-state.{state}")
+            watched.page.click("td a:has-text('d2')")
+            watched.see(".hw-about dd", "2.0: failed, numpy: is 1.0 here")
 
 
 def test_runs_that_are_over_are_there_for_a_dashboard_that_comes_later(browser: Browser, tmp_path: Path) -> None:

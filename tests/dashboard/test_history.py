@@ -122,6 +122,15 @@ async def test_a_run_that_only_brokers_know_of_is_no_trouble(monkeypatch: pytest
         assert (history.course("heard"), history.trouble) == ((), None)
 
 
+async def test_a_cloud_from_before_there_were_releases_has_none_and_that_is_no_trouble(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with asking(Api(3), monkeypatch) as history:
+        history.releases()
+        await until(lambda: not history._asking)
+        assert (history.releases(), history.trouble) == ((), None)
+
+
 @pytest.mark.parametrize(
     ("token", "said"), [("operator", ""), ("viewer", "operator"), ("other", "known"), ("ünsinn", "letters")]
 )
@@ -135,6 +144,7 @@ async def test_a_token_is_an_operators_or_not(token: str, said: str, monkeypatch
 async def test_without_an_api_nothing_is_known_and_nothing_asked() -> None:
     history = History(None, "plant")
     assert (history.runs(), history.course("r1"), history.node("d1").turns, history._asking) == ((), (), (), {})
+    assert (history.releases(), history._asking) == ((), {})
     await history.close()
 
 

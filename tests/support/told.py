@@ -25,8 +25,10 @@ def node(
     role: str = "device",
     boot: str = "b1",
     retained: bool = False,
+    **told: object,
 ) -> Message:
-    status = NodeStatus.model_validate({"node": name, "role": role, "parent": parent, "state": state, "boot": boot})
+    named = {"node": name, "role": role, "parent": parent, "state": state, "boot": boot}
+    status = NodeStatus.model_validate(named | told)
     return Message(TOPICS.status(name), encode_status(status), retained)
 
 

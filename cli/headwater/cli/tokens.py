@@ -19,7 +19,8 @@ DEFAULT = Path("tokens.toml")
 def add(
     name: Owner,
     role: Annotated[
-        Literal["viewer", "operator"], typer.Option(help="A viewer reads; an operator also starts and stops runs.")
+        Literal["viewer", "operator"],
+        typer.Option(help="A viewer reads; an operator also starts, stops, pauses and resumes."),
     ] = "viewer",
     file: File = DEFAULT,
     as_json: AsJson = False,

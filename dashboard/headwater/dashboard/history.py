@@ -6,6 +6,7 @@ for is sent with that operator's token, which is kept nowhere here.
 
 import asyncio
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -21,7 +22,20 @@ from headwater.dashboard.view.course import Point
 from headwater.dashboard.view.recorded import Recorded, point, row, turns_and_refusals
 from headwater.dashboard.view.runs import RunRow
 from headwater.schemas.errors import ConfigError
-from headwater.schemas.http import MAX_PAGE, PREFIX, Answer, NodeDetail, Problem, Round, Rounds, RunRequest, Runs
+from headwater.schemas.http import (
+    MAX_PAGE,
+    PREFIX,
+    Answer,
+    NodeDetail,
+    Problem,
+    ReleaseEntry,
+    Releases,
+    ReleaseWish,
+    Round,
+    Rounds,
+    RunRequest,
+    Runs,
+)
 from headwater.schemas.run import RunDescription
 
 log = logging.getLogger("headwater.dashboard")
@@ -36,6 +50,9 @@ MAX_ANSWERS: Final = 64
 MAX_ASKING: Final = 8
 MAX_PAGES: Final = 20
 """Of a run's rounds in one asking: ten thousand."""
+
+MAX_RELEASES: Final = 20
+"""The newest ones."""
 
 UNSETTLED: Final = 2
 """Newest rounds of a run of which more may become known: the model that one made is measured with the next."""
@@ -120,6 +137,11 @@ class History:
         known: Recorded = self._known(f"node/{node}", lambda: self._ask_node(node), Recorded())
         return known
 
+    def releases(self) -> tuple[ReleaseEntry, ...]:
+        """This fleet's newest releases of software, newest first."""
+        known: tuple[ReleaseEntry, ...] = self._known("releases", self._ask_releases, ())
+        return known
+
     def _known(self, key: str, ask: Callable[[], Awaitable[Any]], nothing: Any) -> Any:
         """The answer that is here; an old one is asked for anew, behind whoever reads this one."""
         if not self.is_there:
@@ -177,6 +199,9 @@ class History:
     async def _ask_node(self, node: str) -> Recorded:
         return turns_and_refusals(await self._get(f"/nodes/{node}", NodeDetail, fleet=self._fleet, limit=200))
 
+    async def _ask_releases(self) -> tuple[ReleaseEntry, ...]:
+        return (await self._get("/releases", Releases, fleet=self._fleet, limit=MAX_RELEASES)).releases
+
     async def _get(self, path: str, answer: type[A], **asked: Any) -> A:
         response = await self._client.get(path, params=asked)
         if response.status_code == httpx.codes.NOT_FOUND:
@@ -202,16 +227,24 @@ class History:
         """Stop, pause or resume a run; returns why it was refused, or ""."""
         return (await self._post(token, f"/runs/{run}/{action}", ""))[1]
 
-    async def _post(self, token: str, path: str, body: str) -> tuple[int, str]:
+    async def ask_of_release(self, token: str, counter: int, wish: ReleaseWish) -> str:
+        """Pause or resume a release; returns why it was refused, or ""."""
+        return (await self._post(token, f"/releases/{counter}/{wish}", "", fleet=self._fleet))[1]
+
+    async def _post(self, token: str, path: str, body: str, **asked: str) -> tuple[int, str]:
         """The answer's status, 0 where there is none, and why it is a refusal, or ""."""
         try:
             headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-            response = await self._client.post(path, content=body, headers=headers, timeout=SAID_TIMEOUT_S)
+            response = await self._client.post(
+                path, params=asked, content=body, headers=headers, timeout=SAID_TIMEOUT_S
+            )
         except UnicodeEncodeError:
             return 0, "A token has letters and digits only; paste it again."
         except httpx.HTTPError as error:
             return 0, f"The cloud's API at {self._where} was not reached ({_why(error)}); try again."
-        self._answers.pop("runs", None)
+        for changed in ("runs", "releases"):
+            if changed in self._answers:
+                self._answers[changed].asked_at = -math.inf
         return response.status_code, "" if response.is_success else _said(response)
 
 

@@ -9,6 +9,7 @@ from nicegui import ui
 from nicegui.element import Element
 
 from headwater.dashboard.view.charts import Options, is_empty
+from headwater.dashboard.view.software import Bar
 from headwater.dashboard.view.table import Column, Line, as_columns, as_rows
 from headwater.dashboard.view.tree import WORDS, Picture, patch, whole
 
@@ -101,6 +102,21 @@ def figures(told: Mapping[str, str]) -> str:
     """Name and value, many beside each other."""
     each = (f'<div class="hw-figure"><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>' for k, v in told.items())
     return "".join(each)
+
+
+def facts(told: Mapping[str, str]) -> str:
+    """Name and value, one below the other."""
+    return "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in told.items())
+
+
+def bars(told: Sequence[Bar]) -> str:
+    """A bar each, with its words above it, which say all that the bar shows."""
+    return "".join(
+        f"<li><b>{escape(bar.label)}</b><span>{escape(bar.words)}</span>"
+        f'<div class="hw-bar" aria-hidden="true"><span style="width:{bar.share * 100:.1f}%"></span>'
+        f'<span class="failed" style="width:{bar.failed * 100:.1f}%"></span></div></li>'
+        for bar in told
+    )
 
 
 def state(word: str, text: str | None = None) -> str:

@@ -6,7 +6,7 @@ from typing import Final
 
 from nicegui import ui
 
-from headwater.dashboard.pages.components import Markup, Rows, chart, figures, heading, state
+from headwater.dashboard.pages.components import Markup, Rows, chart, facts, figures, heading, state
 from headwater.dashboard.pages.events import COLUMNS
 from headwater.dashboard.pages.parts import every_tick
 from headwater.dashboard.pages.site import Site, Visitor
@@ -105,5 +105,4 @@ def _strip(marks: Markup, told: tuple[tuple[str, str], ...]) -> None:
 def _about(seen: Seen | None) -> str:
     if seen is None:
         return "<dt>status</dt><dd>its broker is none of those that this dashboard listens to</dd>"
-    told = said_of_itself(seen.status)
-    return "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in told.items())
+    return facts(said_of_itself(seen.status))

@@ -11,7 +11,7 @@ from typing import Any, Final
 from nicegui import app, ui
 from nicegui.events import KeyEventArguments
 
-from headwater.dashboard.pages import compare, device, events, run, tree
+from headwater.dashboard.pages import compare, device, events, run, software, tree
 from headwater.dashboard.pages.components import Markup, heading, state
 from headwater.dashboard.pages.operate import operator_button
 from headwater.dashboard.pages.site import Site, Visitor
@@ -50,6 +50,7 @@ PLACES: Final = (
     Place("/", "Tree", "t"),
     Place("/run", "Run", "r"),
     Place("/compare", "Compare", "c"),
+    Place("/software", "Software", "s"),
     Place("/events", "Events", "e"),
 )
 _SHORTCUTS: Final[Mapping[str, str]] = {
@@ -127,6 +128,7 @@ class Frame:
                     "/run/{name}": partial(run.page, site, visitor),
                     "/node/{name}": partial(device.page, site, visitor),
                     "/compare": partial(compare.page, site, visitor),
+                    "/software": partial(software.page, site, visitor),
                     "/events": partial(events.page, site, visitor),
                 }
             )

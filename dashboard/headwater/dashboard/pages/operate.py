@@ -1,4 +1,4 @@
-"""Law: who looks changes nothing; who gives an operator's token may, and is asked again before a run is held or ended.
+"""Law: who looks changes nothing; who gives an operator's token may, and is asked again before it is done.
 
 The token lives in the server's memory, for one tab; it is in no address, no file and no log.
 """
@@ -15,7 +15,9 @@ from headwater.dashboard.pages.components import heading
 from headwater.dashboard.pages.site import Site
 from headwater.dashboard.view.asked import MAX_TEXT_LENGTH, described
 from headwater.dashboard.view.runs import RunRow
+from headwater.dashboard.view.software import offered
 from headwater.schemas.errors import ConfigError
+from headwater.schemas.http import ReleaseEntry, ReleaseWish
 from headwater.schemas.limits import MAX_OBJECT_SIZE_BYTES
 
 _TOKEN: Final = "operator-token"
@@ -28,6 +30,10 @@ _MEANS: Final[dict[Action, str]] = {
     "stop": "Its models so far stay. It cannot be started again; another run can go on from its last model.",
     "pause": "It waits behind the round that is open, until somebody resumes it.",
     "resume": "It goes on with the next round.",
+}
+_MEANS_OF_RELEASE: Final[dict[ReleaseWish, str]] = {
+    "pause": "No device is asked any more. Who has it keeps it; who has not begun stays as it is.",
+    "resume": "It goes on in the stage that it is in. Failures that are known by now are forgiven.",
 }
 _EXAMPLE: Final = (
     'name = "bearings"\ndata = "vibration"\nrounds = 40\n[model]\nkind = "mlp"\nfeatures = 4\nclasses = 3\n'
@@ -47,8 +53,8 @@ def operator_button(site: Site) -> None:
     with ui.dialog() as dialog, ui.element("form").classes("q-card hw-dialog") as form:
         heading(2, "Operator")
         ui.label(
-            "With an operator's token runs can be started, paused, resumed and stopped from this tab. "
-            "It is made by: headwater token add NAME --role operator"
+            "With an operator's token runs can be started, paused, resumed and stopped from this tab, and releases of "
+            "software paused and resumed. It is made by: headwater token add NAME --role operator"
         ).classes("hw-faint")
         given = ui.input("Token", password=True).props('outlined dense autocomplete="off" autofocus')
         problem = ui.label("").classes("hw-problem").props('role="alert"')
@@ -106,19 +112,40 @@ def run_actions(site: Site) -> Callable[[RunRow | None], None]:
             if may:
                 _button("Start a run", partial(start_dialog, site), first=True)
             for action in wanted[1]:
-                _button(action.capitalize(), partial(_confirm, site, wanted[0], action))
+                ask = partial(site.history.act, run=wanted[0], action=action)
+                _button(action.capitalize(), partial(_confirm, wanted[0], action, _MEANS[action], ask))
 
     return show
 
 
-def _confirm(site: Site, run: str, action: Action) -> None:
+def release_actions(site: Site) -> Callable[[ReleaseEntry | None], None]:
+    """A button for the current release; returns what tells it how that is."""
+    shown: tuple[int, ReleaseWish] | None = None
+    box = ui.element("div").classes("hw-filters").props('role="group" aria-label="What may be done"')
+
+    def show(release: ReleaseEntry | None) -> None:
+        nonlocal shown
+        wanted = (release.counter, offered(release)) if release and token() else None
+        if wanted == shown:
+            return
+        shown = wanted
+        box.clear()
+        if wanted is not None:
+            counter, wish = wanted
+            ask = partial(site.history.ask_of_release, counter=counter, wish=wish)
+            with box:
+                _button(wish.capitalize(), partial(_confirm, f"release {counter}", wish, _MEANS_OF_RELEASE[wish], ask))
+
+    return show
+
+
+def _confirm(about: str, action: str, means: str, ask: Callable[[str], Awaitable[str]]) -> None:
+    """`ask` is given the token, and returns why it was refused, or ""."""
     with ui.dialog(value=True) as dialog, ui.element("div").classes("q-card hw-dialog"):
-        heading(2, f"{action.capitalize()} {run}?")
-        ui.label(_MEANS[action])
+        heading(2, f"{action.capitalize()} {about}?")
+        ui.label(means)
         with ui.element("div").classes("hw-filters"):
-            _button(
-                action.capitalize(), lambda: _do(dialog, site.history.act(token(), run, action), action), first=True
-            )
+            _button(action.capitalize(), lambda: _do(dialog, ask(token()), action), first=True)
             _button("Leave it", dialog.close)
     dialog.on("hide", dialog.delete)
 

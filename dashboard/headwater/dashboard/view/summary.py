@@ -1,8 +1,9 @@
 """Law: what is said of a fleet, a run or a node in a few figures follows from what was heard of it."""
 
 from headwater.dashboard.view.course import Point, trained
+from headwater.dashboard.view.software import counted, update_words
 from headwater.dashboard.view.state import Fleet, Seen, Turn
-from headwater.dashboard.view.tree import parent_of
+from headwater.dashboard.view.tree import devices_of, parent_of
 from headwater.dashboard.view.words import UNKNOWN, ago, count, duration, number, percent, size
 from headwater.schemas.statuses import NodeStatus, RunStatus
 
@@ -10,12 +11,11 @@ from headwater.schemas.statuses import NodeStatus, RunStatus
 def fleet_figures(fleet: Fleet) -> dict[str, str]:
     """Who is there, and how the run goes."""
     roles = [seen.status for seen in fleet.nodes.values()]
-    devices = {status.node for status in roles if status.role == "device"} | set(fleet.turns) - set(fleet.rounds)
     gateways = [status for status in roles if status.role == "gateway"]
     offline = sum(status.state == "offline" for status in roles)
     run, round_ = fleet.run, fleet.rounds.get(fleet.cloud)
     return {
-        "devices": count(len(devices)),
+        "devices": count(len(devices_of(fleet))),
         "gateways": count(len(gateways)),
         "offline": count(offline),
         "run": run.state if run else "none yet",
@@ -76,14 +76,9 @@ def said_of_itself(status: NodeStatus) -> dict[str, str]:
     """A node's own words: software and its update, data, codecs, battery."""
     told = {"software": status.software or UNKNOWN, "codecs": ", ".join(status.codecs) or "plain float32"}
     if status.update is not None:
-        update = status.update
-        told["update"] = f"{update.version}: {update.state}" + (f", {update.detail}" if update.detail else "")
+        told["update"] = update_words(status.update)
     if status.rollout is not None:
-        rollout = status.rollout
-        counts = {name: getattr(rollout, name) for name in ("updated", "under_way", "waiting", "failed", "away")}
-        told["release below it"] = ", ".join(
-            f"{number} {name.replace('_', ' ')}" for name, number in counts.items() if number
-        )
+        told["release below it"] = counted(status.rollout)
     told |= {
         f"data {name}": f"{count(data.train_examples)} to train on, {count(data.test_examples)} to test on"
         for name, data in status.data.items()

@@ -136,6 +136,12 @@ def parent_of(fleet: Fleet, node: str) -> str | None:
     return next((name for name, heard in fleet.rounds.items() if _member(heard, node) is not None), "")
 
 
+def devices_of(fleet: Fleet) -> set[str]:
+    """By their own word, and those that only their parent's rounds tell of."""
+    heard = {name for name, seen in fleet.nodes.items() if seen.status.role == "device"}
+    return heard | (fleet.turns.keys() - fleet.rounds.keys() - fleet.nodes.keys())
+
+
 def _children(fleet: Fleet) -> dict[str, list[str]]:
     below: dict[str, str] = {}
     for parent, heard in fleet.rounds.items():
