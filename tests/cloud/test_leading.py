@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from headwater.cloud.history import History, HistoryAway, Lease, LeaseLost, LeaseRecord, Leases, open_history
 from headwater.cloud.history.leases import NEVER_HELD
 from headwater.cloud.leading import Leadership, Watch, look
+from headwater.cloud.service import serve
 from headwater.node.envelope import epoch_at
 from headwater.schemas.errors import ConfigError
+from headwater.schemas.settings import CloudSettings
 from support.histories import NOW
 
 FIRST = epoch_at(NOW, 0)
@@ -182,3 +185,13 @@ async def test_a_full_disk_does_not_end_who_stands_by(tmp_path: object) -> None:
     leases.away = False
     assert (await asyncio.wait_for(waits, 5)).term > FIRST
     history.close()
+
+
+def test_who_could_not_reach_its_broker_touches_no_history(tmp_path: Path) -> None:
+    database = tmp_path / "history.db"
+    settings = CloudSettings.model_validate(
+        {"database": f"sqlite:///{database}", "broker": {"tls": {"ca": str(tmp_path / "gone.pem")}}}, strict=False
+    )
+    with pytest.raises(ConfigError, match=r"broker\.tls\.ca: \S+gone\.pem: No such file"):
+        asyncio.run(serve(settings))
+    assert not database.exists()

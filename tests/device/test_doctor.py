@@ -124,6 +124,7 @@ def case(name: str, mark: Mark, says: str, mend: str, code: int = 0, **changes: 
         case("certificate", "skipped", "p: not looked into", "headwater[trust]", papers=(Papers("p"),)),
         case("broker name", "error", "broker.plant: Name or service not known", "DNS", 3, road=Road("name", "Name or service not known"), login=None),
         case("broker port", "error", "broker.plant:8883 (10.0.0.2): Connection refused", "firewalls", 3, road=Road("port", "Connection refused", ("10.0.0.2",)), login=None),
+        case("broker TLS", "error", "ca: gone.pem: No such file", "give a readable file", 2, road=Road("certificate", "broker.tls.ca: gone.pem: No such file; give a readable file", tls_problem="files"), login=None),
         case("broker TLS", "error", "certificate has expired", "issued anew", 4, road=Road("certificate", "certificate has expired", tls_problem="expired"), login=None),
         case("broker TLS", "error", "not yet valid", "set this board's clock", 4, road=Road("certificate", "not yet valid", tls_problem="not_yet_valid"), login=None),
         case("broker TLS", "error", "mismatch", "broker.host", 4, road=Road("certificate", "mismatch", tls_problem="other_name"), login=None),

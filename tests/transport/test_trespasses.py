@@ -16,7 +16,7 @@ import pytest
 from headwater.schemas.acl import Rule
 from headwater.schemas.links import BrokerSettings, TlsSettings
 from headwater.schemas.topics import Topics
-from headwater.transport.link import identifier
+from headwater.transport.files import identifier
 from headwater.transport.mosquitto import MAX_PACKET_SIZE_BYTES
 from headwater.transport.session import Caller, Session
 from headwater.trust.authority import Authority, issue, new_authority

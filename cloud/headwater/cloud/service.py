@@ -36,6 +36,7 @@ from headwater.schemas.settings import CloudSettings, EnrolmentSettings
 from headwater.schemas.statuses import RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import encode_status
+from headwater.transport.files import check
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Connect, Ear, LinkDown, Session, with_ears
 
@@ -101,11 +102,12 @@ async def serve(settings: CloudSettings) -> None:
         HistoryError: the database cannot be opened, or is damaged.
         BrokerUnreachable, AccessRefused: the broker, at the first connection.
         ConfigError: another coordinator leads, and this one may not stand by; or the HTTP API has no port or tokens;
-            or the authority that would enrol nodes is of no use.
+            or a file of the broker's link, or the authority that would enrol nodes is of no use.
     """
     machine, duty = Machine(), Duty()
     with contextlib.ExitStack() as stack:
-        # First of all, so that a port in use is told at once.
+        # First of all, so that a port in use is told at once, and a missing file before anything is led.
+        check(settings.broker)
         identity = _identity(settings, machine)
         watch = Watch(Herald(identity, machine.now), stack.enter_context(metrics(settings.metrics, identity)))
         answering = [stack.enter_context(_api(settings, duty, machine.now))] if settings.http is not None else []

@@ -117,6 +117,7 @@ class Parents:
 
         Raises:
             BrokerUnreachable, AccessRefused: a broker is at fault, and none was reached yet.
+            ConfigError: a file that a link needs cannot be used, and no broker was reached yet.
         """
         self._following = fallback.begin(self._now())
         while True:
@@ -124,7 +125,7 @@ class Parents:
                 await self._stay(work, rest)
             except _Changed:
                 continue
-            except (AccessRefused, BrokerUnreachable) as error:
+            except (AccessRefused, BrokerUnreachable, ConfigError) as error:
                 if self._second is None or not self._may_try_the_other(error):
                     raise
                 log.error("%s", error)
@@ -242,7 +243,7 @@ class Parents:
             )
             try:
                 await self._connect(caller).run()
-            except (AccessRefused, BrokerUnreachable) as error:
+            except (AccessRefused, BrokerUnreachable, ConfigError) as error:
                 log.info("the first parent is out of hearing: %s", error)
             await asyncio.sleep(RETRY_AFTER_S)
 

@@ -43,9 +43,7 @@ class BrokerSettings(Frozen):
         if self.password_file is None:
             return self.password.get_secret_value() if self.password else None
         try:
-            text = self.password_file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigError(f"broker.password_file: {error}; give a readable file") from None
+            text = read("broker.password_file", self.password_file).decode().strip()
         except UnicodeDecodeError:
             # Without the error's own words: they hold bytes of the password.
             raise ConfigError(f"broker.password_file: {self.password_file} is no UTF-8 text; write it anew") from None
@@ -54,3 +52,11 @@ class BrokerSettings(Frozen):
                 f"broker.password_file: {self.password_file} is empty; put the password in its first line"
             )
         return text
+
+
+def read(field: str, path: Path) -> bytes:
+    """The file that a setting names. Raises ConfigError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{field}: {path}: {error.strerror}; give a readable file") from None

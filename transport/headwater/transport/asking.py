@@ -10,7 +10,8 @@ from typing import Final
 
 from headwater.schemas.errors import BrokerUnreachable
 from headwater.schemas.links import BrokerSettings
-from headwater.transport.link import Client, Link, Publication, log, tls_context
+from headwater.transport.files import tls_context
+from headwater.transport.link import Client, Link, Publication, log
 
 ASK_AGAIN_S: Final = 5.0
 

@@ -4,7 +4,6 @@ A `Link` leaves one thing open: what is done on each connection, until it is los
 """
 
 import asyncio
-import hmac
 import logging
 import random
 import socket
@@ -20,10 +19,11 @@ from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from headwater.schemas.errors import AccessRefused, BrokerUnreachable
+from headwater.schemas.errors import AccessRefused, BrokerUnreachable, ConfigError
 from headwater.schemas.limits import MAX_MESSAGE_SIZE_BYTES
 from headwater.schemas.links import BrokerSettings
 from headwater.transport.backoff import Backoff
+from headwater.transport.files import identifier, tls_context
 
 T = TypeVar("T")
 
@@ -176,11 +176,16 @@ class Link(ABC):
         Raises:
             BrokerUnreachable: no first connection within `connect_timeout_s`, where it is not patient.
             AccessRefused: the broker refused the login or, at the first connection, the topics.
+            ConfigError: at the first connection, a file that it needs cannot be used.
         """
         started = time.monotonic()
         backoff = Backoff(self._broker.max_retry_wait_s)
         while True:
-            client, self._connected_at = self._new_client(), None
+            client, self._connected_at = self._renewed_client(), None
+            if client is None:
+                backoff = backoff.after(0.0)
+                await asyncio.sleep(backoff.wait_s(random.random()))
+                continue
             try:
                 await self._live(client)
             except (aiomqtt.MqttError, LinkDown, OSError) as error:
@@ -248,6 +253,16 @@ class Link(ABC):
     async def _stay(self, client: Client) -> None:
         await client.lost()
         log.warning("lost the connection to %s; reconnecting", self._where)
+
+    def _renewed_client(self) -> Client | None:
+        """None where a file cannot be used just now: of a link that has stood, somebody may be renewing it."""
+        try:
+            return self._new_client()
+        except ConfigError as error:
+            if not self._proven:
+                raise
+            log.error("no connection to %s (%s); trying again", self._where, error)
+            return None
 
     def _new_client(self) -> Client:
         five = self._protocol is aiomqtt.ProtocolVersion.V5
@@ -335,36 +350,3 @@ def _code(error: BaseException) -> int | None:
 def _refusal(error: Exception) -> int | None:
     """The code of a CONNACK that said no. Paho's own errors have numbers of the same kind."""
     return _code(error) if isinstance(error, aiomqtt.exceptions.MqttConnectError) else None
-
-
-def identifier(client: str, broker: BrokerSettings) -> str:
-    """The MQTT client identifier of `client`: with a TLS key of its own nobody else can know it.
-
-    A broker ends a connection when another client comes with its identifier, and Mosquitto does not ask who that is.
-    The same key makes the same one at each start, so what is left of a node's last connection is still ended.
-
-    Raises:
-        AccessRefused: the key cannot be read.
-    """
-    if broker.tls is None or broker.tls.key is None:
-        return client
-    try:
-        key = broker.tls.key.read_bytes()
-    except OSError as error:
-        raise AccessRefused(f"broker.tls: {error}; check broker.tls.key") from None
-    return f"{client}.{hmac.digest(key, b'headwater client identifier 1 ' + client.encode(), 'sha256')[:16].hex()}"
-
-
-def tls_context(broker: BrokerSettings) -> ssl.SSLContext | None:
-    """Raises AccessRefused naming the file that cannot be used."""
-    if broker.tls is None:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=str(broker.tls.ca) if broker.tls.ca else None)
-        if broker.tls.certificate:
-            context.load_cert_chain(str(broker.tls.certificate), str(broker.tls.key) if broker.tls.key else None)
-    except (OSError, ssl.SSLError) as error:
-        raise AccessRefused(f"broker.tls: {error}; check broker.tls.ca, .certificate and .key") from None
-    if broker.tls.insecure:
-        context.check_hostname = False
-    return context

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from headwater.schemas.errors import AccessRefused
+from headwater.schemas.errors import ConfigError
 from headwater.schemas.links import BrokerSettings
-from headwater.transport.link import tls_context
+from headwater.transport.files import tls_context
 
 STEP_LIMIT_S: Final = 5.0
 
@@ -68,7 +68,7 @@ async def road_to(broker: BrokerSettings) -> Road:
         return Road("through", "", addresses, reached_ms)
     try:
         certificate, version = await _opened(broker, tls_context(broker))
-    except (AccessRefused, OSError, TimeoutError) as error:
+    except (ConfigError, OSError, TimeoutError) as error:
         return Road("certificate", _words(error), addresses, reached_ms, _problem(error))
     return Road(
         "through",
@@ -95,7 +95,7 @@ async def _opened(broker: BrokerSettings, tls: ssl.SSLContext | None) -> tuple[d
 
 
 def _problem(error: Exception) -> TlsProblem:
-    if isinstance(error, AccessRefused):
+    if isinstance(error, ConfigError):
         return "files"
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFY.get(error.verify_code, "refused")

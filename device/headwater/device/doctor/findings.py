@@ -289,7 +289,6 @@ def of_papers(papers: Papers, settings: DeviceSettings, now: datetime) -> Findin
 
 
 _TLS_MENDS: Final[dict[TlsProblem, str]] = {
-    "files": "check broker.tls.ca, .certificate and .key, and that the agent's user may read them",
     "not_yet_valid": "set this board's clock",
     "expired": "the broker's certificate is to be issued anew (if this board's clock is right)",
     "other_name": "put in broker.host a name that the certificate has, or have it issued for this one",
@@ -320,6 +319,8 @@ def of_road(road: Road, settings: DeviceSettings, now: datetime, enrolment: Enro
         yield Finding("broker TLS", "warning" if where else "ok", f"none{where}", "give broker.tls" if where else "")
     elif road.tls_problem == "files" and enrolment in ("to_come", "no_token"):
         yield Finding("broker TLS", "skipped", "this node has no certificate yet")
+    elif road.tls_problem == "files":
+        yield Finding("broker TLS", "error", *_halves(road.says), ConfigError.exit_code)
     elif road.ended == "certificate":
         yield Finding(
             "broker TLS", "error", road.says, _TLS_MENDS[road.tls_problem or "refused"], AccessRefused.exit_code
