@@ -173,11 +173,11 @@ def _processes(fleet: Standing, brokers: list[int]) -> dict[str, Any]:
     for pid, kind in kinds.items():
         times = psutil.Process(pid).cpu_times()
         cpu_s += times.user + times.system
-        peaks[kind] = max(peaks.get(kind, 0), _peak_rss_bytes(pid))
+        peaks[kind] = max(peaks.get(kind, 0), peak_rss_bytes(pid))
     return {"cpu_s": round(cpu_s, 2), "peak_rss_bytes": peaks}
 
 
-def _peak_rss_bytes(pid: int) -> int:
+def peak_rss_bytes(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
