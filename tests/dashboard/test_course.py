@@ -11,6 +11,7 @@ from headwater.dashboard.view import charts
 from headwater.dashboard.view.course import Point, heard_course, merged, thinned, trained
 from headwater.dashboard.view.runs import RunRow, all_runs
 from headwater.dashboard.view.state import Closed, Fleet
+from headwater.dashboard.view.summary import run_figures
 from headwater.schemas.statuses import DeviceFigures, Figures, RoundStatus, Times
 from support.told import heard, round_status, run
 
@@ -164,6 +165,15 @@ def test_text_on_a_chart_can_be_read(dark: bool) -> None:
     assert contrast(style.ink, style.page) > 7
     assert contrast(style.faint, style.page) > 4.5
     assert all(contrast(colour, style.page) > 3 for colour in style.series)
+
+
+def test_a_privacy_budget_is_shown_as_rounds_tell_it() -> None:
+    """Heard and recorded alike; where a run spends none there is no word of it."""
+    told = (closed(1, epsilon_spent=0.5), closed(2, epsilon_spent=0.75), closed(3))
+    course = merged((point(3, epsilon=0.875),), heard_course(Closed(status, float(status.round)) for status in told))
+    assert lines(charts.budget(course, STYLE))["ε spent"] == [[1, 0.5], [2, 0.75], [3, 0.875]]
+    assert run_figures(None, course)["ε spent"] == "0.88"
+    assert "ε spent" not in run_figures(None, (point(1, loss=1.0),))
 
 
 def test_nothing_to_show_is_known_to_be_nothing() -> None:
