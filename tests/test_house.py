@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -53,18 +54,31 @@ def test_the_import_rules_hold() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_a_broken_import_rule_is_noticed(tmp_path: Path) -> None:
-    """A planted breach: a contract that forbids what the gateway really imports."""
+@pytest.mark.parametrize(
+    "breach",
+    [
+        'type = "forbidden"\nsource_modules = ["headwater.transport"]\nforbidden_modules = ["headwater.schemas"]\n',
+        'type = "protected"\nprotected_modules = ["aiomqtt"]\nallowed_importers = ["headwater.schemas"]\n',
+    ],
+    ids=["who may not import", "who alone may import"],
+)
+def test_a_broken_import_rule_is_noticed(tmp_path: Path, breach: str) -> None:
+    """A planted breach: a contract that forbids what the transport really imports."""
     config = tmp_path / "breach.toml"
     config.write_text(
-        '[tool.importlinter]\nroot_packages = ["headwater.gateway", "headwater.core"]\n'
-        '[[tool.importlinter.contracts]]\nname = "breach"\ntype = "forbidden"\n'
-        'source_modules = ["headwater.gateway"]\nforbidden_modules = ["headwater.core"]\n'
+        '[tool.importlinter]\nroot_packages = ["headwater.transport", "headwater.schemas"]\n'
+        f'include_external_packages = true\n[[tool.importlinter.contracts]]\nname = "breach"\n{breach}'
     )
     command = f"from importlinter.cli import lint_imports; import sys; sys.exit(lint_imports(config_filename={str(config)!r}))"
     done = subprocess.run([sys.executable, "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1
     assert "breach BROKEN" in done.stdout
+
+
+def test_every_room_is_under_the_import_rules() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert {path.parent.name for path in ROOT.glob("*/headwater")} == set(ROOMS)
+    assert set(project["tool"]["importlinter"]["root_packages"]) == {f"headwater.{room}" for room in ROOMS}
 
 
 def test_the_wheel_holds_every_room(tmp_path: Path) -> None:
