@@ -319,8 +319,12 @@ def test_what_is_not_there_is_said_with_what_is(history: History, ask: object, s
 
 
 def test_a_node_is_remembered(history: History) -> None:
-    for state in ("online", "offline"):
-        history.node_seen("plant", NodeStatus(node="gw1", role="gateway", parent="cloud", state=state), NOW)
+    later = NOW + timedelta(minutes=1)
+    for state, at in (("online", NOW), ("offline", later)):
+        history.node_seen("plant", NodeStatus(node="gw1", role="gateway", parent="cloud", state=state), at)
+    (seen,) = history.reading.nodes("plant", 10).entries
+    assert (seen.node, seen.role, seen.parent, seen.state) == ("gw1", "gateway", "cloud", "offline")
+    assert (seen.first_seen_at, seen.last_seen_at) == (NOW, later)
 
 
 def test_the_migrations_make_what_the_tables_say(history: History, url: str) -> None:

@@ -13,10 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from headwater.cli import devices
 from headwater.device.conditions import has_rules
 from headwater.device.image import AT_FIRST_BOOT, Board, Joins, Login, Wireless, card, settings_for, settings_of
 from headwater.schemas.config import Invalid, resolve
+from headwater.schemas.errors import HeadwaterError
 from headwater.schemas.settings import DeviceSettings
 from headwater.trust.folder import Folder
 from headwater.trust.tokens import make_token
@@ -185,6 +188,16 @@ tls = {{ ca = "{ca}", certificate = "{certificate}", key = "{key}" }}
 authority = "{authority}"
 """
 CSV = "x_rms,y_rms,z_rms,temperature,state\n" + "".join(f"{i},1,2,3,{'ok' if i < 20 else 'worn'}\n" for i in range(40))
+
+
+def test_packages_that_never_come_are_waited_for_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "FETCH_TIMEOUT_S", 0.01)
+    wheel = tmp_path / "headwater-1.2.3-py3-none-any.whl"
+    wheel.touch()
+    asked = ["image", "--node", "pump-7", "--broker", "b", "--wheel", str(wheel), "--carry", "--output"]
+    told = CliRunner().invoke(devices.app, [*asked, str(tmp_path / "card")])
+    assert isinstance(told.exception, HeadwaterError)
+    assert "--carry: pip has not fetched all packages after 0.01 s" in str(told.exception)
 
 
 @contextmanager

@@ -7,13 +7,16 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from headwater.cli import services
 from headwater.schemas.errors import ConfigError, HeadwaterError
+
+FETCH_TIMEOUT_S: Final = 1800.0
+"""For every package of a board, some hundred megabytes, over a thin link."""
 
 
 class _AgentUnlessNamed(TyperGroup):
@@ -135,7 +138,13 @@ def _fetch(wheel: Path, folder: Path, python: str) -> None:
     from headwater.device.image import fetching
 
     command = [sys.executable, "-m", "pip", *fetching(wheel, folder, python)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise HeadwaterError(
+            f"--carry: pip has not fetched all packages after {FETCH_TIMEOUT_S:g} s; look whether its index answers, "
+            "and begin anew with another --output"
+        ) from None
     if done.returncode:
         raise HeadwaterError(f"--carry: {done.stderr.strip()}")
 
