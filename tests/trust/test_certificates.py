@@ -21,7 +21,6 @@ from headwater.trust.authority import (
     make_request,
     new_authority,
     read_request,
-    sign_request,
 )
 from headwater.trust.certificates import Anchors, authorities_of, read_der, to_der, to_pem, verify
 from headwater.trust.keys import new_key
@@ -223,7 +222,7 @@ def test_two_authorities_each_take_back_their_own_alone() -> None:
 
 
 def test_a_request_gets_a_certificate_for_its_key_and_nothing_else_that_it_says() -> None:
-    given = sign_request(AUTHORITY, make_request("pump-9", KEY), NOW, node="pump-9", hosts=("10.0.0.9",))
+    given = issue(AUTHORITY, *read_request(make_request("pump-9", KEY), node="pump-9"), NOW, hosts=("10.0.0.9",))
     assert verify(given, ANCHORS, NOW, node="pump-9").key == KEY.public
     greedy = (
         x509.CertificateSigningRequestBuilder()
@@ -233,7 +232,7 @@ def test_a_request_gets_a_certificate_for_its_key_and_nothing_else_that_it_says(
         .sign(KEY.key, None)
         .public_bytes(Encoding.PEM)
     )
-    given = sign_request(AUTHORITY, greedy, NOW, node="pump-9")
+    given = issue(AUTHORITY, *read_request(greedy, node="pump-9"), NOW)
     assert verify(given, ANCHORS, NOW, node="pump-9")
     names = given.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["pump-9"]

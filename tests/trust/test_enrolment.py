@@ -6,7 +6,7 @@ import pytest
 
 from headwater.schemas.messages import EnrolmentAnswer, EnrolmentRequest
 from headwater.trust import enrolment
-from headwater.trust.authority import Authority, issue, new_authority, sign_request
+from headwater.trust.authority import Authority, issue, new_authority, read_request
 from headwater.trust.certificates import to_pem
 from headwater.trust.keys import Key, new_key
 from headwater.trust.problems import Untrusted
@@ -26,7 +26,7 @@ def token_for(node: str, number: int = 1) -> tuple[Token, TokenRecord]:
 
 
 def answered(authority: Authority, record: TokenRecord, asked: EnrolmentRequest) -> EnrolmentAnswer:
-    certificate = sign_request(authority, asked.request, NOW, node=record.node)
+    certificate = issue(authority, *read_request(asked.request, node=record.node), NOW)
     return enrolment.grant(record, asked, certificate, (authority.certificate,))
 
 
@@ -48,7 +48,7 @@ def test_the_same_request_comes_from_the_same_key_and_is_answered_again(authorit
     token, record, key, asked = asked_of()
     assert enrolment.ask(token, "pump-1", key) == asked
     assert enrolment.judge(used_for(record, asked.request), asked, NOW) == "again"
-    issued = to_pem(sign_request(authority, asked.request, NOW, node="pump-1"))
+    issued = to_pem(issue(authority, *read_request(asked.request, node="pump-1"), NOW))
     assert to_pem(enrolment.granted_before(issued, asked)) == issued
 
 
@@ -144,5 +144,5 @@ def test_an_authority_that_errs_is_not_believed(authority: Authority) -> None:
 def test_a_board_whose_clock_is_not_set_yet_can_enrol(authority: Authority) -> None:
     """Whether the certificate's days have begun is for whoever has a clock; taking it needs none."""
     token, record, key, asked = asked_of()
-    certificate = sign_request(authority, asked.request, NOW + timedelta(days=9), node="pump-1")
+    certificate = issue(authority, *read_request(asked.request, node="pump-1"), NOW + timedelta(days=9))
     assert enrolment.take(token, asked, enrolment.grant(record, asked, certificate, (authority.certificate,)), key)

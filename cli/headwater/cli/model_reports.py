@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from headwater.core.graph.gate import Verification
 
 
-def verdict(compiled: "Compiled", verification: "Verification") -> str:
+def verdict(verification: "Verification") -> str:
     return (
         f"can be trained; {verification.checks} directions of its gradients agree with finite differences, "
         f"worst error {verification.worst:.0e}"
@@ -28,7 +28,7 @@ def report(file: Path, compiled: "Compiled", verification: "Verification", price
     graphs = ", ".join(f"{name} {in_bytes(size)}" for name, size in price.graph_bytes.items())
     parts = ", ".join(f"{count} {what}" for what, count in sizes.items() if count and what != "all")
     lines = [
-        f"{file}: {verdict(compiled, verification)}",
+        f"{file}: {verdict(verification)}",
         f"  an example  x {list(manifest.x.shape)}, {_target(manifest)}",
         f"  parameters  {sizes['all']}: {parts}",
         f"  a step      {price.batch} examples: {_many(price.step_operations)} operations, about "

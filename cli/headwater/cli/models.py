@@ -105,7 +105,7 @@ def import_(
         raise ConfigError(f"output: {path}: {error.strerror}; choose another file") from None
     changes = result.changes or ("nothing had to change",)
     lines = [
-        f"{file}: {verdict(compiled, verification)}",
+        f"{file}: {verdict(verification)}",
         *(f"  {change}" for change in (*changes, *shared(compiled))),
         f"{path}: the model, {in_bytes(len(result.model))}",
         f"{run}: the run; set data to your devices' key, then: headwater run start {run}",

@@ -111,12 +111,6 @@ def metrics_of(role: Role) -> tuple[Metric, ...]:
     return tuple(metric for metric in METRICS if role in metric.tiers)
 
 
-def exported_names() -> frozenset[str]:
-    """As a query may name them."""
-    ends = {"histogram": ("_bucket", "_count", "_sum"), "summary": ("_count", "_sum")}
-    return frozenset(metric.name + end for metric in METRICS for end in ends.get(metric.kind, ("",)))
-
-
 def table() -> str:
     """For people."""
     rows = "".join(

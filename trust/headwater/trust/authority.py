@@ -113,20 +113,6 @@ def read_request(content: bytes, *, node: str | None = None) -> tuple[str, Publi
     return asks, PublicKey(key)
 
 
-def sign_request(
-    authority: Authority,
-    content: bytes,
-    now: datetime,
-    *,
-    node: str | None = None,
-    hosts: Iterable[str] = (),
-    days: int = NODE_DAYS,
-) -> x509.Certificate:
-    """A certificate for who asks; of the request its name and key are read alone. Raises Untrusted."""
-    asks, key = read_request(content, node=node)
-    return issue(authority, asks, key, now, hosts=hosts, days=days)
-
-
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: PublicKey, now: datetime, end: datetime
 ) -> x509.CertificateBuilder:

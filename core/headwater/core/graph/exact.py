@@ -77,7 +77,7 @@ def _widen_tensor(tensor: onnx.TensorProto) -> None:
 # ── the operators without a float64 kernel ──────────────────────────────────────────────────────────────────────
 
 
-def _views(tape: Tape, x: str, x_shape: Shape, out_shape: Shape, window: Window) -> list[str]:
+def _views(tape: Tape, x: str, out_shape: Shape, window: Window) -> list[str]:
     """What each element of the kernel sees: x shifted, in the output's spatial shape."""
     rank = len(window.kernel)
     pads = {axis + 2: (window.before[axis], window.after[axis]) for axis in range(rank)}
@@ -125,7 +125,7 @@ def _conv(tape: Tape, node: onnx.NodeProto) -> None:
     x, weight = node.input[:2]
     x_shape, out, attributes = tape.shapes[x], tape.shapes[node.output[0]], attributes_of(node)
     window = window_of(attributes, spatial(tape.shapes[weight]), spatial(x_shape), spatial(out))
-    views = _views(tape, x, x_shape, out, window)
+    views = _views(tape, x, out, window)
     kernels = _kernel_matrices(tape, weight, window.kernel)
     value = _convolved(tape, views, kernels, attributes["group"], x_shape[1] or 0, list(spatial(out)))
     _plus_bias(tape, node, value, len(window.kernel))
@@ -154,7 +154,7 @@ def _conv_transpose(tape: Tape, node: onnx.NodeProto) -> None:
         tuple(span - pad for span, pad in zip(spans, window.before, strict=True)),
         tuple(span - pad for span, pad in zip(spans, window.after, strict=True)),
     )
-    views = _views(tape, value, (None, x_shape[1], *sizes), out, turned)
+    views = _views(tape, value, out, turned)
     kernels = []
     for matrix in _kernel_matrices(tape, weight, window.kernel)[::-1]:
         # [g·c, o] to [g·o, c]: group by group turned over.
@@ -169,7 +169,7 @@ def _average_pool(tape: Tape, node: onnx.NodeProto) -> None:
     shape, out, attributes = tape.shapes[node.input[0]], tape.shapes[node.output[0]], attributes_of(node)
     window = pool_window(tape, node, attributes)
     counts: NDArray[Any] = pool_counts(window, attributes, spatial(shape), spatial(out))
-    total = tape.total(_views(tape, node.input[0], shape, out, window))
+    total = tape.total(_views(tape, node.input[0], out, window))
     tape.emit("Div", total, tape.constant(counts[None, None], np.float64), name=node.output[0])
 
 

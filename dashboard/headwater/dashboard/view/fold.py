@@ -123,7 +123,6 @@ def _run(fleet: Fleet, status: RunStatus, now: float) -> Fleet:
     known = replace(
         fleet,
         run=status,
-        run_at=now,
         runs=bounded({**fleet.runs, status.run: replace(heard, status=status)}, MAX_RUNS),
     )
     was_paused = heard.status is not None and heard.status.state == "paused"

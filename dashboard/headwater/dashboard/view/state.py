@@ -126,7 +126,6 @@ class Fleet:
     nodes: Mapping[str, Seen] = field(default_factory=dict)
     cloud: str = ""
     run: RunStatus | None = None
-    run_at: float = 0.0
     runs: Mapping[str, RunHeard] = field(default_factory=dict)
     rounds: Mapping[str, Heard] = field(default_factory=dict)
     turns: Mapping[str, tuple[Turn, ...]] = field(default_factory=dict)
