@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, get_args
 
 import typer
 
-from headwater.cli.answers import AsJson, answer
+from headwater.cli.answers import AsJson, answer, write_output
 from headwater.cli.model_reports import in_bytes, report, run_toml, shared, told, verdict
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.manifest import Objective
@@ -132,9 +132,9 @@ def draw(
     if output is None:
         typer.echo(as_text(forward))
     elif output.suffix in FORMS:
-        _write(output, FORMS[output.suffix](forward).encode())
+        write_output(output, FORMS[output.suffix](forward).encode())
     elif output.suffix in PICTURES:
-        _write(output, _by_graphviz(as_dot(forward), output.suffix))
+        write_output(output, _by_graphviz(as_dot(forward), output.suffix))
     else:
         raise ConfigError(f"output: {output}: no known ending; take one of {', '.join((*FORMS, *PICTURES))}")
 
@@ -158,13 +158,6 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}; give an ONNX file") from None
-
-
-def _write(path: Path, payload: bytes) -> None:
-    try:
-        path.write_bytes(payload)
-    except OSError as error:
-        raise ConfigError(f"output: {path}: {error.strerror}; choose another file") from None
 
 
 def _verified(payload: bytes, asked: Asked) -> "tuple[Compiled, Verification]":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
-from headwater.cli.answers import AsJson, answer
+from headwater.cli.answers import AsJson, answer, write_output
 from headwater.cli.histories import DEFAULT, Database, opened
 from headwater.schemas.config import load
 from headwater.schemas.errors import ConfigError, RunFailed
@@ -204,11 +204,11 @@ def export(
     plain = measured(payload, description.objective, examples)
     told: dict[str, Any] = {"run": record.id, "round": version, "path": str(path)} | plain.told()
     lines = [f"{path}: the model of round {version}, {plain.line()}"]
-    _write(path, payload)
+    write_output(path, payload)
     if int8:
         small, basis = eight_bits(payload, calibration)
         beside, result = path.with_suffix(".int8.onnx"), measured(small, description.objective, examples)
-        _write(beside, small)
+        write_output(beside, small)
         told["int8"] = {"path": str(beside), "ranges": basis} | result.told()
         lines.append(f"{beside}: in eight bits (ranges: {basis}), {result.line()}")
     answer(as_json, told, "\n".join(lines))
@@ -246,13 +246,6 @@ def _track(
         {"run": record.id, "to": to, "target": where, "as": name, "rounds": told},
         f"{record.id}: {told} rounds told to {to} at {where}, as {name}",
     )
-
-
-def _write(path: Path, payload: bytes) -> None:
-    try:
-        path.write_bytes(payload)
-    except OSError as error:
-        raise ConfigError(f"output: {path}: {error.strerror}; choose another file") from None
 
 
 def _pause() -> None:

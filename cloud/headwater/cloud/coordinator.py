@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import numpy as np
 
@@ -55,8 +55,6 @@ log = logging.getLogger("headwater.cloud")
 
 LOOK_EVERY_S: Final = 0.5
 """How often an idle coordinator looks for a new run, and a waiting one for what is asked of its run."""
-
-T = TypeVar("T")
 
 
 class _Stopped(Exception):
@@ -101,6 +99,7 @@ class Coordinator:
         # Of the run that is worked on, as the history last told it.
         self._rest = Rest()
         self._patience = Patience(self._say_waiting, chance)
+        self._sql = self._patience.sql
 
     async def serve(self) -> None:
         """Work on the fleet's runs, one after the other, until cancelled. Raises HistoryError, or LeaseLost."""
@@ -402,9 +401,6 @@ class Coordinator:
         for status in changed:
             self._seen[status.node] = status
             await self._sql(self._history.node_seen, self._fleet, status, self._now())
-
-    async def _sql(self, transaction: Callable[..., T], *arguments: Any) -> T:
-        return await self._patience.through(partial(asyncio.to_thread, transaction, *arguments))
 
 
 def _closed(result: RoundResult, measured: int, opened_at: datetime, behind: Behind) -> ClosedRound:

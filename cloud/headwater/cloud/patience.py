@@ -8,7 +8,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from headwater.cloud.history import HistoryAway
 from headwater.transport.backoff import Backoff
@@ -31,6 +32,10 @@ class Patience:
     def __init__(self, tell: Callable[[str], Awaitable[None]], chance: Callable[[], float] = random.random) -> None:
         self._tell = tell
         self._chance = chance
+
+    async def sql(self, transaction: Callable[..., T], *arguments: Any) -> T:
+        """The result of one of the history's transactions, which blocks a thread of its own. Raises as `through`."""
+        return await self.through(partial(asyncio.to_thread, transaction, *arguments))
 
     async def through(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """The first result of `attempt`. Raises what it raises, except HistoryAway."""

@@ -9,8 +9,7 @@ import logging
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Final, NoReturn
 
 from headwater.cloud import releasing
 from headwater.cloud.history import History, ReleaseRecord
@@ -24,8 +23,6 @@ log = logging.getLogger("headwater.cloud")
 
 LOOK_EVERY_S: Final = 2.0
 """How often the history is asked for a new release or an operator's wish."""
-
-T = TypeVar("T")
 
 
 class RollingOut:
@@ -51,7 +48,7 @@ class RollingOut:
         self._now = now
         self._told: Rollout | None = None
         self._begun = Begun()
-        self._patience = Patience(_nothing_to_say, chance)
+        self._sql = Patience(_nothing_to_say, chance).sql
 
     async def run(self) -> NoReturn:
         """Roll the fleet's newest release out, until cancelled. Raises HistoryError, or LeaseLost."""
@@ -99,9 +96,6 @@ class RollingOut:
             progress.stage,
             f" ({progress.detail})" if progress.detail else "",
         )
-
-    async def _sql(self, transaction: Callable[..., T], *arguments: Any) -> T:
-        return await self._patience.through(partial(asyncio.to_thread, transaction, *arguments))
 
 
 async def _nothing_to_say(_: str) -> None:

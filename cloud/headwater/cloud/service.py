@@ -4,7 +4,6 @@ Who stands by has no link: the coordinator of a fleet has one name, and whoever 
 HTTP, if it is asked to.
 """
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -263,8 +262,7 @@ def _disk(database: str) -> dict[str, Gauge]:
 
 async def _record(history: History, fleet: str, machine: Machine, statuses: Sequence[RoundStatus]) -> None:
     """Waits for a database that is away; what is said of it the coordinator says."""
-    write = partial(asyncio.to_thread, history.clusters.record, fleet, statuses, machine.now())
-    await Patience(_say_nothing, machine.chance).through(write)
+    await Patience(_say_nothing, machine.chance).sql(history.clusters.record, fleet, statuses, machine.now())
 
 
 async def _say_nothing(why: str) -> None:

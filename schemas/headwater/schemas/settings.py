@@ -28,7 +28,7 @@ class MetricsSettings(Frozen):
     """
 
     host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65_535)] = 9464
+    port: Port = 9464
 
 
 class ServingSettings(Frozen):
@@ -223,7 +223,7 @@ class HttpSettings(Frozen):
     """
 
     host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65_535)] = 8080
+    port: Port = 8080
     tokens: Path | None = None
 
     @model_validator(mode="after")
