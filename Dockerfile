@@ -1,7 +1,8 @@
 # One file for the images of all tiers: docker build --target device . (or gateway, cloud, dashboard, testbed, ...)
 #
 # A tier's image has its layers in this order: a Debian with Python, the libraries that all tiers need, those of this
-# tier, Headwater. The first two are one in all images. Each image has one user, who is not root: 10001 everywhere.
+# tier, Headwater. The first two are one in all images. Each image has one user, who is not root: 10001 everywhere, but
+# for the weather's (chaos), which is root, for only to root does an engine give a right.
 ARG BASE=debian:bookworm-slim
 
 # ── what installs; nothing of it is in an image ─────────────────────────────────────────────────────────────────────

@@ -99,19 +99,23 @@ def test_images_are_small(fleet: Containers) -> None:
     assert {name: size for name, size in sizes.items() if size > MAX_IMAGE_SIZE_BYTES[name]} == {}
 
 
+def check_is_confined(container: dict[str, Any], user: str, rights: list[str]) -> None:
+    name, host = container["Name"], container["HostConfig"]
+    assert container["Config"]["User"] == user, name
+    assert host["ReadonlyRootfs"], name
+    assert host["CapDrop"] == ["ALL"], name
+    assert (host["CapAdd"] or []) == rights, name
+    assert "no-new-privileges:true" in host["SecurityOpt"], name
+    assert 0 < host["Memory"] <= 384 * MIB, name
+    assert host["PidsLimit"], name
+    assert host["LogConfig"]["Config"]["max-size"], name
+    assert not any("docker.sock" in mount.get("Source", "") for mount in container["Mounts"]), name
+    assert not container["State"]["OOMKilled"], name
+
+
 def test_containers_are_confined(fleet: Containers) -> None:
     for container in fleet.inspected():
-        name, host = container["Name"], container["HostConfig"]
-        assert container["Config"]["User"] == "10001:10001", name
-        assert host["ReadonlyRootfs"], name
-        assert host["CapDrop"] == ["ALL"], name
-        assert host["CapAdd"] in (None, []), name
-        assert "no-new-privileges:true" in host["SecurityOpt"], name
-        assert 0 < host["Memory"] <= 384 * MIB, name
-        assert host["PidsLimit"], name
-        assert host["LogConfig"]["Config"]["max-size"], name
-        assert not any("docker.sock" in mount.get("Source", "") for mount in container["Mounts"]), name
-        assert not container["State"]["OOMKilled"], name
+        check_is_confined(container, "10001:10001", [])
 
 
 def test_only_this_machine_reaches_the_ports(fleet: Containers) -> None:
@@ -174,3 +178,12 @@ def test_a_fleet_learns_in_bad_weather(fleet: Containers) -> None:
     eventually(lambda: finished(fleet, 5), WAIT_S)
     closed = [round_ for round_, _, state, _ in rounds_of(fleet, run) if state == "closed"]
     assert closed == [str(round_) for round_ in range(1, ROUNDS + 1)]
+
+
+def test_the_weather_is_root_with_one_right_in_a_gateways_network(fleet: Containers) -> None:
+    gateways = [*fleet.ids("gateway-north"), *fleet.ids("gateway-south")]
+    makers = fleet.inspected("chaos-north", "chaos-south")
+    assert {maker["HostConfig"]["NetworkMode"] for maker in makers} == {f"container:{gateway}" for gateway in gateways}
+    for maker in makers:
+        check_is_confined(maker, "", ["NET_ADMIN"])
+        assert maker["Mounts"] == []

@@ -82,9 +82,10 @@ class Containers:
     def ids(self, service: str) -> list[str]:
         return self.compose("ps", "--quiet", service).stdout.split()
 
-    def inspected(self) -> list[dict[str, Any]]:
-        """All that the engine says of every container."""
-        found: list[dict[str, Any]] = json.loads(docker("inspect", *self.compose("ps", "--quiet").stdout.split()))
+    def inspected(self, *services: str) -> list[dict[str, Any]]:
+        """All that the engine says of the containers of these services, or of all."""
+        ids = self.compose("ps", "--quiet", *services).stdout.split()
+        found: list[dict[str, Any]] = json.loads(docker("inspect", *ids))
         return found
 
     def logs(self) -> str:
