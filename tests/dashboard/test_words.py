@@ -125,6 +125,9 @@ def test_a_run_is_read_from_toml_or_json_alike() -> None:
         ("name = ", "run:1"),
         (TOML.replace("rounds = 3", 'rounds = "x"'), "rounds"),
         ('{"name": "n"}', "data"),
+        ('{"name": "n", "data": "d", "rounds": 0}', r"run: rounds: .*greater than or equal to 1 \(it is 0\)\n.*model"),
+        ('{"name": ', "run: Expecting value: line 1.*; this is no JSON"),
+        ('{"a":' * 50_000, "this is no JSON"),
         (
             TOML.replace('{kind = "mlp", features = 2, classes = 2}', '{kind = "onnx", path = "m.onnx", classes = 2}'),
             "choose it",

@@ -95,8 +95,24 @@ def checked(model: type[T], data: dict[str, Any], name: str, origins: Mapping[Ke
     try:
         return model.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        raise Invalid(_problem(model, item, data, origins or {}, name) for item in found) from None
+        raise refused(model, error, name, data, origins) from None
+
+
+def refused(
+    model: type[BaseModel],
+    error: ValidationError,
+    name: str,
+    data: Mapping[str, Any] | None = None,
+    origins: Mapping[Key, Origin] | None = None,
+) -> Invalid:
+    """What `model` does not take, for the owner of the values: each with its field. What came over a wire is not told
+    so, for a payload may be private.
+
+    Args:
+        data: the table that it was made of, if it was: a path into it is then told as its owner wrote it.
+    """
+    found = error.errors(include_url=False)
+    return Invalid(_problem(model, item, dict(data or {}), origins or {}, name) for item in found)
 
 
 def load(

@@ -1,13 +1,11 @@
 """Law: a run that somebody writes into a browser is read like a run's file, and all that is wrong is said at once."""
 
+import json
 from typing import Final
 
-from pydantic import ValidationError
-
-from headwater.schemas.config import Invalid, resolve
+from headwater.schemas.config import Invalid, checked, resolve
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.run import OnnxModel, RunDescription
-from headwater.schemas.wire import first_problem
 
 MAX_TEXT_LENGTH: Final = 256 * 1024
 
@@ -32,6 +30,7 @@ def described(text: str, *, has_forward: bool) -> RunDescription:
 
 def _from_json(text: str) -> RunDescription:
     try:
-        return RunDescription.model_validate_json(text)
-    except ValidationError as error:
-        raise Invalid([first_problem(error)]) from None
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Invalid([f"run: {error}; this is no JSON"]) from None
+    return checked(RunDescription, data, "run")
