@@ -16,6 +16,7 @@ import aiomqtt
 import pytest
 
 from headwater.schemas.acl import Acl, Rule
+from headwater.schemas.errors import ConfigError
 from headwater.transport.broker import BrokerConfig, BrokerLimits, BrokerStartError, Tls, spawn, write_password_file
 from headwater.transport.broker.server import EmbeddedBroker
 
@@ -144,7 +145,6 @@ def test_a_taken_port_is_named() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param({"password_file": "missing"}, "password_file: cannot read 'missing'", id="no-password-file"),
         pytest.param(
             {"tls": Tls(certificate_file="missing", key_file="missing")}, "tls: certificate_file", id="no-certificate"
         ),
@@ -155,6 +155,13 @@ def test_a_taken_port_is_named() -> None:
 async def test_why_it_cannot_start_is_said(settings: dict[str, object], message: str) -> None:
     with pytest.raises(BrokerStartError, match=message):
         await EmbeddedBroker(BrokerConfig(port=0, **settings)).start()  # type: ignore[arg-type]
+
+
+async def test_a_password_file_that_is_not_there_is_a_fault_of_the_settings() -> None:
+    with pytest.raises(ConfigError, match=r"password_file: cannot read 'missing' \(No such.*headwater broker password"):
+        await EmbeddedBroker(BrokerConfig(port=0, password_file="missing")).start()
+    with pytest.raises(BrokerStartError, match="cannot read 'missing'"):
+        spawn(BrokerConfig(port=0, password_file="missing"))
 
 
 async def test_a_key_of_another_certificate_is_refused(tls: Tls, tmp_path: Path) -> None:

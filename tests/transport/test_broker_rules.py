@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
 from headwater.schemas.acl import Acl, Rule, fleet_acl
-from headwater.transport.broker import BrokerStartError, auth, hash_password, write_password_file
+from headwater.schemas.errors import ConfigError
+from headwater.transport.broker import auth, hash_password, write_password_file
 from headwater.transport.broker.access import Access
-from headwater.transport.broker.auth import Passwords, check_password, read_password_file
+from headwater.transport.broker.auth import Passwords, check_password, checked_user, read_password_file
 from headwater.transport.broker.packets import (
     Frame,
     Framer,
@@ -275,8 +276,19 @@ GOOD = hash_password("x")
 def test_a_bad_password_line_is_named(tmp_path, line: str) -> None:
     path = tmp_path / "users"
     path.write_text(f"# users\n\n{line}\n")
-    with pytest.raises(BrokerStartError, match=r"password_file: .*line 3"):
+    with pytest.raises(ConfigError, match=r"password_file: .*line 3.*; take it out, and .*`headwater broker password"):
         read_password_file(path)
+
+
+@given(st.one_of(st.text(max_size=6), st.text(st.sampled_from("a#: \x85\u2028\n\t"), max_size=4)))
+def test_a_user_is_refused_or_read_back_as_it_was_written(tmp_path_factory, user: str) -> None:
+    try:
+        line = f"{checked_user(user)}:{GOOD}\n"
+    except ValueError:
+        return
+    path = tmp_path_factory.getbasetemp() / "read-back"
+    path.write_text(line, encoding="utf-8")
+    assert read_password_file(path) == {user: GOOD}
 
 
 def test_a_name_that_would_change_a_filter_is_not_written(tmp_path) -> None:

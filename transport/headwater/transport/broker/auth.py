@@ -15,14 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from headwater.transport.broker.config import BrokerStartError
+from headwater.schemas.errors import ConfigError
 
 _COST, _BLOCK, _PARALLEL = 2**14, 8, 1
 _MAX_MEMORY_BYTES: Final = 64 * 1024 * 1024
 _SALT_SIZE_BYTES: Final = 16
 _THREADS: Final = 2
 _MAX_NAME_LENGTH: Final = 64
-_FORBIDDEN_IN_NAMES: Final = frozenset(":/+#\0\r\n")
+_FORBIDDEN_IN_NAMES: Final = frozenset(":/+#")
 """`:` ends the name in the file; the others would change the meaning of a topic filter with `%u`."""
 
 
@@ -71,7 +71,7 @@ def write_password_file(path: str | Path, passwords: Mapping[str, str]) -> None:
     Raises:
         ValueError: a user name that cannot stand in the file or in a topic.
     """
-    lines = [f"{_checked_name(user)}:{hash_password(password)}\n" for user, password in passwords.items()]
+    lines = [f"{checked_user(user)}:{hash_password(password)}\n" for user, password in passwords.items()]
     draft = Path(f"{path}.new")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.writelines(lines)
@@ -82,25 +82,27 @@ def read_password_file(path: str | Path) -> dict[str, str]:
     """User to stored hash. Empty lines and lines that begin with `#` are skipped.
 
     Raises:
-        BrokerStartError: the file cannot be read, or a line is not `user:hash`.
+        ConfigError: the file cannot be read, or a line is not `user:hash`.
     """
+    mend = f"write it with `headwater broker password {path} USER`"
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BrokerStartError(f"password_file: cannot read {str(path)!r}: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"password_file: cannot read {str(path)!r} ({error.strerror}); {mend}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"password_file: {str(path)!r} is no UTF-8 text; {mend}") from None
     users: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
         user, _, stored = line.strip().partition(":")
         try:
-            users[_checked_name(user)] = stored
+            users[checked_user(user)] = stored
             _Stored.parse(stored)
         except ValueError as error:
-            raise BrokerStartError(
-                f"password_file: {str(path)!r}, line {number}: not 'user:hash' ({error}); write it with "
-                "write_password_file"
-            ) from error
+            raise ConfigError(
+                f"password_file: {str(path)!r}, line {number}: not 'user:hash' ({error}); take it out, and {mend}"
+            ) from None
     return users
 
 
@@ -140,9 +142,12 @@ def _text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _checked_name(user: str) -> str:
-    if not user or len(user) > _MAX_NAME_LENGTH or _FORBIDDEN_IN_NAMES & set(user):
+def checked_user(user: str) -> str:
+    """Raises ValueError for a name that cannot stand in the file or in a topic."""
+    is_one_word = user.isprintable() and user == user.strip()
+    if not 0 < len(user) <= _MAX_NAME_LENGTH or not is_one_word or _FORBIDDEN_IN_NAMES & set(user):
         raise ValueError(
-            f"user: {user!r} must have 1 to {_MAX_NAME_LENGTH} characters, none of them ':', '/', '+', '#'"
+            f"user: {user!r} can be none; use 1 to {_MAX_NAME_LENGTH} characters that can be printed, none of them "
+            "':', '/', '+' or '#', and no blank at either end"
         )
     return user

@@ -19,6 +19,7 @@ from typing import IO, Final, Self, cast
 
 from pydantic import ValidationError
 
+from headwater.schemas.errors import HeadwaterError
 from headwater.transport.broker.config import BrokerConfig, BrokerStartError
 
 _START_TIMEOUT_S: Final = 20.0
@@ -89,7 +90,7 @@ def main() -> int:
     try:
         config = BrokerConfig.model_validate_json(sys.stdin.buffer.readline())
         asyncio.run(_serve(config, lambda port: _say({"port": port}), sys.stdin.buffer))
-    except (BrokerStartError, ValidationError) as error:
+    except (HeadwaterError, ValidationError) as error:
         _say({"error": str(error)})
         return 1
     return 0
