@@ -1,5 +1,8 @@
 """Topics are built and parsed once; the broker's rules follow from them."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,6 +117,24 @@ def allowed(
 )
 def test_who_may_do_what(user: str, access: str, topic: str, expected: bool) -> None:
     assert allowed(user, access, topic) is expected
+
+
+@pytest.mark.parametrize("name", ["", "a b", "eve\ntopic readwrite #", "+", "#", "a/b", "n" * 65])
+@pytest.mark.parametrize(
+    "named",
+    [
+        pytest.param(lambda name: {"parents": (name,)}, id="parent"),
+        pytest.param(lambda name: {"cloud": name}, id="cloud"),
+        pytest.param(lambda name: {"children": {"cloud": (name,)}}, id="child"),
+        pytest.param(lambda name: {"gateways": (name,)}, id="gateway"),
+        pytest.param(lambda name: {"barred": (name,)}, id="barred"),
+        pytest.param(lambda name: {"viewers": (name,)}, id="viewer"),
+        pytest.param(lambda name: {"enrolment": name}, id="enrolment"),
+    ],
+)
+def test_a_name_in_the_rules_is_one_word_of_them(named: Callable[[str], dict[str, Any]], name: str) -> None:
+    with pytest.raises(ValueError, match="can be no name; use 1 to 64 letters"):
+        fleet_acl("plant", **{"parents": ("cloud",), **named(name)})
 
 
 def test_children_of_a_parent_that_is_not_here_are_refused_by_name() -> None:

@@ -4,13 +4,20 @@ import os
 import secrets
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+from pydantic import BaseModel, ValidationError
 
 from headwater.schemas.acl import Acl, enrolment_acl, fleet_acl
 from headwater.schemas.errors import ConfigError
+from headwater.trust.files import PUBLIC, SECRET, make_folder, read_file, write_file
+
+BROKERS_SECRET: Final = 0o640
+"""A broker runs under a user of its own, which reads it as one of the file's group."""
 
 app = typer.Typer(
     help="The embedded broker, and the rules, passwords and configuration of any broker.",
@@ -52,16 +59,27 @@ def start(
     bar: Barred = [],  # noqa: B006
     viewer: Viewers = [],  # noqa: B006
     predictions: Predictions = False,
+    anyone: Annotated[
+        bool, typer.Option("--anyone", help="No password, also for other machines: who reaches it may come in.")
+    ] = False,
 ) -> None:
     """Run the embedded broker in this process, until Ctrl-C.
 
     Example: headwater broker start --port 1883
     """
+    from headwater.schemas.settings import is_loopback
     from headwater.transport.broker import BrokerConfig, serve
 
-    rules = _rules(fleet, parent, _children(child, children), gateway, bar, viewer, predictions) if fleet else None
+    if password_file is None and not anyone and not is_loopback(host):
+        raise ConfigError(
+            f"host: {host} can be reached by others, and there is no password; give --password-file, or --anyone where "
+            "everyone in that network may read and write"
+        )
+    named = _children(child, children)
+    rules = None if fleet is None else _rules(fleet, parent, named, gateway, bar, viewer, predictions)
     users = str(password_file) if password_file else None
-    config = BrokerConfig(host=host, port=port, password_file=users, acl=rules)
+    with _sentences(BrokerConfig):
+        config = BrokerConfig(host=host, port=port, password_file=users, acl=rules)
     serve(config, lambda bound: print(f"listening on {host}:{bound}", flush=True))
 
 
@@ -87,7 +105,9 @@ def acl(
     from headwater.transport.mosquitto import acl_file
 
     if enrolment:
-        typer.echo(acl_file(enrolment_acl(fleet)), nl=False)
+        with _sentences():
+            rules = enrolment_acl(fleet)
+        typer.echo(acl_file(rules), nl=False)
         return
     rules = _rules(fleet, parent, _children(child, children), gateway, bar, viewer, predictions, enrolment_by)
     typer.echo(acl_file(rules), nl=False)
@@ -161,39 +181,49 @@ def config(
         }
         described["bridges"] = (passing | _bridge(bridge),)
     _write(described)
+    given = {
+        "ca": ca,
+        "certificate": certificate,
+        "key": key,
+        "revoked": revoked,
+        "bridge-certificate": bridge_certificate,
+        "bridge-key": bridge_key,
+    }
+    for name, file in given.items():
+        # No refusal: the broker may run on another machine, and its certificate be made later.
+        if file is not None and not os.path.exists(file):
+            said = f"{name}: {file} is not there, as far as can be seen; Mosquitto does not start without it"
+            typer.echo(f"headwater: {said}", err=True)
 
 
 def _write(described: dict[str, object]) -> None:
-    from pydantic import ValidationError
-
-    from headwater.schemas.wire import first_problem
     from headwater.transport.fleet_broker import CONFIG, VIEWERS, FleetBroker, files
 
-    try:
+    with _sentences(FleetBroker):
         broker = FleetBroker.model_validate(described)
         made = files(broker, os.urandom)
-    except ValidationError as error:
-        raise ConfigError(first_problem(error)) from None
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    broker.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(broker.folder)
     for name, file in made.items():
-        _put(broker.folder / name, file.text, 0o640 if file.is_secret else 0o644)
+        write_file(broker.folder / name, file.text.encode(), BROKERS_SECRET if file.is_secret else PUBLIC)
     users = broker.folder / VIEWERS
     if broker.viewer_port and not users.exists():
-        _put(users, "", 0o640)
+        write_file(users, b"", BROKERS_SECRET)
     typer.echo(f"mosquitto -c {broker.folder / CONFIG}")
     for viewer in broker.viewers:
         typer.echo(f"headwater broker password --mosquitto {users} {viewer}")
 
 
-def _put(file: Path, text: str, mode: int) -> None:
-    """In place of what was there, whole or not at all."""
-    draft = file.with_name(f".{file.name}.new")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as opened:
-        opened.write(text)
-    draft.replace(file)
+@contextmanager
+def _sentences(model: type[BaseModel] = Acl) -> Iterator[None]:
+    """ConfigError for a name that can be none, and for what `model` refuses."""
+    from headwater.schemas.config import refused
+
+    try:
+        yield
+    except ValidationError as error:
+        raise refused(model, error, "broker") from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _bridge(text: str) -> dict[str, object]:
@@ -208,18 +238,22 @@ def _children(named: list[str], file: Path | None) -> dict[str, tuple[str, ...]]
     """By parent. Raises ConfigError for what is no list of names."""
     found: dict[str, tuple[str, ...]] = {}
     for one in named:
-        parent, _, names = one.partition("=")
-        found[parent] = (*found.get(parent, ()), *(name.strip() for name in names.split(",") if name.strip()))
+        parent, _, listed = one.partition("=")
+        names = tuple(name.strip() for name in listed.split(",") if name.strip())
+        if not parent or not names:
+            # Taken for a list of nobody, it would lock all of them out.
+            raise ConfigError(f"child: {one!r} is not PARENT=NODE,NODE,…; name who may be this parent's child")
+        found[parent] = (*found.get(parent, ()), *names)
     if file is None:
         return found
     try:
-        listed = tomllib.loads(file.read_text(encoding="utf-8"))
+        in_file = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f'children: {file}: {error}; give a file with lines like gw1 = ["pump-1"]') from None
-    for parent, names in listed.items():
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    for parent, nodes in in_file.items():
+        if not isinstance(nodes, list) or not all(isinstance(node, str) for node in nodes):
             raise ConfigError(f'children: {file}: {parent} is no list of names; write {parent} = ["pump-1"]')
-        found[parent] = (*found.get(parent, ()), *names)
+        found[parent] = (*found.get(parent, ()), *nodes)
     return found
 
 
@@ -233,7 +267,7 @@ def _rules(
     predictions: bool,
     enrolment: str | None = None,
 ) -> Acl:
-    try:
+    with _sentences():
         return fleet_acl(
             fleet,
             parents=parents,
@@ -244,8 +278,6 @@ def _rules(
             predictions=predictions,
             enrolment=enrolment,
         )
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 @app.command("password")
@@ -258,14 +290,18 @@ def password(
 
     Example: headwater broker password users pump-7
     """
+    from headwater.transport.broker.auth import checked_user
+
+    with _sentences():
+        checked_user(user)
+    others = [line for line in _lines(file) if line.partition(":")[0] != user]
     secret = typer.prompt("Password", hide_input=True) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
     if not secret:
         raise ConfigError("password: is empty; give one")
-    kept = [line for line in _lines(file) if line.partition(":")[0] != user]
     line = _mosquittos(user, secret) if mosquitto else _embedded(user, secret)
     # Who may read it stays as it is: a broker runs under a user of its own.
-    mode = file.stat().st_mode & 0o777 if file.exists() else 0o600
-    _put(file, "\n".join([*kept, line]) + "\n", mode)
+    mode = file.stat().st_mode & 0o777 if file.exists() else SECRET
+    write_file(file, ("\n".join([*others, line]) + "\n").encode(), mode)
 
 
 def _mosquittos(user: str, secret: str) -> str:
@@ -282,4 +318,7 @@ def _embedded(user: str, secret: str) -> str:
 
 
 def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    try:
+        return read_file(file, "file").decode().splitlines() if file.exists() else []
+    except UnicodeDecodeError:
+        raise ConfigError(f"file: {file} is no UTF-8 text, so no password file; give another") from None

@@ -6,10 +6,12 @@ nodes' status; what devices predict is of their own data, and is read by those a
 node, a viewer or who asks to be one, is not let do what any node may.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from headwater.schemas.base import Frozen
+from headwater.schemas.patterns import IN_WORDS, NAME
 from headwater.schemas.topics import DOWN, ENROLMENT, INBOX, UP, Topics
 
 ENROLMENT_USER: Final = "enrol"
@@ -17,6 +19,7 @@ ENROLMENT_USER: Final = "enrol"
 
 ENROLMENT_PASSWORD: Final = "enrol"
 
+_NAME: Final = re.compile(NAME)
 NO_CHILDREN: Final[Mapping[str, Sequence[str]]] = {}
 
 
@@ -63,9 +66,14 @@ def fleet_acl(
             later; once these rules are read again, it says and hears nothing.
 
     Raises:
-        ValueError: a name that cannot be one level of a topic, or children of a parent that is not here.
+        ValueError: what can be no name, or children of a parent that is not here.
     """
     topics = Topics(fleet)
+    _check_names("parent", (cloud, *parents))
+    _check_names("child", (child for named in children.values() for child in named))
+    _check_names("gateway", gateways or ())
+    _check_names("bar", barred)
+    _check_names("enrolment_by", () if enrolment is None else (enrolment,))
     for stray in set(children).difference(parents):
         raise ValueError(f"children: {stray!r} is none of the parents {list(parents)}; name it as a parent too")
     rules = [
@@ -115,8 +123,9 @@ def _writes(filters: Iterable[str], user: str | None) -> Iterator[Rule]:
 
 
 def viewers_acl(fleet: str, viewers: Sequence[str], predictions: bool = False) -> Acl:
-    """The rules of people who watch `fleet`."""
+    """The rules of people who watch `fleet`. Raises ValueError for what can be no name."""
     topics = Topics(fleet)
+    _check_names("viewer", viewers)
     watched = [topics.all_rounds, topics.status(), *([topics.predictions()] if predictions else [])]
     return Acl(
         rules=tuple(Rule(access="read", filter=one, user=viewer) for viewer in viewers for one in watched),
@@ -124,8 +133,16 @@ def viewers_acl(fleet: str, viewers: Sequence[str], predictions: bool = False) -
     )
 
 
+def _check_names(what: str, names: Iterable[str]) -> None:
+    """A name becomes a word of a broker's rules: with a blank or a line in it, it would be rules of its own."""
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{what}: {name!r} can be no name; {IN_WORDS[NAME]}")
+
+
 def enrolment_acl(fleet: str) -> Acl:
-    """The rules of who asks for a certificate: on the topics of the one token that is its client identifier."""
+    """The rules of who asks for a certificate: on the topics of the one token that is its client identifier. Raises
+    ValueError for what can be no fleet's name."""
     topics = Topics(fleet)
     return Acl(
         rules=(

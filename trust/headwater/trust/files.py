@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -31,10 +32,19 @@ def write_file(file: Path, content: bytes, mode: int = PUBLIC) -> None:
         beside.replace(file)
         _sync_folder(file.parent)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise ConfigError(
             f"{file}: cannot be written ({error.strerror}); give a folder that this user may write"
         ) from None
+
+
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make it, and those above it, where it is not there. Raises ConfigError."""
+    try:
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); give another folder") from None
 
 
 def read_file(file: Path, what: str) -> bytes:

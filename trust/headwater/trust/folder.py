@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from headwater.schemas.errors import ConfigError
 from headwater.trust.authority import NODE_DAYS, Authority, issue, new_authority, read_request
 from headwater.trust.certificates import authorities_of, to_pem
-from headwater.trust.files import SECRET, read_file, write_file
+from headwater.trust.files import SECRET, make_folder, read_file, write_file
 from headwater.trust.keys import new_key, read_key, write_key
 from headwater.trust.revocation import revocation_list
 from headwater.trust.tokens import TokenRecord
@@ -72,7 +72,7 @@ class Folder:
 
     def create(self, name: str, now: datetime, *, passphrase: str | None = None) -> None:
         """Make a new authority here. Raises ConfigError where one is already."""
-        _make(self.path, 0o700)
+        make_folder(self.path, 0o700)
         with self.locked():
             if self.certificate_file.exists() or (self.path / "ca.key").exists():
                 raise ConfigError(
@@ -80,7 +80,7 @@ class Folder:
                 )
             authority = new_authority(name, new_key(), now)
             for folder in ("issued", "tokens"):
-                _make(self.path / folder, 0o700)
+                make_folder(self.path / folder, 0o700)
             write_key(self.path / "ca.key", authority.key, passphrase)
             write_file(self.revoked_file, revocation_list(authority.certificate, authority.key, (), now))
             # The last, for by it the folder is known to be whole.
@@ -180,7 +180,7 @@ class Folder:
     def keep_token(self, record: TokenRecord) -> None:
         """Write what is kept of a token. Raises ConfigError where there are too many."""
         folder = self.path / "tokens"
-        _make(folder, 0o700)
+        make_folder(folder, 0o700)
         file = folder / f"{record.token_id}.json"
         if not file.exists() and sum(1 for _ in folder.glob("*.json")) >= MAX_TOKENS:
             raise ConfigError(f"{folder}: holds {MAX_TOKENS} tokens; remove old ones")
@@ -236,13 +236,6 @@ class Folder:
         write_file(
             self.revoked_file, revocation_list(authority.certificate, authority.key, serials, now, before=before)
         )
-
-
-def _make(folder: Path, mode: int) -> None:
-    try:
-        folder.mkdir(mode=mode, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); give another folder") from None
 
 
 def _issued(line: str, file: Path) -> Issued:
