@@ -72,12 +72,20 @@ def test_show_says_who_until_when_by_whom_and_whether_it_counts(pki: Callable[..
     [
         (("init",), "holds an authority already"),
         (("issue", "gw1"), "gw1 has a certificate; renew it"),
-        (("issue", "a/b"), "its common name can be no node's"),
-        (("issue", "gw2", "--host", "bröker"), "neither an address nor a host name"),
+        (("issue", "a/b"), "its common name 'a/b' can be no node's; use 1 to 64 letters"),
+        (("request", "a b", "--key", "new.key", "--output", "new.csr"), "its common name 'a b' can be no node's"),
+        (("issue", "gw2", "--host", "bröker"), "host: 'bröker' is neither an address nor a host name; give"),
+        (("issue", "gw2", "--host", "not a host!"), "host: 'not a host!' is neither an address nor a host name; give"),
+        (("issue", "gw2", *(("--host", "broker") * 33)), "hosts: 33; at most 32"),
+        (("sign", "gw3.csr", "--host", "b a d"), "host: 'b a d' is neither an address nor a host name; give"),
+        (("token", "gw2", "--host", "b a d"), "host: 'b a d' is neither an address nor a host name; give"),
         (("issue", "gw2", "--renew"), "cannot be read"),
         (("issue", "gw2", "--folder", "nowhere"), "cannot be read"),
         (("revoke", "gw9"), "gw9 has no certificate"),
-        (("sign", "pki/ca.pem"), "is no PEM certificate request"),
+        (
+            ("sign", "pki/ca.pem"),
+            "request: pki/ca.pem: is no PEM certificate request.*; give what `headwater pki request`",
+        ),
         (("sign", "gw3.csr", "--node", "gw4"), "for gw3, where one for gw4 belongs"),
         (("show", "pki/ca.key"), "is a private key, of which nothing is shown"),
         (("show", "pki/index.jsonl"), "holds no PEM certificate, request or list"),
@@ -89,8 +97,14 @@ def test_what_cannot_be_is_refused_with_a_sentence(
     pki("init")
     pki("issue", "gw1")
     pki("request", "gw3", "--key", "gw3.key", "--output", "gw3.csr")
+    before = _files()
     with pytest.raises(ConfigError, match=said):
         pki(*arguments)
+    assert _files() == before
+
+
+def _files() -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
 
 
 def test_a_sealed_authority_wants_its_passphrase_from_a_file_or_the_environment(pki: Callable[..., Result]) -> None:

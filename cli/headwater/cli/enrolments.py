@@ -29,18 +29,21 @@ def token(
     """
     from pydantic import ValidationError
 
-    from headwater.schemas.wire import first_problem
+    from headwater.schemas.config import refused
     from headwater.trust.files import SECRET, write_file
     from headwater.trust.folder import Folder
-    from headwater.trust.tokens import make_token
+    from headwater.trust.problems import Untrusted
+    from headwater.trust.tokens import TokenRecord, make_token
 
     if not 0 < valid_h <= MAX_VALID_H:
         raise ConfigError(f"valid-h: {valid_h:g} is not above 0 and at most {MAX_VALID_H:g}")
     place, until = Folder(folder), datetime.now(UTC) + timedelta(hours=valid_h)
     try:
         made, record = make_token(node, role, until, secrets.token_bytes(_RANDOM_SIZE_BYTES), hosts=tuple(host))  # type: ignore[arg-type]
+    except Untrusted as error:
+        raise ConfigError(str(error)) from None
     except ValidationError as error:
-        raise ConfigError(first_problem(error)) from None
+        raise refused(TokenRecord, error, "token") from None
     place.certificate()
     with place.locked():
         place.keep_token(record)

@@ -82,9 +82,12 @@ def request(
     from headwater.trust.keys import new_key, read_key, write_key
 
     with _sentences():
-        if not key.exists():
-            write_key(key, new_key())
-        write_file(output, make_request(node, read_key(key, "key")))
+        is_new = not key.exists()
+        own = new_key() if is_new else read_key(key, "key")
+        content = make_request(node, own)
+        if is_new:
+            write_key(key, own)
+        write_file(output, content)
     typer.echo(f"{output}: have it signed: headwater pki sign {output.name}")
 
 
@@ -107,7 +110,7 @@ def sign(
 
     with _in(folder) as place:
         content = read_file(request, "request")
-        asks, _ = read_request(content, node=node)
+        asks, _ = read_request(content, node=node, what=f"request: {request}")
         place.sign(_authority(place, passphrase_file), content, _now(), node=asks, hosts=host, days=days, renew=renew)
     typer.echo(_settings(place, asks, Path(f"{asks}.key")))
 

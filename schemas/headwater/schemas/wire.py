@@ -79,7 +79,7 @@ def decode(payload: bytes, expected: type[M], *, max_size_bytes: int = limits.MA
     try:
         message = expected.model_validate(body)
     except ValidationError as error:
-        raise WireError("malformed", first_problem(error)) from None
+        raise WireError("malformed", _first_problem(error)) from None
     if encode(message) != payload:
         raise WireError("malformed", f"{expected.kind}: not its one encoding (field order, number types, padding)")
     return cast(M, message)
@@ -147,7 +147,7 @@ def decode_status(payload: bytes, expected: type[S]) -> S:
     try:
         return expected.model_validate_json(payload, strict=True, extra="ignore")
     except ValidationError as error:
-        raise WireError("malformed", first_problem(error)) from None
+        raise WireError("malformed", _first_problem(error)) from None
 
 
 def reference(payload: bytes) -> ObjectRef:
@@ -187,7 +187,7 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     return body
 
 
-def first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError) -> str:
     """`field: what is wrong` for the first problem, without the value: a payload may be private."""
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = ".".join(str(part) for part in problem["loc"]) or "message"

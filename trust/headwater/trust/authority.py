@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from headwater.schemas.limits import MAX_REQUEST_SIZE_BYTES
 from headwater.trust.certificates import malformed, node_of
+from headwater.trust.hosts import check_hosts
 from headwater.trust.keys import Key, PublicKey
 from headwater.trust.problems import Untrusted
 
@@ -23,8 +24,6 @@ AUTHORITY_DAYS: Final = 20 * 365
 NODE_DAYS: Final = 2 * 365
 BACKDATED: Final = timedelta(hours=1)
 """Certificates count from so long ago on, for clocks that are a little behind."""
-
-MAX_HOSTS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +88,24 @@ def make_request(node: str, key: Key) -> bytes:
     return x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key.key, None).public_bytes(Encoding.PEM)
 
 
-def read_request(content: bytes, *, node: str | None = None) -> tuple[str, PublicKey]:
+def read_request(content: bytes, *, node: str | None = None, what: str = "request") -> tuple[str, PublicKey]:
     """The node that asks, and its key.
 
     Args:
         node: who must be asking; None takes whom it names.
+        what: names it in a sentence: where it is a file, with the file's name.
 
     Raises:
         Untrusted: no request, for another name, of another kind of key, or not signed by the key that it is about.
     """
     if len(content) > MAX_REQUEST_SIZE_BYTES:
-        raise Untrusted("malformed", f"request: {len(content)} bytes; at most {MAX_REQUEST_SIZE_BYTES}")
-    with malformed("request: is no PEM certificate request (CSR)"):
+        raise Untrusted("malformed", f"{what}: {len(content)} bytes; at most {MAX_REQUEST_SIZE_BYTES}")
+    with malformed(f"{what}: is no PEM certificate request (CSR); give what `headwater pki request` wrote"):
         request = x509.load_pem_x509_csr(content)
         key, is_signed = request.public_key(), request.is_signature_valid
-        asks = node_of(request.subject, "request")
+        asks = node_of(request.subject, what)
     if node is not None and asks != node:
-        raise Untrusted("wrong_name", f"request: for {asks}, where one for {node} belongs")
+        raise Untrusted("wrong_name", f"{what}: for {asks}, where one for {node} belongs")
     if not isinstance(key, Ed25519PublicKey):
         raise Untrusted("wrong_kind", f"request of {asks}: its key is of another kind; a node signs with Ed25519")
     if not is_signed:
@@ -149,18 +149,14 @@ def _usage(*, is_authority: bool) -> x509.KeyUsage:
 
 
 def _hosts(node: str, hosts: Iterable[str]) -> list[x509.GeneralName]:
-    named = tuple(dict.fromkeys((node, *hosts)))
-    if len(named) > MAX_HOSTS:
-        raise Untrusted("malformed", f"hosts: {len(named)}; at most {MAX_HOSTS}")
-    return [_host(host) for host in named]
+    given = tuple(hosts)
+    check_hosts(given)
+    # A node's name need not be one that a host may have.
+    return [_host(host) for host in dict.fromkeys((node, *given))]
 
 
 def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        pass
-    try:
         return x509.DNSName(host)
-    except ValueError:
-        raise Untrusted("wrong_name", f"host: {host!r} is neither an address nor a host name in ASCII") from None

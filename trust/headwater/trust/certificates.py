@@ -19,7 +19,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import TypeAdapter, ValidationError
 
 from headwater.schemas.base import NodeId
-from headwater.schemas.limits import MAX_CERTIFICATE_SIZE_BYTES
+from headwater.schemas.limits import MAX_CERTIFICATE_SIZE_BYTES, MAX_NAME_LENGTH
+from headwater.schemas.patterns import IN_WORDS, NAME
 from headwater.trust.keys import PublicKey
 from headwater.trust.problems import Untrusted
 
@@ -145,7 +146,8 @@ def node_of(name: x509.Name, what: str) -> str:
     try:
         return _NODE.validate_python(found[0].value, strict=True)
     except ValidationError:
-        raise Untrusted("wrong_name", f"{what}: its common name can be no node's; use letters, digits, '_.-'") from None
+        said = str(found[0].value)[:MAX_NAME_LENGTH]
+        raise Untrusted("wrong_name", f"{what}: its common name {said!r} can be no node's; {IN_WORDS[NAME]}") from None
 
 
 def holder_of(certificate: x509.Certificate) -> Holder:

@@ -30,7 +30,7 @@ def told(content: bytes, what: str, now: datetime, anchors: Anchors | None = Non
     if _CERTIFICATE in content:
         return "\n\n".join(_certificate(one, now, anchors) for one in read_certificates(content, what))
     if _REQUEST in content:
-        node, key = read_request(content)
+        node, key = read_request(content, what=what)
         return f"a request of {node} for a certificate\nkey: {key.raw.hex()}"
     if _LIST in content:
         return _list(content, what, now)

@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from headwater.schemas.base import Frozen, HexSha256, NodeId, Role
+from headwater.trust.hosts import MAX_HOSTS, check_hosts
 
 ID_SIZE_BYTES: Final = 8
 SECRET_SIZE_BYTES: Final = 20
@@ -57,7 +58,7 @@ class TokenRecord(Frozen):
     token_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     node: NodeId
     role: Role
-    hosts: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+    hosts: Annotated[tuple[str, ...], Field(max_length=MAX_HOSTS)] = ()
     valid_until: datetime
     stored_key: HexSha256
     server_key: HexSha256
@@ -71,7 +72,12 @@ def make_token(
 
     Args:
         randomness: 28 bytes that nobody knows.
+
+    Raises:
+        Untrusted: too many hosts, or one that is none.
+        ValidationError: a name that no node may have, or no role.
     """
+    check_hosts(hosts)
     if len(randomness) != ID_SIZE_BYTES + SECRET_SIZE_BYTES:
         raise ValueError(f"randomness: {len(randomness)} bytes; {ID_SIZE_BYTES + SECRET_SIZE_BYTES} are needed")
     token = Token(randomness[:ID_SIZE_BYTES].hex(), randomness[ID_SIZE_BYTES:])
