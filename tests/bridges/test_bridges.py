@@ -16,10 +16,12 @@ from headwater.bridges.home_assistant import HomeAssistant
 from headwater.bridges.service import serve
 from headwater.bridges.thingsboard import ThingsBoard
 from headwater.schemas.config import load
+from headwater.schemas.errors import BrokerUnreachable
 from headwater.schemas.settings import BridgeSettings, BrokerSettings
 from headwater.schemas.statuses import DataStatus, MemberStatus, NodeStatus, RoundStatus, RunStatus
 from headwater.schemas.topics import Topics
 from headwater.schemas.wire import WireError, encode_status
+from headwater.testbed.machine import free_port
 from headwater.transport.link import Publication
 from headwater.transport.listener import Listener
 from support.brokers import broker
@@ -306,6 +308,16 @@ async def test_thingsboard_hears_a_run(kind: str) -> None:
                         eventually, lambda n=number: any(f'"round": {n}'.encode() in payload for _, payload in heard)
                     )
             assert [json.loads(p)["device"] for t, p in heard if t == "v1/gateway/connect"] == ["fleet plant"] * 2
+
+
+@pytest.mark.parametrize("away", ["broker", "target"])
+async def test_a_broker_that_was_never_reached_ends_a_bridge_as_it_ends_any_service(away: str) -> None:
+    with broker("embedded") as there:
+        ports = {"broker": there, "target": there, away: free_port()}
+        links = {name: {"port": port, "connect_timeout_s": 0.2} for name, port in ports.items()}
+        settings = BridgeSettings.model_validate({"system": "thingsboard", "fleet": "plant", **links})
+        with pytest.raises(BrokerUnreachable, match=f":{ports[away]}: no connection within 0.2 s"):
+            await asyncio.wait_for(serve(settings), 20)
 
 
 def test_the_example_is_what_a_bridge_takes() -> None:

@@ -38,7 +38,8 @@ class Words(Protocol):
 
 
 async def serve(settings: BridgeSettings) -> None:
-    """Bridge a fleet to another system until told to stop. Raises AccessRefused for either broker."""
+    """Bridge a fleet to another system until told to stop. Raises BrokerUnreachable or AccessRefused for either broker,
+    at the first connection."""
     words: Words
     if settings.system == "home-assistant":
         words = HomeAssistant(settings.fleet, version("headwater"), settings.prefix)
@@ -62,12 +63,16 @@ class Bridge:
         self._told: dict[str, int] = {}
         client = f"{settings.client}-{settings.fleet}"
         self._source = Listener(
-            settings.broker, client=f"{client}-ear", topics=self._book.filters, on_message=self._on_message
+            settings.broker,
+            client=f"{client}-ear",
+            topics=self._book.filters,
+            on_message=self._on_message,
+            patient=False,
         )
         self._outlet = Outlet(settings.target, client=client, on_connect=self._greet, will=words.farewell())
 
     async def run(self) -> None:
-        """Until cancelled. Raises AccessRefused for either broker."""
+        """Until cancelled. Raises BrokerUnreachable or AccessRefused for either broker."""
         await together(self._source.run(), self._outlet.run(), self._tell())
 
     async def _greet(self) -> None:

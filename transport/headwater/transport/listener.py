@@ -1,6 +1,7 @@
 """Law: a listener hears other people's topics and says nothing: no echo, no will, not a byte on any topic.
 
-A broker that is not there yet is waited for, since sensors may start later than the device; one that refuses is not.
+A broker that is not there yet is waited for, since sensors may start later than the device, unless told otherwise; one
+that refuses is not.
 """
 
 from typing import Final
@@ -20,10 +21,19 @@ class Listener(Link):
         client: the MQTT client identifier; another than that of the node's own session.
         topics: what to subscribe to, at QoS 1.
         on_message: gets every message, in the event loop.
+        patient: as for a `Link`.
     """
 
-    def __init__(self, broker: BrokerSettings, *, client: str, topics: tuple[str, ...], on_message: OnMessage) -> None:
-        super().__init__(broker, client=client, patient=True)
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        *,
+        client: str,
+        topics: tuple[str, ...],
+        on_message: OnMessage,
+        patient: bool = True,
+    ) -> None:
+        super().__init__(broker, client=client, patient=patient)
         self._topics = topics
         self._on_message = on_message
 

@@ -28,7 +28,7 @@ class Outlet(Link):
         on_connect: Callable[[], Awaitable[None]],
         will: Publication | None = None,
     ) -> None:
-        super().__init__(broker, client=client, patient=True, will=will)
+        super().__init__(broker, client=client, will=will)
         self._on_connect = on_connect
         self._client: Client | None = None
 
