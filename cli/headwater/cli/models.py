@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, get_args
@@ -10,7 +12,7 @@ import typer
 
 from headwater.cli.answers import AsJson, answer, write_output
 from headwater.cli.model_reports import in_bytes, report, run_toml, shared, told, verdict
-from headwater.schemas.errors import ConfigError
+from headwater.schemas.errors import ConfigError, ModelError
 from headwater.schemas.manifest import Objective
 
 if TYPE_CHECKING:
@@ -64,9 +66,9 @@ def check(
     """
     from headwater.core.cost import cost
 
-    compiled, verification = _verified(
-        _read(file), Asked(objective, classes, tuple(frozen), tuple(personal), optimiser)
-    )
+    with _about(file):
+        asked = Asked(objective, classes, tuple(frozen), tuple(personal), optimiser)
+        compiled, verification = _verified(_read(file), asked)
     price = cost(compiled, batch)
     answer(as_json, told(compiled, verification, price), report(file, compiled, verification, price))
 
@@ -94,8 +96,9 @@ def import_(
     for new in (path, run):
         if new.exists():
             raise ConfigError(f"output: {new} is there already; choose another --output or --name, or move it away")
-    result = imported(payload)
-    compiled, verification = _verified(result.model, Asked(objective))
+    with _about(file):
+        result = imported(payload)
+        compiled, verification = _verified(result.model, Asked(objective))
     description = run_toml(name, data, rounds, objective, path.name, compiled.manifest)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +131,8 @@ def draw(
     from headwater.core.drawing import FORMS, as_dot, as_text
     from headwater.core.graph.forward import read_forward
 
-    forward = read_forward(_read(file))
+    with _about(file):
+        forward = read_forward(_read(file))
     if output is None:
         typer.echo(as_text(forward))
     elif output.suffix in FORMS:
@@ -151,6 +155,15 @@ def _by_graphviz(dot: str, ending: str) -> bytes:
 
 
 # ── reading and writing ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def _about(file: Path) -> Iterator[None]:
+    """A refusal names the model's file."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{file}: {error}") from None
 
 
 def _read(file: Path) -> bytes:

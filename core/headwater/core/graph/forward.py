@@ -122,7 +122,8 @@ def _parsed(payload: bytes) -> onnx.ModelProto:
             check_opset(node, _opset(model))
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
-        raise UnsupportedModel(f"model: not a valid ONNX model ({str(error).splitlines()[0]})") from None
+        why = str(error).splitlines()[0]
+        raise UnsupportedModel(f"model: not a valid ONNX model ({why}); export it anew, as one .onnx file") from None
     opset = _opset(model)
     if opset not in OPSETS:
         raise UnsupportedModel(f"model: opset {opset}; export with {OPSETS[0]} to {OPSETS[-1]}, best {OPSET}")
