@@ -18,7 +18,8 @@ def check_hosts(hosts: Sequence[str]) -> None:
     if len(hosts) > MAX_HOSTS:
         raise Untrusted("malformed", f"hosts: {len(hosts)}; at most {MAX_HOSTS}")
     for host in hosts:
-        if not _NAME.fullmatch(host) and not _is_address(host):
+        # One of a whole domain, which TLS takes for the first label.
+        if not _NAME.fullmatch(host.removeprefix("*.")) and not _is_address(host):
             raise Untrusted("wrong_name", f"host: {host!r} is neither an address nor a host name; {IN_WORDS[HOST]}")
 
 
