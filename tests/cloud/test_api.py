@@ -41,6 +41,7 @@ from headwater.schemas.http import (
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import FailedUpdate, RolloutStatus
 from support.api import DESCRIPTION, DEVICES, OPERATOR, ROUNDS, RUN, VERSIONS, VIEWER, Served, fill, served, tokens
+from support.histories import queued_unchecked
 from support.postgres import database_url
 
 API = "/api/v1"
@@ -539,6 +540,22 @@ async def test_a_queued_run_says_what_it_waits_for(api: Served, operator: httpx.
     fleets = {fleet.fleet: fleet for fleet in (await read(operator, f"{API}/fleets", Fleets)).fleets}
     assert (fleets["ward"].active, fleets["ward"].queued, fleets["ward"].coordinator.is_alive) == ("w1", 1, True)
     assert (fleets["moon"].coordinator, fleets["moon"].queued) == (None, 1)
+
+
+async def test_runs_that_older_software_queued_by_names_that_are_none_spoil_no_list(
+    api: Served, operator: httpx.AsyncClient
+) -> None:
+    queued_unchecked(api.history, "a/b c", "plant", datetime.now(UTC))
+    queued_unchecked(api.history, "elsewhere", "my fleet", datetime.now(UTC))
+    fleets = (await read(operator, f"{API}/fleets", Fleets)).fleets
+    assert [(fleet.fleet, fleet.queued) for fleet in fleets] == [("my fleet", 1), ("plant", 1)]
+    runs, before = [], None
+    while not runs or before is not None:
+        answer = await operator.get(f"{API}/runs", params={"limit": 1} | ({"before": before} if before else {}))
+        page = Runs.model_validate_json(answer.content)
+        runs, before = [*runs, *page.runs], page.next
+    assert [run.run for run in runs] == ["elsewhere", "a/b c", RUN]
+    assert runs[0].waits_for.startswith("nobody can coordinate it, fleet: 'my fleet': use 1 to 64 letters")
 
 
 @pytest.mark.parametrize(

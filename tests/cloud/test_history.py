@@ -30,7 +30,7 @@ from headwater.cloud.history.tables import Base, Object
 from headwater.core.sketch import sketch
 from headwater.node.hosting import Refused
 from headwater.schemas.base import Split
-from headwater.schemas.errors import HistoryError, RunFailed
+from headwater.schemas.errors import ConfigError, HistoryError, RunFailed
 from headwater.schemas.limits import MAX_COUNT
 from headwater.schemas.messages import Counts, Metric, RoundKey
 from headwater.schemas.statuses import NodeStatus, RoundStatus
@@ -316,6 +316,13 @@ def test_what_is_not_there_is_said_with_what_is(history: History, ask: object, s
     started(history)
     with pytest.raises(RunFailed, match=says):
         ask(history)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("run", "fleet", "field"), [("a/b", "plant", "run"), ("r1", "my fleet", "fleet")])
+def test_a_run_that_could_not_be_told_of_is_not_kept(history: History, run: str, fleet: str, field: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{field}: '.*': use 1 to 64 letters"):
+        history.enqueue_run(run, fleet, DESCRIPTION, None, NOW)
+    assert history.list_runs() == ()
 
 
 def test_a_node_is_remembered(history: History) -> None:

@@ -5,6 +5,7 @@ mean names its contributors.
 """
 
 import asyncio
+import contextlib
 import gc
 import shutil
 from collections import Counter
@@ -44,7 +45,7 @@ from headwater.testbed.virtual.loop import VirtualLoop, run_virtually
 from headwater.transport.objects import ObjectStore
 from headwater.transport.session import Caller, Publication
 from support.deltas import manifest
-from support.histories import NOW
+from support.histories import NOW, queued_unchecked
 
 ROUNDS = 2
 WIDTH = 2000
@@ -350,6 +351,22 @@ def test_a_paused_run_rests_between_two_rounds_and_goes_on_where_it_was(tmp_path
     assert {status.round for status in world.told if status.state == "paused"} == {1}
     paused = next(i for i, announcement in enumerate(world.announced) if i and announcement.plan is None)
     assert world.announced[paused].closed == RoundKey(run="r", round=1)
+
+
+@pytest.mark.parametrize("queued_s", [-60, 60], ids=["before another run", "behind it"])
+def test_a_run_whose_name_no_topic_can_bear_fails_with_its_reason_and_the_fleet_goes_on(
+    tmp_path: Path, queued_s: float
+) -> None:
+    begin(tmp_path, described())
+    with contextlib.closing(open_history(f"sqlite:///{tmp_path / 'history.db'}")) as history:
+        queued_unchecked(history, "a/b c", "plant", NOW + timedelta(seconds=queued_s))
+        world = lived_through(tmp_path, described(), stay_s=5.0)
+        assert ended(world)[0] == [(n, 0, "closed") for n in range(1, ROUNDS + 2)]
+        bad = history.show_run("a/b c")
+        assert (bad.state, bad.round) == ("failed", 0)
+        assert bad.failure.startswith("run: 'a/b c': use 1 to 64 letters")
+        # Whoever takes over tells people of the last run that can be told of.
+        assert {status.run for status in lived_through(tmp_path, described(), stay_s=5.0).told} == {"r"}
 
 
 def test_a_run_that_is_paused_again_before_its_coordinator_heard_that_it_may_go_on_rests(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import numpy as np
+from sqlalchemy import text
 
 from headwater.cloud.history import ClosedRound, History
 from headwater.node.hosting import Contribution, Refused
@@ -54,6 +55,14 @@ def started(history: History, run: str = "r1") -> None:
     history.enqueue_run(run, "plant", DESCRIPTION, None, NOW)
     assert history.claim_next_run("plant", NOW) is not None
     history.record_start(run, b"forward", b"bundle", b"model 0", NOW)
+
+
+def queued_unchecked(history: History, run: str, fleet: str, now: datetime = NOW) -> None:
+    """As older software queued a run: by whatever name it was asked for."""
+    history.enqueue_run("unchecked", "unchecked", DESCRIPTION, None, now)
+    with history._transaction("as it was") as session:
+        names = {"run": run, "fleet": fleet}
+        session.execute(text("UPDATE runs SET id = :run, fleet = :fleet WHERE id = 'unchecked'"), names)
 
 
 def entry(node: str, value: float = 1.0, *, answers: RoundKey = KEY, size: int = 3) -> Entry:

@@ -6,6 +6,7 @@ from datetime import datetime
 from headwater.cloud.history import History, RunRecord
 from headwater.cloud.preparation import compiled_for
 from headwater.schemas.errors import ConfigError
+from headwater.schemas.patterns import check_form
 from headwater.schemas.run import OnnxModel, RunDescription
 
 
@@ -27,14 +28,17 @@ def ask(
         salt: a few characters of chance, by which two of the same second differ.
 
     Raises:
-        ConfigError: the model and its file do not belong together, or a name holds what is no text.
+        ConfigError: the model and its file do not belong together, or a name is none.
         UnsupportedModel: the owner's model cannot be trained.
         Conflict: there is a run of this name.
     """
+    run = run_id(description.name, now, salt) if run is None else run
+    for field, value in (("run", run), ("fleet", fleet)):
+        check_form(field, value)
     for field in ("name", "data"):
         _check_text(field, getattr(description, field))
     _check_forward(description, forward)
-    return history.enqueue_run(run or run_id(description.name, now, salt), fleet, description, forward, now)
+    return history.enqueue_run(run, fleet, description, forward, now)
 
 
 def run_id(name: str, now: datetime, salt: str) -> str:

@@ -46,6 +46,7 @@ from headwater.schemas.base import Task
 from headwater.schemas.errors import HeadwaterError, HistoryError, RunFailed
 from headwater.schemas.manifest import SPENT
 from headwater.schemas.messages import Bundle, Model, ObjectRef, RoundKey
+from headwater.schemas.patterns import misfit
 from headwater.schemas.statuses import NodeStatus, RunState, RunStatus
 from headwater.schemas.tensors import decode_tensors
 from headwater.schemas.wire import decode_object, reference
@@ -126,6 +127,12 @@ class Coordinator:
         state: RunState = "failed"
         failure = ""
         self._rest, reached = run.rest, await self._reached(run)
+        unspeakable = _unspeakable(run)
+        if unspeakable:
+            # People read of it in the history: no topic can say its name.
+            log.error("run %r failed: %s", run.id, unspeakable)
+            await self._sql(self._history.finish_run, run.id, state, unspeakable, self._now())
+            return
         try:
             if run.pause_requested:
                 # Another coordinator's, or an earlier one's. People hear that it rests before it is taken up.
@@ -366,9 +373,10 @@ class Coordinator:
     async def _say_last(self) -> None:
         """How the last run ended, where this process has told nothing yet."""
         runs = () if self._told else await self._sql(self._history.list_runs, self._fleet)
-        if runs:
-            self._rest = runs[0].rest
-            await self._say(runs[0], runs[0].state, Reached(runs[0].round), runs[0].failure)
+        last = next((run for run in runs if not _unspeakable(run)), None)
+        if last is not None:
+            self._rest = last.rest
+            await self._say(last, last.state, Reached(last.round), last.failure)
 
     async def _say(self, run: RunRecord, state: RunState, reached: Reached, detail: str = "") -> None:
         until = run.ended_at or self._now()
@@ -401,6 +409,12 @@ class Coordinator:
         for status in changed:
             self._seen[status.node] = status
             await self._sql(self._history.node_seen, self._fleet, status, self._now())
+
+
+def _unspeakable(run: RunRecord) -> str:
+    """Why a run that an older version queued can be told to nobody; "" of every other one."""
+    problem = misfit("run", run.id)
+    return problem and f"{problem}; start it anew under such a name"
 
 
 def _closed(result: RoundResult, measured: int, opened_at: datetime, behind: Behind) -> ClosedRound:

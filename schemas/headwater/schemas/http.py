@@ -38,6 +38,10 @@ class Answer(Frozen):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, defer_build=True)
 
 
+Stored = str
+"""A name as the history has it: older versions checked none, and what they queued is told of all the same."""
+
+
 class Problem(Answer):
     """What went wrong (RFC 9457, `application/problem+json`). `detail` names the field, the value and the mend."""
 
@@ -75,9 +79,9 @@ class Coordinator(Answer):
 class Fleet(Answer):
     """A fleet that has a coordinator, or runs. `coordinator` is null where nobody leads it now."""
 
-    fleet: NodeId
+    fleet: Stored
     coordinator: Coordinator | None
-    active: RunId | None
+    active: Stored | None
     queued: Count
 
 
@@ -88,8 +92,8 @@ class Fleets(Answer):
 class Run(Answer):
     """A run. `round` is the last that closed; `waits_for` says why a queued one has not begun."""
 
-    run: RunId
-    fleet: NodeId
+    run: Stored
+    fleet: Stored
     name: Name
     state: RunState
     round: Count
@@ -113,7 +117,7 @@ class Runs(Answer):
     """Newest first; `next` is for `before`."""
 
     runs: tuple[Run, ...]
-    next: RunId | None = None
+    next: Stored | None = None
 
 
 class Round(Answer):

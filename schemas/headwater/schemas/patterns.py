@@ -1,6 +1,9 @@
 """Law: a text that must have a form has its pattern and its words side by side: nobody is told a regular expression."""
 
+import re
 from typing import Final
+
+from headwater.schemas.errors import ConfigError
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 PART: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
@@ -13,6 +16,7 @@ TOPIC_PREFIX: Final = r"^[^#+]{1,128}$"
 JSON_PATH: Final = r"^\$(\.[^.\[\]]+|\[\d{1,6}\])*$"
 INITIAL: Final = r"^(random|run:[A-Za-z0-9][A-Za-z0-9_.-]{0,63}|.+\.npz)$"
 SHA256: Final = r"^[0-9a-f]{64}$"
+STORED: Final = r"^[^\x00]{1,1024}$"
 
 IN_WORDS: Final = {
     NAME: "use 1 to 64 letters, digits, '_', '.' or '-', the first of them a letter or a digit",
@@ -26,5 +30,21 @@ IN_WORDS: Final = {
     JSON_PATH: "give $ for a whole payload, or where in it the value lies, as $.sensors[0].value",
     INITIAL: "give random, run:RUN for the last model of that run, or a file that ends in .npz",
     SHA256: "give 64 hexadecimal digits, in small letters",
+    STORED: "give a name as it was told, in 1 to 1024 characters",
 }
 """What a pattern means, for whoever did not meet it."""
+
+MAX_SHOWN_LENGTH: Final = 100
+"""Of a text that has not its form."""
+
+
+def misfit(field: str, value: str, pattern: str = NAME) -> str:
+    """Why a text has not this form, with the field, the value and the mend; "" where it has."""
+    return "" if re.fullmatch(pattern, value) else f"{field}: {value!r:.{MAX_SHOWN_LENGTH}}: {IN_WORDS[pattern]}"
+
+
+def check_form(field: str, value: str, pattern: str = NAME) -> None:
+    """Raises ConfigError where a text has not this form."""
+    problem = misfit(field, value, pattern)
+    if problem:
+        raise ConfigError(problem)

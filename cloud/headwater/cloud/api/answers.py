@@ -30,6 +30,7 @@ from headwater.schemas.http import (
     Run,
     RunDetail,
 )
+from headwater.schemas.patterns import misfit
 
 ALIVE_WITHIN_S: Final = 60.0
 """How old a sign of life may be from which people are told that a coordinator lives. By default one comes every 3 s."""
@@ -58,6 +59,9 @@ def waits_for(record: RunRecord, fleets: Iterable[Fleet]) -> str:
     """Why a queued run has not begun, with the mend; "" for every other one."""
     if record.state != "queued":
         return ""
+    nobodys = misfit("fleet", record.fleet)
+    if nobodys:
+        return f"nobody can coordinate it, {nobodys}; stop it, and start it anew for a fleet of such a name"
     known = {fleet.fleet: fleet for fleet in fleets}
     own = known.get(record.fleet)
     if own is not None and own.coordinator is not None and own.coordinator.is_alive:

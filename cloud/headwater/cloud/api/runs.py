@@ -14,7 +14,7 @@ from headwater.cloud.asking import ask
 from headwater.cloud.history import RunRecord
 from headwater.cloud.history.reading import Part
 from headwater.cloud.history.states import Request
-from headwater.schemas.base import RunId
+from headwater.schemas import patterns
 from headwater.schemas.errors import ConfigError
 from headwater.schemas.http import PREFIX, Refusals, Run, RunDetail, RunRequest, Runs
 
@@ -33,7 +33,9 @@ def _add_readers(paths: APIRouter, api: Api) -> None:
     def runs(
         fleet: OfFleet = None,
         limit: Limit = DEFAULT_LIMIT,
-        before: Annotated[RunId | None, Query(description="Only those older than this run: `next` of a page.")] = None,
+        before: Annotated[
+            str | None, Query(pattern=patterns.STORED, description="Only those older than this run: `next` of a page.")
+        ] = None,
     ) -> Runs:
         page = reading.runs(fleet, limit, before)
         fleets = api.fleets_for(*page.entries)

@@ -27,6 +27,7 @@ from headwater.node.hosting import Contribution
 from headwater.schemas.base import Task
 from headwater.schemas.errors import HistoryError
 from headwater.schemas.messages import RoundKey
+from headwater.schemas.patterns import check_form
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import NodeStatus, RunState
 from headwater.schemas.tensors import decode_tensor
@@ -79,8 +80,11 @@ class History(Transactions):
         """Ask for a run; it begins when those before it in its fleet have ended.
 
         Raises:
+            ConfigError: the run's name or the fleet's is none that a topic can bear.
             Conflict: there is a run of this name.
         """
+        for field, name in (("run", run), ("fleet", fleet)):
+            check_form(field, name)
         with self._transaction("enqueue run") as session:
             if session.get(tables.Run, run):
                 raise Conflict(f"run {run!r}: there is one of this name; give another with --id, or leave it out")
