@@ -328,6 +328,7 @@ def test_a_wrong_call_is_explained(command: list[str], says: str, tmp_path: Path
 
 def test_the_commands_need_no_more_than_the_installation_brings(tmp_path: Path) -> None:
     """What only the tests' own tools bring along must not be imported."""
+    open_history(f"sqlite:///{tmp_path / 'headwater.db'}").close()
     script = (
         "import sys\n"
         "class Blocker:\n"

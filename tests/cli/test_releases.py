@@ -75,6 +75,7 @@ def test_going_back_is_a_newer_release_of_an_older_version_for_everyone_at_once(
 
 
 def test_the_status_is_readable_and_pausing_waits_for_the_coordinator(folder: Path) -> None:
+    open_history(f"sqlite:///{folder / 'h.db'}").close()
     assert call("status") == "no release yet\n"
     published(folder, "2.0")
     published(folder, "2.1")

@@ -413,7 +413,7 @@ ONNX = {"kind": "onnx", "path": "m.onnx", "classes": 10}
     [
         (described(rounds=0), 422, "body.description: rounds: input should be greater than or equal to 1 (it is 0)"),
         (described(ruonds=1), 422, "ruonds: unknown key; did you mean rounds?"),
-        (described(name="a\0b"), 422, "name: 'a\\x00b' holds a control character"),
+        (described(name="a\0b"), 422, "name: 'a\\x00b': give some text, and leave control characters out"),
         (described(initial="/etc/passwd.npz"), 422, "would be a file of the cloud's machine"),
         (asked(run=RUN), 409, "there is one of this name"),
         (asked(forward="AAAA"), 422, "forward: a model of kind 'mlp' brings no file"),

@@ -38,9 +38,26 @@ def main() -> int:
     except HeadwaterError as error:
         print(f"headwater: {error}", file=sys.stderr)
         return error.exit_code
+    except ValueError as error:
+        told = _unforeseen(error)
+        if told is None:
+            raise
+        print(f"headwater: {told}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _unforeseen(error: ValueError) -> str | None:
+    """What does not fit where no command has looked, without its value, which may be private; None of all else."""
+    from pydantic import ValidationError
+
+    from headwater.schemas.config import in_words
+
+    if not isinstance(error, ValidationError):
+        return None
+    return f"{error.title}: {in_words(error)}; give another value, and tell the maintainers that no command said so"
 
 
 def _extra(module: str | None) -> str:

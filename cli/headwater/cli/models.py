@@ -12,8 +12,11 @@ import typer
 
 from headwater.cli.answers import AsJson, answer, write_output
 from headwater.cli.model_reports import in_bytes, report, run_toml, shared, told, verdict
+from headwater.schemas.config import resolve
 from headwater.schemas.errors import ConfigError, ModelError
 from headwater.schemas.manifest import Objective
+from headwater.schemas.patterns import PLAIN, check_form
+from headwater.schemas.run import RunDescription
 
 if TYPE_CHECKING:
     from headwater.core.graph import Compiled
@@ -91,6 +94,10 @@ def import_(
 
     payload = _read(file)
     name = name or file.stem
+    if output is None and (name in (".", "..") or Path(name).name != name):
+        raise ConfigError(f"name: {name!r} is no folder's name; leave out what leads elsewhere, or give --output")
+    for field, said in (("name", name), ("data", data)):
+        check_form(field, said, PLAIN)
     path = output or Path(name) / "model.onnx"
     run = path.with_name("run.toml")
     for new in (path, run):
@@ -100,6 +107,7 @@ def import_(
         result = imported(payload)
         compiled, verification = _verified(result.model, Asked(objective))
     description = run_toml(name, data, rounds, objective, path.name, compiled.manifest)
+    resolve(RunDescription, text=description, name=str(run))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(result.model)

@@ -7,7 +7,8 @@ it out when it is awake.
 import email
 import io
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -16,10 +17,14 @@ import typer
 
 from headwater.cli.answers import AsJson, answer
 from headwater.cli.histories import DEFAULT, Database, opened
+from headwater.schemas.config import Origin, checked
 from headwater.schemas.errors import ConfigError, RunFailed
+from headwater.schemas.patterns import VERSION, check_form
 
 if TYPE_CHECKING:
     from headwater.cloud.history import History, ReleaseRecord
+    from headwater.cloud.releasing import Policy
+    from headwater.trust.keys import Key
 
 app = typer.Typer(help="Update the devices' software over the tree.", no_args_is_help=True, add_completion=False)
 
@@ -56,7 +61,10 @@ def keys(
             raise ConfigError(
                 f"{file}: is there already; a fleet whose signer changes takes no update: give another folder"
             )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}; give a folder that this user may write") from None
     key = new_key()
     write_key(key_file, key)
     write_file(signer, key.public.pem())
@@ -84,18 +92,21 @@ def publish(
 
     Example: headwater release publish headwater-0.2.0-py3-none-any.whl --key release.key --canary pump-7
     """
-    from headwater.cloud.releasing import Policy
+    from headwater.trust.keys import read_key
 
+    check_form("--fleet", fleet)
     payload = _payload(wheel)
-    policy = Policy(
-        canaries=tuple(canary or ()),
+    version = _version_of(wheel, payload)
+    policy = _policy(
+        canaries=canary or [],
         canary_share=canary_share,
-        shares=tuple(sorted(stage or ())),
+        shares=sorted(stage or ()),
         soak_s=soak_s,
         max_failures=max_failures,
     )
-    with opened(database) as history:
-        record = _published(history, fleet, _version_of(wheel, payload), payload, key, policy)
+    signer = read_key(key, "--key")
+    with opened(database, creates=True) as history:
+        record = _published(history, fleet, version, payload, signer, policy)
     answer(as_json, _told(record), f"{_line(record)}; follow it with: headwater release status")
 
 
@@ -114,9 +125,10 @@ def rollback(
 
     Example: headwater release rollback 0.1.0 --key release.key
     """
-    from headwater.cloud.releasing import Policy
+    from headwater.trust.keys import read_key
 
-    policy = Policy(canaries=tuple(canary or ()), canary_share=0.0 if canary else canary_share, soak_s=soak_s)
+    policy = _policy(canaries=canary or [], canary_share=0.0 if canary else canary_share, soak_s=soak_s)
+    signer = read_key(key, "--key")
     with opened(database) as history:
         published = history.reading.releases(fleet).entries
         older = next((r for r in published if r.release.version == version), None)
@@ -124,7 +136,7 @@ def rollback(
             known = ", ".join(dict.fromkeys(r.release.version for r in published)) or "none"
             raise RunFailed(f"version: {version} was never published; published were: {known}")
         payload = history.releases.wheel(older.release)
-        record = _published(history, fleet, version, payload, key, policy)
+        record = _published(history, fleet, version, payload, signer, policy)
     answer(as_json, _told(record), f"{_line(record)}; follow it with: headwater release status")
 
 
@@ -153,15 +165,35 @@ def status(database: Database = DEFAULT, fleet: Fleet = "fleet", as_json: AsJson
     answer(as_json, [_told(record) for record in records], "\n".join(lines) or "no release yet")
 
 
-def _published(history: "History", fleet: str, version: str, wheel: bytes, key: Path, policy: Any) -> "ReleaseRecord":
+def _policy(**given: Any) -> "Policy":
+    """Raises Invalid, which names the flags."""
+    from headwater.cloud.releasing import Policy
+
+    return checked(Policy, given, "release", _FLAGS)
+
+
+_FLAGS: Final[Mapping[tuple[str, ...], Origin]] = {
+    (field,): Origin("flag", flag)
+    for field, flag in (
+        ("canaries", "--canary"),
+        ("canary_share", "--canary-share"),
+        ("shares", "--stage"),
+        ("soak_s", "--soak-s"),
+        ("max_failures", "--max-failures"),
+    )
+}
+
+
+def _published(
+    history: "History", fleet: str, version: str, wheel: bytes, key: "Key", policy: "Policy"
+) -> "ReleaseRecord":
     from headwater.schemas.messages import Release
     from headwater.schemas.wire import reference
-    from headwater.trust.keys import read_key
     from headwater.trust.releases import signed
 
     counter = history.releases.next_counter(fleet)
     release = Release(fleet=fleet, counter=counter, version=version, wheel=reference(wheel))
-    encoded, signature = signed(release, read_key(key, "--key"))
+    encoded, signature = signed(release, key)
     return history.releases.publish(release, encoded, signature, wheel, policy, datetime.now(UTC))
 
 
@@ -178,16 +210,18 @@ def _payload(wheel: Path) -> bytes:
 
 
 def _version_of(wheel: Path, payload: bytes) -> str:
-    """The version that a wheel's metadata name, for it may have been renamed."""
+    """The version that a wheel's metadata name, for it may have been renamed. Raises ConfigError."""
     try:
         with zipfile.ZipFile(io.BytesIO(payload)) as opened:
             (name,) = [name for name in opened.namelist() if name.endswith(".dist-info/METADATA")]
             about = email.message_from_bytes(opened.read(name))
-    except (zipfile.BadZipFile, ValueError, OSError):
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError, OSError):
         raise ConfigError(f"{wheel}: is no wheel; build one with: python -m build --wheel") from None
     if about["Name"] != "headwater" or not about["Version"]:
         raise ConfigError(f"{wheel}: is a wheel of {about['Name']}; give one of headwater")
-    return str(about["Version"])
+    version = str(about["Version"])
+    check_form(f"{wheel}: Version", version, VERSION)
+    return version
 
 
 def _line(record: "ReleaseRecord") -> str:

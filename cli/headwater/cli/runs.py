@@ -14,6 +14,8 @@ from headwater.cli.answers import AsJson, answer, write_output
 from headwater.cli.histories import DEFAULT, Database, opened
 from headwater.schemas.config import load
 from headwater.schemas.errors import ConfigError, RunFailed
+from headwater.schemas.limits import MAX_COUNT
+from headwater.schemas.patterns import check_form
 from headwater.schemas.run import OnnxModel, RunDescription
 
 if TYPE_CHECKING:
@@ -42,11 +44,14 @@ def start(
 
     Example: headwater run start docs/examples/run.toml
     """
+    for field, name in (("--id", id_), ("--fleet", fleet)):
+        if name is not None:
+            check_form(field, name)
     description = load(RunDescription, file).value
     forward = _forward(description, file)
     from headwater.cloud.asking import ask
 
-    with opened(database) as history:
+    with opened(database, creates=True) as history:
         record = ask(history, fleet, description, forward, run=id_, now=datetime.now(UTC), salt=os.urandom(2).hex())
         run = _told_of(history, record)
     waits = f" ({run.waits_for})" if run.waits_for else ""
@@ -60,9 +65,12 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first."""
+    from headwater.node.logs import printable
+
     with opened(database) as history:
         runs = _all_told_of(history, history.list_runs(fleet))
-    lines = [f"{r.run:<32} {r.state:<9} {r.round:>5}/{r.rounds:<5} {r.fleet:<12} {r.waits_for}".rstrip() for r in runs]
+    heads = [f"{r.run:<32} {r.state:<9} {r.round:>5}/{r.rounds:<5} {r.fleet:<12}" for r in runs]
+    lines = [printable(f"{head} {r.failure or r.waits_for}".rstrip()) for head, r in zip(heads, runs, strict=True)]
     answer(as_json, [_brief(run) for run in runs], "\n".join(lines) or "no runs yet; headwater run start FILE.toml")
 
 
@@ -149,7 +157,8 @@ def export(
     run: RunName = None,
     database: Database = DEFAULT,
     round_: Annotated[
-        int | None, typer.Option("--round", help="The round whose model it is; the last by default.")
+        int | None,
+        typer.Option("--round", min=0, max=MAX_COUNT, help="The round whose model it is; the last by default."),
     ] = None,
     cluster: Annotated[
         str | None, typer.Option(help="Of several models that coexist the one to write, by its name.")

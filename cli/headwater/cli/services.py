@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel
 
+from headwater.cli.histories import without_password
 from headwater.schemas.config import Key, Resolved, explain, load
 from headwater.schemas.loading import loading
 from headwater.schemas.settings import BridgeSettings, CloudSettings, DashboardSettings, DeviceSettings, GatewaySettings
@@ -104,7 +105,8 @@ def cloud(
     fleet: Fleet = None,
     node: Node = None,
     database: Annotated[
-        str | None, typer.Option(help="SQLAlchemy URL without a password, e.g. sqlite:///h.db.")
+        str | None,
+        typer.Option(help="SQLAlchemy URL without a password, e.g. sqlite:///h.db.", callback=without_password),
     ] = None,
     broker_host: BrokerHost = None,
     broker_port: BrokerPort = None,

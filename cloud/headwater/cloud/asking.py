@@ -1,12 +1,11 @@
 """Law: a run that cannot begin is refused when it is asked for, whichever way it is asked."""
 
-import unicodedata
 from datetime import datetime
 
 from headwater.cloud.history import History, RunRecord
 from headwater.cloud.preparation import compiled_for
 from headwater.schemas.errors import ConfigError
-from headwater.schemas.patterns import check_form
+from headwater.schemas.patterns import PLAIN, check_form
 from headwater.schemas.run import OnnxModel, RunDescription
 
 
@@ -36,7 +35,7 @@ def ask(
     for field, value in (("run", run), ("fleet", fleet)):
         check_form(field, value)
     for field in ("name", "data"):
-        _check_text(field, getattr(description, field))
+        check_form(field, getattr(description, field), PLAIN)
     _check_forward(description, forward)
     return history.enqueue_run(run, fleet, description, forward, now)
 
@@ -44,11 +43,6 @@ def ask(
 def run_id(name: str, now: datetime, salt: str) -> str:
     plain = "".join(c if c.isalnum() and c.isascii() else "-" for c in name).strip("-")[:24] or "run"
     return f"{now:%Y%m%d-%H%M%S}-{plain}-{salt}"
-
-
-def _check_text(field: str, value: str) -> None:
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-        raise ConfigError(f"{field}: {value!r} holds a control character; leave it out")
 
 
 def _check_forward(description: RunDescription, forward: bytes | None) -> None:

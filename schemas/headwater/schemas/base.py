@@ -49,7 +49,7 @@ EntryPoint = Annotated[str, Field(pattern=patterns.ENTRY_POINT)]
 
 HostName = Annotated[str, Field(pattern=patterns.HOST)]
 
-Version = Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9.+!_-]{0,63}$")]
+Version = Annotated[str, Field(pattern=patterns.VERSION)]
 """Of this software; it names a folder too, and none that means something else."""
 
 Name = Annotated[str, Field(min_length=1, max_length=limits.MAX_NAME_LENGTH)]

@@ -252,19 +252,31 @@ def _problem(model: type[BaseModel], item: Any, data: dict[str, Any], origins: M
     key = _existing(path, data)
     place = _place(key, origins) or name
     dotted = ".".join(_plain(path, data)) or "configuration"
-    message = item["msg"].removeprefix("Value error, ")
+    message = _message(item)
     if item["type"] == "extra_forbidden":
         return f"{place}: {dotted}: unknown key{did_you_mean(path[-1], _siblings(model, path))}"
     if item["type"] == "missing":
         return f"{place}: {dotted}: missing; give it a value"
     if item["type"] == "union_tag_not_found":
         return f"{place}: {dotted}.kind: missing; say what kind it is"
-    if item["type"] == "string_pattern_mismatch":
-        message = IN_WORDS.get(item["ctx"]["pattern"], message)
     if item["type"] == "union_tag_invalid":
         message = f"{item['ctx']['tag']!r} is none of {item['ctx']['expected_tags']}"
     value = "" if isinstance(item["input"], dict) or not path else f" (it is {shown(path, item['input'])})"
-    return f"{place}: {dotted}: {message[:1].lower() + message[1:]}{value}"
+    return f"{place}: {dotted}: {message}{value}"
+
+
+def in_words(error: ValidationError) -> str:
+    """What is wrong with which field, without the values, of which some may be secret."""
+    found = error.errors(include_url=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'it'}: {_message(item)}" for item in found)
+
+
+def _message(item: Any) -> str:
+    """What pydantic says of a value, as words within a sentence and never as a regular expression."""
+    if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] in IN_WORDS:
+        return IN_WORDS[item["ctx"]["pattern"]]
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
 
 
 def _existing(path: Key, data: Any) -> Key:

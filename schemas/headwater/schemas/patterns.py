@@ -16,6 +16,8 @@ TOPIC_PREFIX: Final = r"^[^#+]{1,128}$"
 JSON_PATH: Final = r"^\$(\.[^.\[\]]+|\[\d{1,6}\])*$"
 INITIAL: Final = r"^(random|run:[A-Za-z0-9][A-Za-z0-9_.-]{0,63}|.+\.npz)$"
 SHA256: Final = r"^[0-9a-f]{64}$"
+VERSION: Final = r"^[0-9][A-Za-z0-9.+!_-]{0,63}$"
+PLAIN: Final = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+$"
 STORED: Final = r"^[^\x00]{1,1024}$"
 
 IN_WORDS: Final = {
@@ -30,6 +32,8 @@ IN_WORDS: Final = {
     JSON_PATH: "give $ for a whole payload, or where in it the value lies, as $.sensors[0].value",
     INITIAL: "give random, run:RUN for the last model of that run, or a file that ends in .npz",
     SHA256: "give 64 hexadecimal digits, in small letters",
+    VERSION: "use 1 to 64 letters, digits, '.', '+', '!', '_' or '-', the first of them a digit",
+    PLAIN: "give some text, and leave control characters out",
     STORED: "give a name as it was told, in 1 to 1024 characters",
 }
 """What a pattern means, for whoever did not meet it."""

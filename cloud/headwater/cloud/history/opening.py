@@ -26,15 +26,21 @@ MIGRATING: Final = 0x6865616477617465
 """The advisory lock by which one process at a time migrates a PostgreSQL database."""
 
 
-def open_history(url: str) -> History:
-    """Open, create or migrate the database of an SQLAlchemy URL; close the history when done.
+def open_history(url: str, *, creates: bool = True) -> History:
+    """Open or migrate the database of an SQLAlchemy URL, or create it unless told otherwise; close the history when
+    done.
 
     Raises:
         HistoryError: not reachable, of a newer schema, or no database; the password of the URL is never shown.
     """
     address = _address(url)
-    engine = _engine(address)
     shown = address.render_as_string(hide_password=True)
+    if not creates and _is_missing(address):
+        raise HistoryError(
+            f"database {shown}: there is no such file; name the cloud's by --database or HEADWATER_DATABASE, from the "
+            "right folder"
+        )
+    engine = _engine(address)
     try:
         _migrate(engine, shown)
     except (DBAPIError, OSError) as error:
@@ -46,11 +52,17 @@ def open_history(url: str) -> History:
 def _address(url: str) -> URL:
     try:
         address = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise HistoryError("database: no SQLAlchemy URL; give sqlite:///FILE or postgresql://USER@HOST/NAME") from None
     if address.drivername in ("postgresql", "postgres"):
         address = address.set(drivername="postgresql+psycopg")
     return address
+
+
+def _is_missing(address: URL) -> bool:
+    """Of a database that is a file: one in memory, or on a server, is there or not when it is asked."""
+    file = address.database or ":memory:"
+    return address.get_backend_name() == "sqlite" and not file.startswith((":", "file:")) and not Path(file).exists()
 
 
 def _engine(address: URL) -> Engine:
