@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from headwater.cli.main import main
 from headwater.cloud.history import open_history
+from headwater.cloud.preparation import parameters_in
 from headwater.core.models import mlp
 from headwater.schemas.base import RunId
 from support.histories import NOW, queued_unchecked, started
@@ -29,6 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in ("HEADWATER_DATABASE", "HEADWATER_FLEET"):
         monkeypatch.delenv(variable, raising=False)
     (tmp_path / "run.toml").write_text(RUN)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "on.toml").write_text(f'initial = "none.npz"\n{RUN}')
     (tmp_path / "good.whl").write_bytes(small("2.0"))
     (tmp_path / "odd.whl").write_bytes(small("odd"))
     (tmp_path / "torn.whl").write_bytes(small("2.0")[:-30])
@@ -63,6 +66,8 @@ PUBLISH = ("release", "publish", "good.whl", "--key", "keys/release.key")
         (("run", "start", "run.toml", "--id", "a" * 300), 2, WORDS),
         (("run", "start", "run.toml", "--id", ""), 2, f"--id: '': {WORDS}"),
         (("run", "start", "run.toml", "--fleet", "a/b"), 2, f"--fleet: 'a/b': {WORDS}"),
+        (("run", "start", "none.toml"), 2, "none.toml: [Errno 2] No such file or directory"),
+        (("run", "start", "far/on.toml"), 2, "far/on.toml: initial: far/none.npz: No such file or directory"),
         (("run", "list"), 7, "database sqlite:///headwater.db: there is no such file; name the cloud's by --database"),
         (("run", "watch", "--database", "sqlite:///slip.db"), 7, "database sqlite:///slip.db: there is no such file"),
         (("release", "status", "--database", "sqlite:///slip.db"), 7, "slip.db: there is no such file"),
@@ -127,6 +132,16 @@ def test_runs_that_older_software_queued_by_names_that_are_none_are_listed_and_c
     assert call("run", "start", "run.toml", "--id", "r1")[0] == 0
     for run in ("a/b c", "elsewhere"):
         assert call("run", "stop", run) == (0, f"{run}: stopped\n", "")
+
+
+def test_a_file_to_begin_with_lies_beside_the_description(folder: Path, call: Call) -> None:
+    shapes = ((2, 64), (64,), (64, 2), (2,))
+    np.savez(folder / "far" / "none.npz", *(np.ones(shape) for shape in shapes))
+    assert call("run", "start", "far/on.toml", "--id", "r1")[0] == 0
+    with closing(open_history("sqlite:///headwater.db")) as history:
+        kept = history.initial_of("r1")
+    assert kept is not None
+    assert [values.shape for values in parameters_in(kept)] == list(shapes)
 
 
 def test_the_list_says_why_a_run_has_failed(folder: Path, call: Call) -> None:

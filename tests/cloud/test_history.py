@@ -122,7 +122,7 @@ def test_a_new_file_in_which_another_is_just_writing_is_waited_for(tmp_path: Pat
     ending.join()
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0005", "0006", "0007", "0008", "0009"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0005", "0006", "0007", "0008", "0009", "0010"])
 def test_a_database_of_an_older_schema_is_migrated_with_what_it_holds(url: str, revision: str) -> None:
     history = open_history(url)
     started(history)

@@ -369,6 +369,17 @@ def test_a_run_whose_name_no_topic_can_bear_fails_with_its_reason_and_the_fleet_
         assert {status.run for status in lived_through(tmp_path, described(), stay_s=5.0).told} == {"r"}
 
 
+def test_a_run_whose_file_older_software_left_to_the_clouds_machine_says_so(tmp_path: Path) -> None:
+    with contextlib.closing(open_history(f"sqlite:///{tmp_path / 'history.db'}")) as history:
+        history.enqueue_run("r", "plant", described(initial="p.npz"), None, NOW)
+        lived_through(tmp_path, described())
+        failed = history.show_run("r")
+        assert (failed.state, failed.failure) == (
+            "failed",
+            "initial: 'p.npz' was not read when the run was asked for; ask for it anew",
+        )
+
+
 def test_a_run_that_is_paused_again_before_its_coordinator_heard_that_it_may_go_on_rests(tmp_path: Path) -> None:
     begin(tmp_path, described())
     asks = ((0.6, "pause"), (20.0, "resume"), (20.001, "pause"), (60.0, "resume"))

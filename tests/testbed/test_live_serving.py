@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from headwater.cloud.asking import ask
 from headwater.cloud.history import History, open_history
 from headwater.schemas.messages import Model
 from headwater.schemas.run import RunDescription
@@ -71,7 +72,16 @@ def test_live_windows_are_scored_and_a_bad_model_never_answers(tmp_path: Path) -
 
                 with_the_classes_swapped(history, tmp_path / "bad.npz")
                 bad = ABOUT | {"rounds": 2, "initial": str(tmp_path / "bad.npz"), "local": {"learning_rate": 1e-9}}
-                history.enqueue_run("bad", "plant", RunDescription.model_validate(bad), None, datetime.now(UTC))
+                ask(
+                    history,
+                    "plant",
+                    RunDescription.model_validate(bad),
+                    None,
+                    (tmp_path / "bad.npz").read_bytes(),
+                    run="bad",
+                    now=datetime.now(UTC),
+                    salt="",
+                )
                 finished(history, "bad", log)
                 told = [r.accuracy for r in history.rounds_of("bad") if r.accuracy is not None]
                 assert max(told) < 0.3

@@ -48,11 +48,21 @@ def start(
         if name is not None:
             check_form(field, name)
     description = load(RunDescription, file).value
-    forward = _forward(description, file)
+    forward = _beside(file, "model.path", description.model.path if isinstance(description.model, OnnxModel) else None)
+    initial = _beside(file, "initial", description.initial_file)
     from headwater.cloud.asking import ask
 
     with opened(database, creates=True) as history:
-        record = ask(history, fleet, description, forward, run=id_, now=datetime.now(UTC), salt=os.urandom(2).hex())
+        record = ask(
+            history,
+            fleet,
+            description,
+            forward,
+            initial,
+            run=id_,
+            now=datetime.now(UTC),
+            salt=os.urandom(2).hex(),
+        )
         run = _told_of(history, record)
     waits = f" ({run.waits_for})" if run.waits_for else ""
     answer(as_json, _brief(run), f"{run.run}: queued{waits}; follow it with: headwater run watch {run.run}")
@@ -274,17 +284,15 @@ def _chosen(history: "History", run: str | None) -> "RunRecord":
     return newest[0]
 
 
-def _forward(description: RunDescription, file: Path) -> bytes | None:
-    """The owner's ONNX file, its path relative to the description's."""
-    if not isinstance(description.model, OnnxModel):
+def _beside(file: Path, field: str, name: str | None) -> bytes | None:
+    """What a file of the owner's holds that the description `file` names, from its own folder. Raises ConfigError."""
+    if name is None:
         return None
-    path = file.parent / description.model.path
+    path = file.parent / name
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(
-            f"{file}: model.path: {path}: {error.strerror}; give the path from the file's folder"
-        ) from None
+        raise ConfigError(f"{file}: {field}: {path}: {error.strerror}; give the path from the file's folder") from None
 
 
 def _told_of(history: "History", record: "RunRecord") -> "Run":

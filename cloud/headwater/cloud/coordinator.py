@@ -13,10 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Final
-
-import numpy as np
 
 from headwater.cloud.course import (
     Behind,
@@ -33,8 +30,7 @@ from headwater.cloud.history import ClosedRound, History, RunRecord
 from headwater.cloud.history.states import Rest, Wish
 from headwater.cloud.patience import Patience
 from headwater.cloud.plans import needs_statistics, plan
-from headwater.cloud.preparation import Prepared, forward_model, prepare
-from headwater.core.aggregate import Parameters
+from headwater.cloud.preparation import Prepared, forward_model, parameters_in, prepare
 from headwater.core.graph.outputs import output_axes
 from headwater.core.round import Contributor
 from headwater.core.sketch import told_errors
@@ -45,10 +41,9 @@ from headwater.node.parent import Parent
 from headwater.schemas.base import Task
 from headwater.schemas.errors import HeadwaterError, HistoryError, RunFailed
 from headwater.schemas.manifest import SPENT
-from headwater.schemas.messages import Bundle, Model, ObjectRef, RoundKey
+from headwater.schemas.messages import Bundle, ObjectRef, RoundKey
 from headwater.schemas.patterns import misfit
 from headwater.schemas.statuses import NodeStatus, RunState, RunStatus
-from headwater.schemas.tensors import decode_tensors
 from headwater.schemas.wire import decode_object, reference
 from headwater.transport.objects import ObjectStore
 
@@ -188,15 +183,21 @@ class Coordinator:
         return course
 
     def _prepare(self, run: RunRecord) -> Prepared:
-        initial = run.description.initial
-        parameters = None
-        if initial.endswith(".npz"):
-            parameters = _from_file(Path(initial))
-        elif initial != "random":
-            _, payload = self._history.model_of(initial.removeprefix("run:"))
-            tensors = decode_object(payload, Model).tensors
-            parameters = tuple(decode_tensors(tensors, [("initial", t.shape, "float32") for t in tensors]))
+        initial = self._initial(run)
+        parameters = None if initial is None else parameters_in(initial)
         return prepare(run.id, run.description, self._history.forward_of(run.id), parameters)
+
+    def _initial(self, run: RunRecord) -> bytes | None:
+        """The model that it begins with, None where its seed makes one. Raises RunFailed."""
+        description = run.description
+        if description.initial_run is not None:
+            return self._history.model_of(description.initial_run)[1]
+        payload = self._history.initial_of(run.id)
+        if payload is None and description.initial_file is not None:
+            raise RunFailed(
+                f"initial: {description.initial_file!r} was not read when the run was asked for; ask for it anew"
+            )
+        return payload
 
     async def _rounds(self, course: Course) -> Course:
         """Raises _Stopped."""
@@ -449,12 +450,3 @@ def _closed(result: RoundResult, measured: int, opened_at: datetime, behind: Beh
 
 def _figures(prepared: Prepared) -> tuple[int, float]:
     return prepared.verification.checks, prepared.verification.worst
-
-
-def _from_file(path: Path) -> Parameters:
-    """Raises RunFailed where the file cannot be read or holds other than float32 arrays in the manifest's order."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return tuple(np.asarray(arrays[name], dtype=np.float32) for name in arrays.files)
-    except (OSError, ValueError) as error:
-        raise RunFailed(f"initial: {path}: {error}; save the parameters in order with numpy.savez") from None

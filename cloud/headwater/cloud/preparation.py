@@ -14,8 +14,8 @@ from headwater.schemas.errors import RunFailed
 from headwater.schemas.manifest import Manifest, Variant
 from headwater.schemas.messages import Bundle, Model
 from headwater.schemas.run import OnnxModel, RunDescription
-from headwater.schemas.tensors import encode_tensors
-from headwater.schemas.wire import encode
+from headwater.schemas.tensors import decode_tensors, encode_tensors
+from headwater.schemas.wire import decode_object, encode
 
 LIKENESS_SPREAD: Final = 1.0
 """How far the models of a clustered run begin from the first, in standard deviations of each tensor."""
@@ -70,6 +70,12 @@ def variant_of(description: RunDescription) -> Variant:
     return "proximal" if is_pulled or description.strategy.local_rule in ("proximal", "dynamic") else "plain"
 
 
+def parameters_in(model: bytes) -> tuple[NDArray[np.float32], ...]:
+    """Those of an encoded model, whatever their shapes."""
+    tensors = decode_object(model, Model).tensors
+    return tuple(decode_tensors(tensors, [("initial", tensor.shape, "float32") for tensor in tensors]))
+
+
 def prepare(
     run: str,
     description: RunDescription,
@@ -89,7 +95,7 @@ def prepare(
     compiled = compiled_for(description, source)
     verification = verify(compiled, rng=np.random.default_rng(description.seed))
     parameters = compiled.initial if initial is None else initial
-    _check_shapes(compiled.manifest, parameters)
+    check_shapes(compiled.manifest, parameters)
     return Prepared(
         forward=source,
         manifest=compiled.manifest,
@@ -117,7 +123,8 @@ def _moved(value: NDArray[np.float32], seed: int, number: int) -> NDArray[np.flo
     return np.asarray(value + LIKENESS_SPREAD * value.std() * drawn, dtype=np.float32)
 
 
-def _check_shapes(manifest: Manifest, parameters: tuple[NDArray[np.float32], ...]) -> None:
+def check_shapes(manifest: Manifest, parameters: tuple[NDArray[np.float32], ...]) -> None:
+    """Raises RunFailed where these are no parameters of the model."""
     expected = [parameter.shape for parameter in manifest.parameters]
     found = [value.shape for value in parameters]
     if expected != found:

@@ -289,8 +289,9 @@ class Aggregation(Frozen):
 class RunDescription(Frozen):
     """A run. `edge_rounds` is κ2; `evaluate_every` counts rounds, and the last model is always evaluated.
 
-    `initial` is "random" (by `seed`) or "run:ID" to go on from another run's last model. `keep_deltas` keeps what each
-    child of the cloud gave in the history, so that any version can be computed again from it.
+    `initial` is "random" (by `seed`), "run:ID" to go on from another run's last model, or an .npz file of the
+    parameters in order, whose path is read by `run start`. `keep_deltas` keeps what each child of the cloud gave in the
+    history, so that any version can be computed again from it.
     """
 
     name: Name
@@ -315,6 +316,16 @@ class RunDescription(Frozen):
     pruning: Pruning = Field(default_factory=Pruning)
     pace: Pace = Field(default_factory=Pace)
     keep_deltas: bool = False
+
+    @property
+    def initial_run(self) -> str | None:
+        """The run whose last model it begins with."""
+        return self.initial.removeprefix("run:") if self.initial.startswith("run:") else None
+
+    @property
+    def initial_file(self) -> str | None:
+        """The owner's file whose parameters it begins with."""
+        return None if self.initial == "random" or self.initial_run is not None else self.initial
 
     @property
     def learning(self) -> Learning:

@@ -85,11 +85,6 @@ _LOCATION = {"Location": {"description": "The path of the run.", "schema": {"typ
 
 
 def _start(api: Api, asked: RunRequest) -> RunRecord:
-    if asked.description.initial.endswith(".npz"):
-        raise ConfigError(
-            f"description.initial: {asked.description.initial!r} would be a file of the cloud's machine; start such a "
-            "run by `headwater run start` there, or give run:ID"
-        )
     return ask(
         api.history,
         asked.fleet or api.fleet,

@@ -75,9 +75,20 @@ class History(Transactions):
     # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def enqueue_run(
-        self, run: str, fleet: str, description: RunDescription, forward: bytes | None, now: datetime
+        self,
+        run: str,
+        fleet: str,
+        description: RunDescription,
+        forward: bytes | None,
+        now: datetime,
+        *,
+        initial: bytes | None = None,
     ) -> RunRecord:
         """Ask for a run; it begins when those before it in its fleet have ended.
+
+        Args:
+            forward: the owner's ONNX file, and `initial` the parameters of the owner's as an encoded model, where the
+                description speaks of a file.
 
         Raises:
             ConfigError: the run's name or the fleet's is none that a topic can bear.
@@ -95,6 +106,7 @@ class History(Transactions):
                 state="queued",
                 description=description.model_dump_json(),
                 forward=forward,
+                initial=initial,
                 stop_requested=False,
                 pause_requested=False,
                 pauses=0,
@@ -167,13 +179,18 @@ class History(Transactions):
         with self._transaction("read forward model") as session:
             return existing_run(session, run).forward
 
+    def initial_of(self, run: str) -> bytes | None:
+        """The owner's parameters that a run shall begin with, as an encoded model."""
+        with self._transaction("read initial parameters") as session:
+            return existing_run(session, run).initial
+
     # ── models ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def record_start(self, run: str, forward: bytes, bundle: bytes, model: bytes, now: datetime) -> None:
         """What a run begins with: its forward model, its bundle of graphs, and version 0."""
         with self._leading("record start") as session:
             row = existing_run(session, run)
-            row.forward = forward
+            row.forward, row.initial = forward, None
             row.bundle = _put(session, bundle, now)
             session.merge(tables.ModelVersion(run=run, version=0, sha256=_put(session, model, now)))
 

@@ -38,7 +38,8 @@ def last_round(session: Session, run: str) -> int:
 
 
 def no_version(session: Session, run: str, version: int | None) -> NoReturn:
-    """Raises NotThere, which says what versions of its model a run has."""
+    """Raises NotThere, which says what versions of its model a run has, or that there is no such run."""
+    existing_run(session, run)
     newest = session.scalar(select(func.max(tables.ModelVersion.version)).where(tables.ModelVersion.run == run))
     has = "it has none yet" if newest is None else f"it has 0 to {newest}"
-    raise NotThere(f"run {run!r}: no model of round {'any' if version is None else version}; {has}")
+    raise NotThere(f"run {run!r}: no model{'' if version is None else f' of round {version}'}; {has}")
