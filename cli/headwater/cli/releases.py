@@ -52,7 +52,7 @@ def keys(
 
     Example: headwater release keys ~/releases
     """
-    from headwater.trust.files import write_file
+    from headwater.trust.files import make_folder, write_file
     from headwater.trust.keys import new_key, write_key
 
     key_file, signer = folder / KEY_FILE, folder / SIGNER_FILE
@@ -61,10 +61,7 @@ def keys(
             raise ConfigError(
                 f"{file}: is there already; a fleet whose signer changes takes no update: give another folder"
             )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: {error.strerror}; give a folder that this user may write") from None
+    make_folder(folder)
     key = new_key()
     write_key(key_file, key)
     write_file(signer, key.public.pem())

@@ -6,12 +6,11 @@ nodes' status; what devices predict is of their own data, and is read by those a
 node, a viewer or who asks to be one, is not let do what any node may.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from headwater.schemas.base import Frozen
-from headwater.schemas.patterns import IN_WORDS, NAME
+from headwater.schemas.patterns import misfit
 from headwater.schemas.topics import DOWN, ENROLMENT, INBOX, UP, Topics
 
 ENROLMENT_USER: Final = "enrol"
@@ -19,7 +18,6 @@ ENROLMENT_USER: Final = "enrol"
 
 ENROLMENT_PASSWORD: Final = "enrol"
 
-_NAME: Final = re.compile(NAME)
 NO_CHILDREN: Final[Mapping[str, Sequence[str]]] = {}
 
 
@@ -136,8 +134,9 @@ def viewers_acl(fleet: str, viewers: Sequence[str], predictions: bool = False) -
 def _check_names(what: str, names: Iterable[str]) -> None:
     """A name becomes a word of a broker's rules: with a blank or a line in it, it would be rules of its own."""
     for name in names:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{what}: {name!r} can be no name; {IN_WORDS[NAME]}")
+        problem = misfit(what, name)
+        if problem:
+            raise ValueError(problem)
 
 
 def enrolment_acl(fleet: str) -> Acl:
