@@ -325,6 +325,18 @@ def test_a_run_that_could_not_be_told_of_is_not_kept(history: History, run: str,
     assert history.list_runs() == ()
 
 
+def test_who_lists_runs_reads_no_models(history: History) -> None:
+    started(history)
+    asked: list[str] = []
+    event.listen(history._engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    assert [run.id for run in history.list_runs()] == ["r1"]
+    told = " ".join(asked)
+    assert "runs.description" in told
+    assert "runs.forward" not in told
+    assert "runs.initial" not in told
+    assert history.forward_of("r1") == b"forward"
+
+
 def test_a_node_is_remembered(history: History) -> None:
     later = NOW + timedelta(minutes=1)
     for state, at in (("online", NOW), ("offline", later)):

@@ -84,9 +84,12 @@ class Run(Base):
     name: Mapped[str] = mapped_column(String(128), comment="What its owner calls it.")
     state: Mapped[str] = mapped_column(String(16), comment="queued, running, paused, finished, stopped or failed.")
     description: Mapped[str] = mapped_column(Text, comment="The validated description, as JSON.")
-    forward: Mapped[bytes | None] = mapped_column(LargeBinary, comment="The owner's forward ONNX model, if it has one.")
+    # Megabytes that who lists runs has no use for.
+    forward: Mapped[bytes | None] = mapped_column(
+        LargeBinary, deferred=True, comment="The owner's forward ONNX model, if it has one."
+    )
     initial: Mapped[bytes | None] = mapped_column(
-        LargeBinary, comment="The owner's parameters to begin with, as a model, until it has begun."
+        LargeBinary, deferred=True, comment="The owner's parameters to begin with, as a model, until it has begun."
     )
     stop_requested: Mapped[bool] = mapped_column(comment="True when somebody asked it to stop after its round.")
     pause_requested: Mapped[bool] = mapped_column(comment="True while somebody wants it to rest between two rounds.")
