@@ -13,9 +13,9 @@ from unittest.mock import patch
 import numpy as np
 
 from headwater.cloud import memory
-from headwater.cloud.coordinator import Coordinator
 from headwater.cloud.history import History
 from headwater.cloud.history.records import Version
+from headwater.cloud.patience import Patience
 from headwater.core import round as rounds
 from headwater.core.aggregate import WeightedSum
 from headwater.gateway import relay
@@ -65,7 +65,7 @@ def _a_gateway_dies_between_edge_rounds(drawn: Scenario) -> bool:
 
 
 def _commits_later(sql: Any) -> Any:
-    async def later(self: Coordinator, transaction: Any, *arguments: Any) -> Any:
+    async def later(self: Patience, transaction: Any, *arguments: Any) -> Any:
         if transaction.__name__ != "recording":
             return await sql(self, transaction, *arguments)
         work = sql(self, transaction, *arguments)
@@ -191,7 +191,7 @@ def _takes_any_word(judge: Any) -> Any:
 
 BUGS: Final[dict[str, Planted]] = {
     "announced before it is committed": Planted(
-        "announced_is_committed", (Coordinator,), "_sql", _commits_later, seeds=(0, 1)
+        "announced_is_committed", (Patience,), "sql", _commits_later, seeds=(0, 1)
     ),
     "a duplicate is folded again": Planted(
         "nobody_counts_twice", (rounds,), "_is_in", lambda is_in: lambda *_: False, seeds=(78, 125)
