@@ -16,6 +16,7 @@ import aiomqtt
 import pytest
 
 from headwater.cloud.history import History, open_history
+from headwater.cloud.history.opening import BUSY_TIMEOUT_S
 from headwater.schemas.run import RunDescription
 from headwater.schemas.statuses import NodeStatus
 from headwater.schemas.topics import Topics
@@ -80,7 +81,8 @@ def fleet(folder: Path, url: str) -> Iterator[Fleet]:
 
 
 def says(coordinator: Started, what: str) -> None:
-    eventually(lambda: what in coordinator.log.read_text(), 30)
+    # PostgreSQL gives up a stopped leader's transaction after BUSY_TIMEOUT_S, and who waits for it may just have, too.
+    eventually(lambda: what in coordinator.log.read_text(), 4 * BUSY_TIMEOUT_S)
 
 
 def pause(leader: Started, url: str) -> None:
