@@ -16,9 +16,8 @@ import logging
 import statistics
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import psutil
@@ -133,8 +132,7 @@ def main() -> int:
     options = parser.parse_args()
     logging.getLogger("headwater").setLevel(logging.ERROR)
     results = [measure(devices) for devices in options.devices]
-    told: list[Mapping[str, Any]] = [asdict(result) for result in results]
-    print(json.dumps(told) if options.json else table(results))
+    print(json.dumps([asdict(result) for result in results]) if options.json else table(results))
     return 0
 
 

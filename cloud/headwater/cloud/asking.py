@@ -6,20 +6,18 @@ import zlib
 from datetime import datetime
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headwater.cloud.history import History, RunRecord
 from headwater.cloud.history.faults import NotThere
 from headwater.cloud.history.states import ENDED
 from headwater.cloud.preparation import check_shapes, compiled_for, forward_model, parameters_in
+from headwater.core.aggregate import Parameters
 from headwater.schemas.errors import ConfigError, RunFailed
 from headwater.schemas.messages import Model
 from headwater.schemas.patterns import PLAIN, check_form
 from headwater.schemas.run import OnnxModel, RunDescription
 from headwater.schemas.tensors import encode_tensors
 from headwater.schemas.wire import encode
-
-Parameters = tuple[NDArray[np.float32], ...]
 
 
 def ask(

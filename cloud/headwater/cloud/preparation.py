@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.core.aggregate import Parameters
 from headwater.core.graph import Compiled, compile_bundle
 from headwater.core.graph.gate import Verification, verify
 from headwater.core.models import NORMALISER, build
@@ -70,7 +71,7 @@ def variant_of(description: RunDescription) -> Variant:
     return "proximal" if is_pulled or description.strategy.local_rule in ("proximal", "dynamic") else "plain"
 
 
-def parameters_in(model: bytes) -> tuple[NDArray[np.float32], ...]:
+def parameters_in(model: bytes) -> Parameters:
     """Those of an encoded model, whatever their shapes."""
     tensors = decode_object(model, Model).tensors
     return tuple(decode_tensors(tensors, [("initial", tensor.shape, "float32") for tensor in tensors]))
@@ -80,7 +81,7 @@ def prepare(
     run: str,
     description: RunDescription,
     forward: bytes | None,
-    initial: tuple[NDArray[np.float32], ...] | None = None,
+    initial: Parameters | None = None,
 ) -> Prepared:
     """Compile and verify a run's graphs.
 
@@ -123,7 +124,7 @@ def _moved(value: NDArray[np.float32], seed: int, number: int) -> NDArray[np.flo
     return np.asarray(value + LIKENESS_SPREAD * value.std() * drawn, dtype=np.float32)
 
 
-def check_shapes(manifest: Manifest, parameters: tuple[NDArray[np.float32], ...]) -> None:
+def check_shapes(manifest: Manifest, parameters: Parameters) -> None:
     """Raises RunFailed where these are no parameters of the model."""
     expected = [parameter.shape for parameter in manifest.parameters]
     found = [value.shape for value in parameters]

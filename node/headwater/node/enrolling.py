@@ -72,13 +72,13 @@ async def enrol_if_new(
 
 async def _enrol(enrol: EnrolSettings, fleet: str, node: str, files: Files, host: str) -> None:
     from headwater.trust import enrolment
-    from headwater.trust.files import write_file
+    from headwater.trust.files import make_folder, write_file
     from headwater.trust.keys import new_key, read_key, write_key
     from headwater.trust.problems import Untrusted
 
     token = _token(enrol.token_file)
     for file in (files.key, files.certificate, files.authorities):
-        _make_folder(file.parent)
+        make_folder(file.parent, 0o700)
     if not files.key.exists():
         write_key(files.key, new_key())
     key = read_key(files.key, "enrol: key")
@@ -135,10 +135,3 @@ def _token(file: Path) -> "Token":
         raise ConfigError(
             f"enrol.token_file: {file} holds no token; put the line there that `headwater pki token` printed"
         ) from None
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); give another folder") from None
