@@ -90,6 +90,11 @@ PUBLISH = ("release", "publish", "good.whl", "--key", "keys/release.key")
         (("model", "import", "m.onnx", "--name", ".."), 2, "name: '..' is no folder's name"),
         (("model", "import", "m.onnx", "--name", "a\nb"), 2, "name: 'a\\nb': give some text, and leave control"),
         (("model", "import", "m.onnx", "--data", ""), 2, "data: '': give some text"),
+        (
+            ("model", "import", "m.onnx", "--output", "run.toml"),
+            2,
+            "output: run.toml is where the run's description goes",
+        ),
         (("model", "import", "m.onnx", "--rounds", "9999999"), 2, "run.toml:4: rounds: input should be less than"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",

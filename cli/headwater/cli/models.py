@@ -100,6 +100,10 @@ def import_(
         check_form(field, said, PLAIN)
     path = output or Path(name) / "model.onnx"
     run = path.with_name("run.toml")
+    if path == run:
+        raise ConfigError(
+            f"output: {path} is where the run's description goes; give the model another name, as model.onnx"
+        )
     for new in (path, run):
         if new.exists():
             raise ConfigError(f"output: {new} is there already; choose another --output or --name, or move it away")
